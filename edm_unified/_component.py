@@ -1,0 +1,56 @@
+"""What every choice in the design space is made of: a frozen dataclass with a ``kind``.
+
+A component checks its own values in ``__post_init__`` and raises ``ValueError`` whose message starts with the
+name of the offending field: ``sigma_min: must be positive and finite, got -1``. The recipe loader puts the path
+in front of that message; a Python user reads it as it stands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:
+
+    def dataclass_transform(**_: object) -> Callable[[type], type]:
+        return lambda cls: cls
+
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True)
+def component(cls: type[T]) -> type[T]:
+    """Make ``cls`` a frozen dataclass that a recipe may name. Unknown keys in the recipe are errors."""
+    cls.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]  # read by recipe.py's TypeAdapter only
+    return dataclass(frozen=True)(cls)
+
+
+def positive(name: str, value: float) -> None:
+    """Raise ``ValueError`` unless ``value`` is a finite number above zero."""
+    if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+        raise ValueError(f"{name}: must be positive and finite, got {value!r}")
+
+
+def nonnegative(name: str, value: float) -> None:
+    """Raise ``ValueError`` unless ``value`` is a finite number, zero or above."""
+    if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name}: must be zero or positive and finite, got {value!r}")
+
+
+def count(name: str, value: int, least: int = 1, most: int = 1_000_000) -> None:
+    """Raise ``ValueError`` unless ``value`` is a whole number in [least, most]."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name}: must be a whole number from {least} to {most:,}, got {value!r}")
+
+
+def falling(low_name: str, low: float, high_name: str, high: float) -> None:
+    """Raise ``ValueError`` unless low < high, both positive and finite."""
+    positive(low_name, low)
+    positive(high_name, high)
+    if not low < high:
+        raise ValueError(f"{low_name}: must be below {high_name}, got {low!r} against {high!r}")

@@ -1,0 +1,103 @@
+"""Schedule + denoiser: what a solver integrates.
+
+The state of a run is x = x_t/s(t) = x_0 + σ n, in the units of the data. In it the probability-flow ODE is
+
+    dx/dσ = (x − D(x; σ))/σ                                          (Karras et al. 2022, Eqs. 1 and 3)
+
+for *every* schedule: all deterministic methods approximate one and the same curve. What the schedule changes is the
+variable in which a Runge–Kutta method takes its straight steps: x_t = s x against t, with
+
+    dx_t/dt = (s'/s) x_t + (σ'/σ) (x_t − s D(x_t/s; σ))              (Karras et al. 2022, Eq. 4, in log-rates).
+
+Everything that depends on levels alone is computed here and in ``solver.init`` in float64 on the CPU, once, before the
+loop. The loop itself only combines tensors with Python numbers, so it never waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edm_unified.denoiser import Denoiser
+from edm_unified.schedules import Schedule
+
+
+class Level(NamedTuple):
+    """A noise level of the walk. ``sigma`` is the number that was asked for, copied and never recomputed from t."""
+
+    sigma: float
+    t: float
+    s: float
+    sigma_tensor: Tensor
+    """``sigma`` as a 0-d float64 tensor on the device of the state: what D is called with."""
+
+
+class Walk(NamedTuple):
+    """The levels of a run, in order, and the moves between neighbours."""
+
+    levels: tuple[Level, ...]
+
+    @property
+    def moves(self) -> list[tuple[Level, Level]]:
+        """Every pair of neighbours: a fall, a rise or a repeat."""
+        return list(pairwise(self.levels))
+
+    @property
+    def falls(self) -> list[tuple[Level, Level]]:
+        """The moves that a solver makes, in the order in which it makes them."""
+        return [(a, b) for a, b in self.moves if b.sigma < a.sigma]
+
+    @property
+    def streaks(self) -> list[int]:
+        """For each fall, how many falls led up to it without a rise or repeat: the usable past of a multistep method."""
+        streaks, streak = [], 0
+        for a, b in self.moves:
+            streaks.extend([streak] if b.sigma < a.sigma else [])
+            streak = streak + 1 if b.sigma < a.sigma else 0
+        return streaks
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """A denoiser with its conditioning, under a schedule."""
+
+    schedule: Schedule
+    denoiser: Denoiser
+    cond: Mapping[str, object]
+    device: torch.device
+
+    def levels(self, sigmas: Sequence[float], times: Sequence[float] | None = None) -> tuple[Level, ...]:
+        """Levels for ``sigmas``; ``times`` where they are known already, or else σ⁻¹. One transfer to the device."""
+        column = torch.tensor(sigmas, dtype=torch.float64)
+        t = self.schedule.time(column) if times is None else torch.tensor(times, dtype=torch.float64)
+        s = self.schedule.s(t).tolist()
+        return tuple(map(Level, sigmas, t.tolist(), s, column.to(self.device).unbind()))
+
+    def walk(self, sigmas: Sequence[float]) -> Walk:
+        """The walk over ``sigmas``, each a finite level that the schedule has."""
+        return Walk(self.levels(sigmas))
+
+    def rates(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(s'/s, σ'/σ) at the times ``t``."""
+        times = torch.from_numpy(t)
+        return self.schedule.log_s_rate(times).numpy(), self.schedule.log_sigma_rate(times).numpy()
+
+    def denoise(self, x: Tensor, level: Level) -> Tensor:
+        """D(x; σ) in the dtype of x. Raises ``ValueError`` where D returns another shape."""
+        out = self.denoiser(x, level.sigma_tensor, **self.cond)
+        if out.shape != x.shape:
+            raise ValueError(
+                f"denoiser: returned shape {tuple(out.shape)} for x of shape {tuple(x.shape)} at sigma = "
+                f"{level.sigma:.6g}; D(x, sigma) must return an estimate of x_0 in the shape of x"
+            )
+        return out if out.dtype == x.dtype else out.to(x.dtype)
+
+    def velocity(self, x: Tensor, level: Level) -> Tensor:
+        """dx/dσ = (x − D(x; σ))/σ = ε."""
+        return (x - self.denoise(x, level)) / level.sigma

@@ -1,0 +1,51 @@
+"""One self-contained HTML page, and PNG figures, from the records of a comparison.
+
+``build(data)`` returns the page: tables ranked per budget, error against evaluations, samples side by side, the
+levels each method visits, its schedule, trajectories, definitions, environment and commands. It fetches nothing,
+works without JavaScript, follows light and dark, prints, and is a pure function of :class:`ReportData`.
+
+``figures(data)`` returns the same figures as PNG files; ``samples_grid_png`` draws one grid of images.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edm_unified.report.data import Key, MethodView, Metric, ReportData
+from edm_unified.report.ranking import Table, places, short_labels, summary, tabulate
+
+__all__ = [
+    "Key",
+    "MethodView",
+    "Metric",
+    "ReportData",
+    "Table",
+    "build",
+    "figures",
+    "places",
+    "samples_grid_png",
+    "short_labels",
+    "summary",
+    "tabulate",
+]
+
+
+def build(data: ReportData) -> str:
+    """The report as one HTML document."""
+    from edm_unified.report.page import build as build_page
+
+    return build_page(data)
+
+
+def figures(data: ReportData) -> dict[str, bytes]:
+    """The figures as PNG files, by file name."""
+    from edm_unified.report.panels import figures as draw_figures
+
+    return draw_figures(data)
+
+
+def samples_grid_png(samples: Any, columns: int = 8, scale: int | None = None) -> bytes:
+    """Images (n, C, H, W) in [-1, 1] as one PNG file; see :func:`edm_unified.report.images.samples_grid_png`."""
+    from edm_unified.report.images import samples_grid_png as draw_grid
+
+    return draw_grid(samples, columns, scale)

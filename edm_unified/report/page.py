@@ -1,0 +1,344 @@
+"""The page: sections in reading order, each a function of the data that returns HTML, or nothing if it has none."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from edm_unified.report import images, panels
+from edm_unified.report.data import Key, MethodView, ReportData, Score, image_like, metric
+from edm_unified.report.markup import cited, data_uri, figure, lines, scrolling, section, swatch, table, text
+from edm_unified.report.plots import names
+from edm_unified.report.ranking import Place, Table, number, places, summary, tabulate
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+_CITATION = """@inproceedings{karras2022elucidating,
+  title     = {Elucidating the Design Space of Diffusion-Based Generative Models},
+  author    = {Tero Karras and Miika Aittala and Timo Aila and Samuli Laine},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2022},
+  note      = {arXiv:2206.00364}
+}"""
+_LABEL_COLUMNS = (("schedule", "schedule"), ("steps", "levels"), ("solver", "solver"), ("renoising", "renoising"))
+
+
+def build(data: ReportData) -> str:
+    """The report as one HTML document: no request leaves it, and the same data give the same bytes."""
+    aggregated = tabulate(data)
+    sections = {
+        "summary": ("Summary", _summary(data, aggregated)),
+        "tables": ("Ranked tables", _tables(aggregated)),
+        "errors": ("Error against evaluations", _errors(data, aggregated)),
+        "samples": ("Samples", _samples(data, aggregated)),
+        "levels": ("Noise levels visited", _levels(aggregated)),
+        "schedules": ("Schedules", _schedules(aggregated)),
+        "trajectories": ("Trajectories in one dimension", _trajectories(aggregated)),
+        "methods": ("Methods", _methods(aggregated)),
+        "metrics": ("Metrics", _metrics(aggregated)),
+        "reproduce": ("Reproduce and cite", _reproduce(data, aggregated)),
+    }
+    present = {name: pair for name, pair in sections.items() if pair[1]}
+    links = "".join(f'<li><a href="#{name}">{text(title)}</a></li>' for name, (title, _) in present.items())
+    body = "".join(section(name, title, content) for name, (title, content) in present.items())
+    style, script = (files("edm_unified.report").joinpath(f).read_text("utf-8") for f in ("style.css", "script.js"))
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n<meta name="generator" content="edm_unified">\n'
+        f"<title>{text(data.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f'<a class="skip" href="#summary">Skip to the summary</a>\n'
+        f"<header><h1>{text(data.title)}</h1>{lines(data.description)}{_facts(data, aggregated)}</header>\n"
+        f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n<main>\n{body}</main>\n'
+        "<footer><p>Made by edm_unified. One file, no network: keep it, print it, send it.</p></footer>\n"
+        f"<script>\n{script}</script>\n</body>\n</html>\n"
+    )
+
+
+def _facts(data: ReportData, t: Table) -> str:
+    """What was compared, as a list of terms."""
+    facts = dict(data.facts)
+    facts.setdefault("Methods", str(len(t.methods)))
+    facts.setdefault("Evaluations", ", ".join(map(str, t.budgets)))
+    facts.setdefault("Samples", _distinct([f"{r['samples']:,}" for r in data.records if r.get("samples") is not None]))
+    facts.setdefault("Seeds", _distinct([str(r["seed"]) for r in data.records if r.get("seed") is not None]))
+    runs = {r.get("cell"): float(r["seconds"]) for r in data.records if r.get("seconds") is not None}
+    facts.setdefault("Sampling time", _duration(math.fsum(runs.values())) if runs else "")
+    items = "".join(f"<div><dt>{text(k)}</dt><dd>{cited(str(v))}</dd></div>" for k, v in facts.items() if v)
+    return f'<dl class="facts">{items}</dl>'
+
+
+def _distinct(values: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(values))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    return f"{minutes:.0f} min {rest:.0f} s" if minutes else f"{rest:.3g} s"
+
+
+def _summary(data: ReportData, t: Table) -> str:
+    prose = f'<p class="finding">{" ".join(text(s) for s in summary(t))}</p>'
+    if not t.metrics:
+        return prose
+    rows = [[text(metric(name).title), *(_winner(t, budget, name) for budget in t.budgets)] for name in t.metrics]
+    caption = "The best method in each metric, by evaluations; “+2” means that two more lie within its interval"
+    head = ["metric", *(f"{b} NFE" for b in t.budgets)]
+    return prose + table(head, rows, caption, "winners")
+
+
+def _winner(t: Table, budget: int, name: str) -> str:
+    placed = [(label, p) for label, p in places(t, budget, name).items() if math.isfinite(p.value)]
+    if not placed:
+        return "–"
+    tied = sum(p.rank == 1 for _, p in placed) - 1
+    note = f' <small title="methods within the interval of the best">+{tied}</small>' if tied else ""
+    return f'<span class="nobreak">{swatch(_index(t, placed[0][0]))} {text(placed[0][0])}{note}</span>'
+
+
+def _index(t: Table, label: str) -> int:
+    return [m.label for m in t.methods].index(label)
+
+
+def _tables(t: Table) -> str:
+    if not t.metrics:
+        return ""
+    options = "".join(
+        f'<option value="{text(name)}"{" selected" if name == t.rank_by else ""}>{text(metric(name).title)}</option>'
+        for name in t.metrics
+    )
+    intro = (
+        "<p>Every method got as many steps as its counted evaluations allow. Below each value is its 95&nbsp;% bootstrap "
+        "interval. The <b>best</b> value of a column is bold; <span class=tie>≈</span> marks those the bootstrap cannot tell "
+        "from it. A rank is one plus the number of methods that are better by more than both intervals, so ranks are shared "
+        "(=). Select a column heading to sort by it.</p>"
+        f'<p class="tool" hidden><label>Rank all tables by <select id="rank-by">{options}</select></label></p>'
+    )
+    jump = "".join(f'<li><a href="#nfe-{b}">{b} evaluations</a></li>' for b in t.budgets)
+    return intro + f'<ul class="jump">{jump}</ul>' + "".join(_ranked(t, budget) for budget in t.budgets)
+
+
+def _ranked(t: Table, budget: int) -> str:
+    placed = {name: places(t, budget, name) for name in t.metrics}
+    first = placed[t.rank_by or t.metrics[0]]
+    present = [m.label for m in t.methods if (m.label, budget) in t.cells]
+    order = [*first, *(label for label in present if label not in first)]
+    varying = [(f, title) for f, title in _LABEL_COLUMNS if len({getattr(m.key, f) for m in t.methods}) > 1]
+    head = [
+        '<th scope="col" class="rank">rank</th>',
+        '<th scope="col">method</th>',
+        *(
+            f'<th scope="col" class="num" data-metric="{text(name)}"'
+            f'{" aria-sort=" + chr(34) + "ascending" + chr(34) if name == t.rank_by else ""}>{text(metric(name).short)}</th>'
+            for name in t.metrics
+        ),
+        '<th scope="col" class="num">NFE</th><th scope="col" class="num">steps</th>',
+        '<th scope="col" class="num">seconds</th>',
+        *(f'<th scope="col">{title}</th>' for _, title in varying),
+    ]
+    body = "".join(_row(t, label, budget, placed, [f for f, _ in varying]) for label in order)
+    caption = f"At most {budget} evaluations, ranked by {text(metric(t.rank_by or '').title)}"
+    return (
+        f'<h3 id="nfe-{budget}">{budget} evaluations</h3>'
+        + scrolling(
+            f'<table class="ranked"><caption><span>{caption}</span></caption><thead><tr>{"".join(head)}</tr></thead>'
+            f"<tbody>{body}</tbody></table>",
+            caption,
+        )
+    )
+
+
+def _row(t: Table, label: str, budget: int, placed: dict[str, dict[str, Place]], varying: Sequence[str]) -> str:
+    index = _index(t, label)
+    cell, view = t.cells[label, budget], t.methods[index]
+    own = placed[t.rank_by or t.metrics[0]].get(label)
+    values = "".join(_value(cell.scores.get(name), placed[name], label, name) for name in t.metrics)
+    return (
+        f'<tr data-method="{index}"><td class="rank">{_rank(own)}</td>'
+        f'<th scope="row"><a href="#method-{index}">{swatch(index)} {text(label)}</a></th>{values}'
+        f'<td class="num" data-sort="{cell.nfe}">{cell.nfe:g}</td><td class="num">{text(cell.n)}</td>'
+        f'<td class="num" data-sort="{cell.seconds}">{number(cell.seconds, 2)}</td>'
+        + "".join(f"<td>{text(getattr(view.key, name))}</td>" for name in varying)
+        + "</tr>"
+    )
+
+
+def _rank(place: Place | None) -> str:
+    if place is None or math.isinf(place.value):
+        return "–"
+    return f"{place.rank}{'=' if place.shared else ''}"
+
+
+def _value(score: Score | None, placed: dict[str, Place], label: str, name: str) -> str:
+    if score is None:
+        return '<td class="num none" data-sort="" data-rank="–" title="not defined for this method">–</td>'
+    if score.value is None:
+        part = f" ({score.diverged} of {score.seeds} seeds)" if score.seeds > 1 else ""
+        return f'<td class="num diverged" data-sort="Infinity" data-rank="–">diverged{part}</td>'
+    place = placed[label]
+    best = next(iter(placed)) == label
+    tie = place.rank == 1 and not best
+    mark = '<span class="tie" title="within the interval of the best">≈</span> ' if tie else ""
+    interval = f"{number(score.low)} … {number(score.high)}"
+    return (
+        f'<td class="num{" best" if best else ""}" data-sort="{place.value!r}" data-rank="{_rank(place)}">'
+        f'{mark}{number(score.value)}<small class="interval">{interval}</small></td>'
+    )
+
+
+def _legend(t: Table) -> str:
+    """One entry per method; with JavaScript each is a button that picks the method out in every figure."""
+    numbered = names(t.methods) != [m.label for m in t.methods]
+    items = "".join(
+        f'<li data-method="{i}">{swatch(i)} {f"<b>{i + 1}</b> " if numbered else ""}{text(m.label)}</li>'
+        for i, m in enumerate(t.methods)
+    )
+    return f'<ul class="legend" aria-label="Methods">{items}</ul>'
+
+
+def _errors(data: ReportData, t: Table) -> str:
+    if not t.metrics:
+        return ""
+    drawn = panels.error_panels(data, t)
+    intro = (
+        "<p>Both axes are logarithmic; down is better. Bands are 95&nbsp;% bootstrap intervals; a cross at the upper edge is "
+        "a run that diverged, and a line that leaves through it is off the scale.</p>"
+    )
+    plots = "".join(figure(drawing, _explain(name)) for name, drawing in drawn.items())
+    return f'{intro}{_legend(t)}<div class="panels">{plots}</div>'
+
+
+def _explain(name: str) -> str:
+    shown = metric(name)
+    return f'<a href="#metric-{text(name)}">{text(shown.title)}</a>: {text(shown.words)}' if shown.words else text(name)
+
+
+def _samples(data: ReportData, t: Table) -> str:
+    shown = panels.pictures(data, t)
+    if not shown:
+        return ""
+    vectors = [samples for _, _, samples in shown if samples is not None and not image_like(samples)]
+    limits = images.frame(vectors[0]) if vectors else (0.0, 1.0, 0.0, 1.0)
+    cells = "".join(_picture(data, t, *entry, limits, i) for i, entry in enumerate(shown))
+    budget = f"at most {t.grid_budget} evaluations" if t.grid_budget is not None else "the chosen budget"
+    place = "The same place in every grid started" if not vectors else "All clouds started"
+    return (
+        f"<p>Drawn with {budget}. {place} from the same noise, so a deterministic method is right when its grid equals the "
+        "exact endpoints; a stochastic one is right when it could be mistaken for the data.</p>"
+        f'<div class="pictures">{cells}</div>'
+    )
+
+
+def _picture(data: ReportData, t: Table, label: str, index: int, samples: Any, limits: Any, place: int) -> str:
+    title = f"{swatch(index) + ' ' if index >= 0 else ''}<b>{text(label)}</b>"
+    detail = panels.caption(data, t, label) if index >= 0 else ""
+    caption = title + (f"<br>{text(detail)}" if detail else "")
+    alt = text(f"Samples of {label}" if index >= 0 else f"Samples: {label}")
+    if samples is None:
+        return figure('<p class="diverged">diverged</p>', caption)
+    if not image_like(samples):
+        return figure(panels.scatter_svg(samples, limits, index, f"scatter-{place}", alt), caption)
+    small = images.thumbnails(samples)
+    tiled = images.mosaic(small, images.columns_for(len(small), *small.shape[2:]))
+    height, width = tiled.shape[:2]
+    zoom = max(1, round(216 / width))  # whole multiples keep pixels square
+    source = data_uri(images.encode(tiled), "image/png")
+    return figure(f'<img src="{source}" alt="{alt}" width="{width * zoom}" height="{height * zoom}">', caption)
+
+
+def _levels(t: Table) -> str:
+    drawing = panels.levels_panel(t)
+    if not drawing:
+        return ""
+    budget = f" at {t.grid_budget} evaluations" if t.grid_budget is not None else ""
+    return (
+        "<p>Sampling is a walk on the noise axis. A fall is solved, a rise is noised, a repeat is corrected.</p>"
+        + figure(drawing, f"The walk of each method{budget}. Dots: levels; arcs: rises; rings: repeats.", "tall")
+    )
+
+
+def _schedules(t: Table) -> str:
+    drawn = panels.schedule_panels(t)
+    if not drawn:
+        return ""
+    entries = "".join(
+        f'<li data-method="{f.index}">{swatch(f.index)} {text(f.label)}</li>' for f in panels.curves.families(t.methods)
+    )
+    words = ("The noise level, relative to the data. An axis without end is cut where its walk starts.", "x_t = s (x_0 + σ n).")
+    plots = "".join(figure(drawing, caption) for drawing, caption in zip(drawn, words, strict=True))
+    return (
+        "<p>A schedule is two functions of time: p(x_t | x_0) = N( s(t) x_0, s(t)² σ(t)² I ).</p>"
+        f'<ul class="legend lines">{entries}</ul><div class="panels">{plots}</div>'
+    )
+
+
+def _trajectories(t: Table) -> str:
+    drawn = panels.trajectory_panels(t)
+    if not drawn:
+        return ""
+    plots = "".join(figure(drawing, "") for drawing in drawn.values()).replace("<figcaption></figcaption>", "")
+    return (
+        "<p>One flow under every schedule (as in Karras et al. 2022, Fig. 3): two normal modes at ±1, each of standard "
+        "deviation 0.15. In z = x/s and σ all these curves are the same; the schedule only bends them, and a solver that "
+        "steps in t sees the bends. Sampling runs from right to left. Shade: marginal density; along the top: σ.</p>"
+        f'<div class="panels">{plots}</div>'
+    )
+
+
+def _methods(t: Table) -> str:
+    rows = [_method(i, m) for i, m in enumerate(t.methods)]
+    head = ["method", "recipe", "schedule", "levels", "solver", "renoising", "source", "recipe hash"]
+    return table(head, rows, "What each method is, and where it is from", "cards")
+
+
+def _method(index: int, m: MethodView) -> list[str]:
+    title = f"<small>{text(m.title)}</small>" if m.title else ""
+    name = f'<span id="method-{index}">{swatch(index)} {text(m.label)}</span>{title}'
+    return [name, *(text(part) for part in m.key), cited(m.source), f"<code>{text(m.hash)}</code>" if m.hash else ""]
+
+
+def _metrics(t: Table) -> str:
+    items = "".join(
+        f'<div id="metric-{text(name)}"><dt>{text(metric(name).title)} <code>{text(name)}</code></dt>'
+        f'<dd><span class="formula">{text(metric(name).formula)}</span> {text(metric(name).words)}</dd></div>'
+        for name in t.metrics
+    )
+    note = (
+        "<p>Smaller is better in all of them. Intervals are 95&nbsp;% bootstrap intervals over samples; several seeds are "
+        "averaged and their intervals combined as those of independent estimates.</p>"
+    )
+    return f'<dl class="metrics">{items}</dl>{note}' if items else ""
+
+
+def _reproduce(data: ReportData, t: Table) -> str:
+    commands = "".join(f"<pre><code>{text(command)}</code></pre>" for command in data.commands)
+    rows = [[text(k), text(v)] for k, v in data.environment.items()]
+    environment = table(["item", "value"], rows, "Environment", "environment") if rows else ""
+    link = data_uri(_csv(t).encode(), "text/csv")
+    numbers = f'<p><a download="results.csv" href="{link}">All numbers of this page as CSV</a></p>' if t.cells else ""
+    return (
+        (f"<h3>Commands</h3>{commands}" if commands else "")
+        + (f"<h3>Environment</h3>{environment}" if environment else "")
+        + (f"<h3>Data</h3>{numbers}" if numbers else "")
+        + f"<h3>Citation</h3><p>The method:</p><pre><code>{text(_CITATION)}</code></pre>"
+        "<p>The software: see CITATION.cff. The single methods: the sources in the table above.</p>"
+    )
+
+
+def _csv(t: Table) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["method", *Key._fields, "hash", "budget", "nfe", "steps", "metric", "value", "low", "high", "rank"])
+    for budget in t.budgets:
+        placed = {name: places(t, budget, name) for name in t.metrics}
+        for m in t.methods:
+            cell = t.cells.get((m.label, budget))
+            for name, score in cell.scores.items() if cell else ():
+                rank = placed[name][m.label].rank
+                found = ("diverged", "", "") if score.value is None else (score.value, score.low, score.high)
+                writer.writerow([m.label, *m.key, m.hash, budget, cell.nfe if cell else "", cell.n if cell else "", name, *found, rank])
+    return file.getvalue()

@@ -1,0 +1,208 @@
+"""The sampler: a walk on the noise axis.
+
+    A fall is solved, a rise is noised, a repeat is corrected.
+
+:func:`walk` below is the one loop over noise levels in this package. Everything it needs that depends on levels alone
+was computed before it starts; inside it there is no host–device synchronisation, no σ⁻¹, and no noise that is not used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edm_unified.correctors import Corrector
+from edm_unified.denoiser import Counted, Denoiser
+from edm_unified.discretization import Karras, Steps
+from edm_unified.dynamics import Dynamics, Walk
+from edm_unified.renoising import Renoising
+from edm_unified.schedules import EDM, Schedule
+from edm_unified.solvers import Heun, Randn, Solver
+
+MOST_LEVELS = 1_000_000
+"""A walk longer than this is taken for a mistake."""
+
+
+class Progress(NamedTuple):
+    """What a callback is told after each move. ``x`` is the state at ``sigma``; reading its values waits for the device."""
+
+    move: int
+    moves: int
+    sigma: float
+    x: Tensor
+
+
+class Source:
+    """Unit noise for a batch: sample i of seed S has its own counter-based stream (Philox), keyed by (S, i, purpose).
+
+    So a sample is the same bit for bit in a batch of 1 or 64, alone or on any rank, on a CPU or a GPU, and in float32
+    it is the rounding of what it is in float64. Calling the source draws the next (B, *shape) normals.
+    """
+
+    def __init__(
+        self, seed: int, first: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device, purpose: int
+    ) -> None:
+        keys = (np.random.SeedSequence((seed, index, purpose)) for index in range(first, first + shape[0]))
+        self.streams = [np.random.Generator(np.random.Philox(key)) for key in keys]
+        self.shape, self.dtype, self.device = tuple(shape[1:]), dtype, device
+
+    def __call__(self) -> Tensor:
+        pinned = self.device.type == "cuda"
+        noise = torch.empty((len(self.streams), *self.shape), dtype=torch.float64, pin_memory=pinned)
+        array = noise.numpy()
+        for stream, row in zip(self.streams, array, strict=True):
+            stream.standard_normal(out=row) if row.ndim else array.put(0, stream.standard_normal())
+        return noise.to(self.device, self.dtype, non_blocking=True)
+
+
+def unit_noise(n: int, shape: Sequence[int], seed: int = 0, first: int = 0) -> Tensor:
+    """Unit normal noise of shape (n, *shape), float64, for samples first … first + n − 1 of ``seed``.
+
+    Sample i is the same whatever the batch it is drawn in: ``unit_noise(64, s)[7] == unit_noise(1, s, first=7)[0]``.
+    """
+    return Source(seed, first, (n, *shape), torch.float64, torch.device("cpu"), purpose=0)()
+
+
+def levels_of(steps: Steps, schedule: Schedule, renoising: Renoising | None = None) -> tuple[float, ...]:
+    """The noise levels of a run, in order: the steps' own, as the renoising rearranges them.
+
+    Raises ``ValueError`` unless they start above zero, are finite and not negative, and are at most a million.
+    """
+    levels = tuple(torch.as_tensor(steps.levels(schedule), dtype=torch.float64).tolist())
+    for i, (a, b) in enumerate(zip(levels, levels[1:], strict=False)):
+        if not (b < a and math.isfinite(a) and b >= 0):
+            raise ValueError(f"steps: the levels must fall from a finite start to at least 0; level {i + 1} is {b} after {a}")
+    if len(levels) < 2 or len(levels) > MOST_LEVELS:
+        raise ValueError(f"steps: a walk needs from 2 to {MOST_LEVELS:,} levels, got {len(levels):,}")
+    return levels if renoising is None else renoising.walk(levels)
+
+
+def walk(
+    dynamics: Dynamics,
+    x: Tensor,
+    path: Walk,
+    solver: Solver,
+    corrector: Corrector | None,
+    S_noise: float,
+    randn: Randn,
+    callback: Callable[[Progress], object] | None = None,
+) -> Tensor:
+    """Take x along ``path``: the loop."""
+    moves = path.moves
+    state = solver.init(dynamics, path)
+    for move, (a, b) in enumerate(moves, start=1):
+        if b.sigma < a.sigma:
+            x, state = solver.step(dynamics, x, a, b, state, randn)
+        elif b.sigma > a.sigma:
+            x = torch.add(x, randn(), alpha=S_noise * math.sqrt((b.sigma - a.sigma) * (b.sigma + a.sigma)))
+        elif corrector is not None:
+            x = corrector.step(dynamics, x, a, randn)
+        if callback is not None:
+            callback(Progress(move, len(moves), b.sigma, x))
+    return x
+
+
+def sample(
+    denoiser: Denoiser,
+    noise: Tensor,
+    *,
+    schedule: Schedule = EDM(),  # noqa: B008  # frozen
+    steps: Steps = Karras(),  # noqa: B008
+    solver: Solver = Heun(),  # noqa: B008
+    renoising: Renoising | None = None,
+    corrector: Corrector | None = None,
+    seed: int = 0,
+    first: int = 0,
+    dtype: torch.dtype = torch.float64,
+    cond: Mapping[str, object] | None = None,
+    callback: Callable[[Progress], object] | None = None,
+) -> Tensor:
+    """Turn unit normal ``noise`` (B, *shape) into samples x_0 of the same shape, in ``dtype``, in the units of the data.
+
+    The run starts from x = σ_0 · noise, visits the levels of ``steps`` under ``schedule`` as ``renoising`` rearranges
+    them, lets ``solver`` make the falls and ``corrector`` act on the repeats. ``denoiser`` is any callable
+    D(x, sigma, **cond). ``seed`` and ``first`` determine the noise drawn on the way: row i of the batch is sample
+    ``first + i`` of ``seed``, bit for bit the same in any batch. ``callback`` is told of every move.
+
+    No gradient is recorded unless ``noise`` requires one.
+
+    Raises ``ValueError`` for settings or shapes that do not fit, and ``FloatingPointError`` naming the step and the
+    noise level where the denoiser first returned NaN or infinity, or where the walk itself overflowed.
+    """
+    if not isinstance(noise, Tensor) or noise.ndim < 1 or noise.shape[0] < 1:
+        raise ValueError("noise: must be a tensor of unit normal noise, (B, *shape) with B of at least 1")
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype: must be a floating-point type, got {dtype}")
+    if seed < 0 or first < 0:
+        raise ValueError(f"seed, first: must not be negative, got {seed} and {first}")
+    levels = levels_of(steps, schedule, renoising)
+    if corrector is None and any(a == b for a, b in zip(levels, levels[1:], strict=False)):
+        raise ValueError("corrector: the walk repeats levels but no corrector is given; add corrector=Langevin(snr=0.16)")
+
+    with torch.set_grad_enabled(torch.is_grad_enabled() and noise.requires_grad):
+        dynamics = Dynamics(schedule, denoiser, dict(cond or {}), noise.device)
+        path = dynamics.walk(levels)
+        start = noise.to(dtype) * levels[0]
+        S_noise = 1.0 if renoising is None else renoising.S_noise
+
+        def run(denoiser: Denoiser, callback: Callable[[Progress], object] | None) -> Tensor:
+            randn = Source(seed, first, noise.shape, dtype, noise.device, purpose=1)
+            dynamics = Dynamics(schedule, denoiser, dict(cond or {}), noise.device)
+            return walk(dynamics, start, path, solver, corrector, S_noise, randn, callback)
+
+        x = run(denoiser, callback)
+        if not bool(torch.isfinite(x).all()):  # the only wait for the device: after the last step
+            _blame(denoiser, run)
+        return x
+
+
+def _blame(denoiser: Denoiser, run: Callable[..., Tensor]) -> None:
+    """Repeat a run that ended in NaN or infinity, watching each evaluation and each move, and say where it began."""
+    at = {"move": 1, "moves": 1}
+
+    def watch(progress: Progress) -> None:
+        at.update(move=progress.move + 1, moves=progress.moves)
+        if not bool(torch.isfinite(progress.x).all()):
+            raise FloatingPointError(
+                f"the state overflowed in move {progress.move} of {progress.moves}, going to sigma = {progress.sigma:.6g}, "
+                "while the denoiser's outputs were finite; take more steps or a more stable solver"
+            )
+
+    def watched(x: Tensor, sigma: Tensor, **cond: object) -> Tensor:
+        out = denoiser(x, sigma, **cond)
+        bad = ~torch.isfinite(out).flatten(1).all(1) if out.ndim > 1 else ~torch.isfinite(out)
+        if bool(bad.any()):
+            raise FloatingPointError(
+                f"denoiser: returned NaN or infinity in move {at['move']} at sigma = {float(sigma):.6g}, "
+                f"for {int(bad.sum())} of {len(bad)} samples, the first being sample {int(bad.nonzero()[0])} of the batch"
+            )
+        return out
+
+    run(watched, watch)
+    raise FloatingPointError("the run ended in NaN or infinity, and did not when it was repeated: the denoiser is not deterministic")
+
+
+def count_nfe(
+    steps: Steps,
+    solver: Solver,
+    schedule: Schedule = EDM(),  # noqa: B008
+    renoising: Renoising | None = None,
+    corrector: Corrector | None = None,
+) -> int:
+    """Evaluations of D in one run, counted by a wrapper on D in a run on a single number, not claimed by the solver."""
+    counted = Counted(lambda x, sigma: 0 * x)
+    sample(
+        counted,
+        torch.ones(1, 1, dtype=torch.float64),
+        schedule=schedule,
+        steps=steps,
+        solver=solver,
+        renoising=renoising,
+        corrector=corrector,
+    )
+    return counted.nfe

@@ -1,0 +1,52 @@
+"""Schedules: the two functions s(t), σ(t) of p(x_t | x_0) = N(s(t) x_0, s(t)² σ(t)² I).
+
+Every linear SDE dx = f(t) x dt + g(t) dw is such a pair, and back (Karras et al. 2022, Eqs. 3-4 and appendix B):
+
+    s = exp ∫ f,   σ² = ∫ g²/s²;        f = s'/s,   g² = 2 s² σ σ'.
+
+======================  =======================  ==============================  ================================
+schedule                s(t)                     σ(t)                            method
+======================  =======================  ==============================  ================================
+:class:`EDM`            1                        t                               EDM, DDIM, k-diffusion
+:class:`VE`             1                        √t                              VE SDE as in EDM
+:class:`GeometricVE`    1                        σ_min (σ_max/σ_min)^t           VE SDE as in Song 2021
+:class:`ExponentialVE`  1                        √((b^{2t} − 1)/(2 ln b))        dx = b^t dw
+:class:`VP`             1/√(1+σ²)                √(e^{½β_d t² + β_min t} − 1)    VP SDE
+:class:`SubVP`          e^{−B/2}                 2 sinh(B/2)                     sub-VP SDE
+:class:`Cosine`         cos θ/cos θ_0            √(cos²θ_0/cos²θ − 1)            iDDPM in continuous time
+:class:`Trigonometric`  cos(πt/2)                tan(πt/2)                       v-prediction, TrigFlow
+:class:`FlowMatching`   1/(1+σ)                  m t/(1−t)                       flow matching, shift m
+:class:`BetaTable`      √ᾱ                       √((1−ᾱ)/ᾱ)                      DDPM, DDIM, Stable Diffusion
+:class:`SDE`            exp ∫ f                  √∫ g²/s²                        any f, g (Python only)
+======================  =======================  ==============================  ================================
+
+All functions of t and σ take floats or tensors and return float64 tensors.
+"""
+
+from edm_unified.schedules.base import Schedule
+from edm_unified.schedules.flow import FlowMatching, Trigonometric
+from edm_unified.schedules.sde import SDE, from_sde
+from edm_unified.schedules.table import BetaTable, beta_table, table_sigmas
+from edm_unified.schedules.variance_exploding import EDM, VE, ExponentialVE, GeometricVE
+from edm_unified.schedules.variance_preserving import VP, Cosine, SubVP
+
+AnySchedule = EDM | VE | GeometricVE | ExponentialVE | VP | SubVP | Cosine | Trigonometric | FlowMatching | BetaTable
+
+__all__ = [
+    "EDM",
+    "SDE",
+    "VE",
+    "VP",
+    "AnySchedule",
+    "BetaTable",
+    "Cosine",
+    "ExponentialVE",
+    "FlowMatching",
+    "GeometricVE",
+    "Schedule",
+    "SubVP",
+    "Trigonometric",
+    "beta_table",
+    "from_sde",
+    "table_sigmas",
+]

@@ -1,0 +1,84 @@
+"""Solvers: how a fall from one noise level to the next is computed.
+
+A solver is a frozen value with two methods and no state of its own:
+
+    init(dynamics, walk) -> state                            coefficients, float64, CPU, once
+    step(dynamics, x, a, b, state, randn) -> (x, state)      one fall from level a to level b
+
+``x`` is x_0 + σ n in the units of the data; ``a.sigma``, ``b.sigma`` are Python numbers; ``dynamics.denoise(x, a)`` is
+D(x; σ_a); ``randn()`` is fresh unit noise. ``state`` is any value, passed along and never kept on the solver. To add a
+solver, write these two methods; to have it in recipes, the CLI and the tests, name it in :data:`AnySolver`.
+
+==============================  =====  ====  ========================================================
+solver                          order  NFE   the method
+==============================  =====  ====  ========================================================
+:class:`Euler`                  1      1     Euler in t
+:class:`Heun`                   2      2     EDM Algorithm 1
+:class:`Midpoint`               2      2     midpoint rule in t
+:class:`Ralston`                2      2     Ralston's rule in t
+:class:`SecondOrder`            2      2     the α-family of EDM Algorithm 3
+:class:`RK4`                    4      4     classical Runge–Kutta in t
+:class:`DDIM`                   1      1     DDIM(η): Euler in σ, to ancestral
+:class:`DDPM`                   1      1     ancestral sampling, small or large variance
+:class:`EulerMaruyama`          1      1     reverse SDE in t
+:class:`DPMSolverPP2M`          2      1     DPM-Solver++(2M)
+:class:`DPMSolverPP2MSDE`       2      1     SDE-DPM-Solver++(2M)
+:class:`ExponentialAdams`       1–4    1     exponential Adams on D, with noise η
+==============================  =====  ====  ========================================================
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from edm_unified.dynamics import Dynamics, Level, Walk
+from edm_unified.solvers.exponential import DPMSolverPP2M, DPMSolverPP2MSDE, ExponentialAdams
+from edm_unified.solvers.linear import Randn
+from edm_unified.solvers.runge_kutta import RK4, Euler, Heun, Midpoint, Ralston, SecondOrder
+from edm_unified.solvers.stochastic import DDIM, DDPM, EulerMaruyama
+
+
+class Solver(Protocol):
+    """See the module docstring."""
+
+    def init(self, dynamics: Dynamics, walk: Walk) -> Any: ...
+
+    def step(
+        self, dynamics: Dynamics, x: Tensor, a: Level, b: Level, state: Any, randn: Randn
+    ) -> tuple[Tensor, Any]: ...
+
+
+AnySolver = (
+    Euler
+    | Heun
+    | Midpoint
+    | Ralston
+    | SecondOrder
+    | RK4
+    | DDIM
+    | DDPM
+    | EulerMaruyama
+    | DPMSolverPP2M
+    | DPMSolverPP2MSDE
+    | ExponentialAdams
+)
+
+__all__ = [
+    "DDIM",
+    "DDPM",
+    "RK4",
+    "AnySolver",
+    "DPMSolverPP2M",
+    "DPMSolverPP2MSDE",
+    "Euler",
+    "EulerMaruyama",
+    "ExponentialAdams",
+    "Heun",
+    "Midpoint",
+    "Ralston",
+    "Randn",
+    "SecondOrder",
+    "Solver",
+]

@@ -1,0 +1,8 @@
+"""Training: the choice of noise levels and weights that fixes D.
+
+Nothing here knows a solver, and no solver knows this: EDM's thesis, kept by a test that reads the imports.
+"""
+
+from edm_unified.training.objective import AnyNoise, AnyWeight, Objective
+
+__all__ = ["AnyNoise", "AnyWeight", "Objective"]

@@ -1,0 +1,144 @@
+"""p(σ): which noise levels are trained, each distribution given by its quantile function.
+
+Levels are σ = Q(u) for u uniform in (0, 1), so that one may draw u at random, spread it evenly over a batch
+(u_i = (i + U)/B: the same expectation, less variance) or lay it on a grid to look at the density.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from edm_unified import schedules
+from edm_unified._component import component, falling, nonnegative, positive
+from edm_unified.schedules.base import PRACTICAL_INFINITY, float64
+from edm_unified.schedules.table import BetaKind
+
+
+class Sigma(Protocol):
+    """What is needed of a schedule here: σ(t)."""
+
+    def sigma(self, t: float | Tensor) -> Tensor: ...
+
+
+class Noise(Protocol):
+    """p(σ) by its quantile function."""
+
+    def quantile(self, u: Tensor, schedule: Sigma) -> Tensor: ...
+
+
+def _unit_normal_quantile(u: Tensor) -> Tensor:
+    """Φ⁻¹(u), finite also for the u = 0 that a generator of uniforms may return once in 2⁵³ draws."""
+    return torch.special.ndtri(float64(u).clamp(2.0**-54, 1 - 2.0**-53))
+
+
+def _finite_sigma(schedule: Sigma, t: Tensor) -> Tensor:
+    """σ(t), with 1e6 for what lies above: there the data are one part in a million of z."""
+    return schedule.sigma(t).clamp(max=PRACTICAL_INFINITY)
+
+
+@component
+class LogNormal:
+    """ln σ ~ N(P_mean, P_std²) (Karras et al. 2022, Table 1): effort goes where it changes D. Uses no schedule."""
+
+    P_mean: float = -1.2
+    P_std: float = 1.2
+    kind: Literal["log_normal"] = "log_normal"
+    formulas: ClassVar[dict[str, str]] = {"p": "ln σ ~ N(P_mean, P_std²)"}
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.P_mean):
+            raise ValueError(f"P_mean: must be finite, got {self.P_mean!r}")
+        positive("P_std", self.P_std)
+
+    def quantile(self, u: Tensor, schedule: Sigma) -> Tensor:
+        return torch.exp(self.P_mean + self.P_std * _unit_normal_quantile(u))
+
+
+@component
+class LogUniform:
+    """ln σ ~ U(ln σ_min, ln σ_max) (VE of Song et al. 2021 as read by EDM, Table 1). Uses no schedule."""
+
+    sigma_min: float = 0.02
+    sigma_max: float = 100.0
+    kind: Literal["log_uniform"] = "log_uniform"
+    formulas: ClassVar[dict[str, str]] = {"p": "ln σ ~ U(ln σ_min, ln σ_max)"}
+
+    def __post_init__(self) -> None:
+        falling("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
+
+    def quantile(self, u: Tensor, schedule: Sigma) -> Tensor:
+        low, high = math.log(self.sigma_min), math.log(self.sigma_max)
+        return torch.exp(low + float64(u) * (high - low))
+
+
+@component
+class UniformTime:
+    """σ = σ(t), t ~ U(t_min, t_max) in the time of the schedule (VP and sub-VP of Song et al. 2021, v-prediction, flow
+    matching). Where σ(t) runs to infinity at t = 1 it is cut at 1e6.
+    """
+
+    t_min: float = 1e-5
+    t_max: float = 1.0
+    kind: Literal["uniform_time"] = "uniform_time"
+    formulas: ClassVar[dict[str, str]] = {"p": "σ = σ(t), t ~ U(t_min, t_max)"}
+
+    def __post_init__(self) -> None:
+        nonnegative("t_min", self.t_min)
+        positive("t_max", self.t_max)
+        if not self.t_min < self.t_max:
+            raise ValueError(f"t_min: must be below t_max, got {self.t_min!r} against {self.t_max!r}")
+
+    def quantile(self, u: Tensor, schedule: Sigma) -> Tensor:
+        return _finite_sigma(schedule, self.t_min + float64(u) * (self.t_max - self.t_min))
+
+
+@component
+class LogitNormalTime:
+    """σ = σ(t), ln(t/(1−t)) ~ N(mean, std²) (Esser et al. 2024, section 3.1, for flow matching).
+
+    On the unshifted path σ = t/(1−t) this *is* ln σ ~ N(mean, std²), EDM's :class:`LogNormal`.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+    kind: Literal["logit_normal_time"] = "logit_normal_time"
+    formulas: ClassVar[dict[str, str]] = {"p": "σ = σ(t), ln(t/(1−t)) ~ N(mean, std²)"}
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.mean):
+            raise ValueError(f"mean: must be finite, got {self.mean!r}")
+        positive("std", self.std)
+
+    def quantile(self, u: Tensor, schedule: Sigma) -> Tensor:
+        return _finite_sigma(schedule, torch.sigmoid(self.mean + self.std * _unit_normal_quantile(u)))
+
+
+@component
+class TableIndex:
+    """σ = σ_k, k uniform over the steps of a table of betas (Ho et al. 2020; Nichol & Dhariwal 2021 with ``cosine``).
+
+    The fields are those of :class:`edm_unified.schedules.BetaTable`. Uses no schedule.
+    """
+
+    betas: BetaKind | tuple[float, ...] = "linear"
+    num_steps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    kind: Literal["table_index"] = "table_index"
+    formulas: ClassVar[dict[str, str]] = {"p": "σ = √((1−ᾱ_k)/ᾱ_k), k uniform on 0 … M−1"}
+
+    def __post_init__(self) -> None:
+        schedules.BetaTable(self.betas, self.num_steps, self.beta_start, self.beta_end)  # for its checks
+
+    def quantile(self, u: Tensor, schedule: Sigma) -> Tensor:
+        u = float64(u)
+        betas = schedules.beta_table(self.betas, self.num_steps, self.beta_start, self.beta_end)
+        sigmas = schedules.table_sigmas(betas).to(u.device)
+        return sigmas[(u * len(sigmas)).long().clamp(0, len(sigmas) - 1)]
+
+
+AnyNoise = LogNormal | LogUniform | UniformTime | LogitNormalTime | TableIndex
