@@ -9,8 +9,9 @@ from typing import Literal
 
 import torch
 
+from edm_unified._component import component, count, positive
+
 from . import exact
-from ._component import component, count, positive
 from .data import Dataset
 
 
@@ -58,13 +59,14 @@ class GaussianMixture:
 
     ``components_per_class`` Gaussians each, by expectation–maximisation with ``floor`` added to every variance.
     ``rank`` keeps that many directions of each full covariance (probabilistic PCA): fewer, and the model underfits;
-    all (null), and it learns noise. The classes stay selectable: the denoiser takes ``label``.
+    all (null), and it learns noise. The defaults are a compromise of held-out likelihood and speed on the digits.
+    The classes stay selectable: the denoiser takes ``label``.
     """
 
     components_per_class: int = 3
     covariance: Literal["full", "diag", "isotropic"] = "full"
     rank: int | None = 16
-    floor: float = 1e-3
+    floor: float = 1e-2
     seed: int = 0
     kind: Literal["gaussian_mixture"] = "gaussian_mixture"
 

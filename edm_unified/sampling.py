@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from edm_unified.correctors import Corrector
-from edm_unified.denoiser import Counted, Denoiser
+from edm_unified.denoiser import Counted, Denoiser, check_range
 from edm_unified.discretization import Karras, Steps
 from edm_unified.dynamics import Dynamics, Walk
 from edm_unified.renoising import Renoising
@@ -140,6 +140,7 @@ def sample(
         raise ValueError(f"dtype: must be a floating-point type, got {dtype}")
     if seed < 0 or first < 0:
         raise ValueError(f"seed, first: must not be negative, got {seed} and {first}")
+    check_range(denoiser, torch.tensor(levels_of(steps, schedule), dtype=torch.float64))
     levels = levels_of(steps, schedule, renoising)
     if corrector is None and any(a == b for a, b in zip(levels, levels[1:], strict=False)):
         raise ValueError("corrector: the walk repeats levels but no corrector is given; add corrector=Langevin(snr=0.16)")

@@ -22,7 +22,7 @@ TINY = 1e-200
 
 def float64(name: str, value: Any, ndim: tuple[int, ...] | None = None) -> Tensor:
     """``value`` as a detached float64 tensor, finite, with one of the numbers of axes in ``ndim``."""
-    tensor = torch.as_tensor(value).detach().to(torch.float64)
+    tensor = torch.as_tensor(value, dtype=torch.float64).detach()  # at once: a Python 0.1 must not become a float32
     if ndim is not None and tensor.ndim not in ndim:
         expected = " or ".join(str(n) for n in ndim)
         raise ValueError(f"{name}: must have {expected} axes, got shape {tuple(tensor.shape)}")

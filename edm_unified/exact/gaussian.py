@@ -58,7 +58,7 @@ class Gaussian:
         d, r = factor.shape
         if d != len(self._mean) or r > d or float64("floor", floor).ndim:
             raise ValueError(
-                f"factor: must have shape ({len(self._mean)}, r), r <= d, with a scalar floor, got {tuple(factor.shape)}"
+                f"factor: must have shape ({len(self._mean)}, r) with r <= d, floor (), got {tuple(factor.shape)}"
             )
         vectors, singular, _ = torch.linalg.svd(factor, full_matrices=False)
         self._axes, self._rest = vectors.mT.contiguous(), self._values[0]
@@ -93,10 +93,11 @@ class Gaussian:
     def __call__(self, x: Tensor, sigma: Sigma, label: Label = None) -> Tensor:
         """The posterior mean E[x_0 | x]. ``label`` may only be None or −1: a Gaussian has no classes."""
         classes(label, len(x), ())
-        z = flat(x, self.shape) - self._mean
+        rows = flat(x, self.shape)
+        z = rows - self._mean
         s, _ = levels(sigma, z)
         out = self._apply(z, lambda v: v / (v + s.square()).clamp(min=TINY)) + self._mean
-        return torch.where(s == 0, z + self._mean, out).reshape(x.shape).to(x.dtype)
+        return torch.where(s == 0, rows, out).reshape(x.shape).to(x.dtype)
 
     def score(self, x: Tensor, sigma: Sigma, label: Label = None) -> Tensor:
         """∇_x log p(x; σ), computed without the cancellation of (D−x)/σ² at small σ."""

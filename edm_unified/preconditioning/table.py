@@ -46,6 +46,10 @@ class DDPM(Predicts):
         """σ_0 < … < σ_{M−1}."""
         return schedules.table_sigmas(schedules.beta_table(self.betas, self.num_steps, self.beta_start, self.beta_end))
 
+    @cached_property
+    def _log_sigmas(self) -> Tensor:
+        return self.sigmas.log()
+
     @property
     def sigma_min(self) -> float:
         return float(self.sigmas[0])
@@ -59,7 +63,7 @@ class DDPM(Predicts):
 
     def c_noise(self, sigma: float | Tensor) -> Tensor:
         sigma = float64(sigma)
-        table = self.sigmas.to(sigma.device).log()
+        table = self._log_sigmas.to(sigma.device, non_blocking=True)
         level = sigma.log().clamp(table[0], table[-1])
         above = torch.searchsorted(table, level).clamp(1, len(table) - 1)
         index = above - (table[above] - level) / (table[above] - table[above - 1])
@@ -117,4 +121,4 @@ class IDDPM(Predicts):
 
     def c_noise(self, sigma: float | Tensor) -> Tensor:
         sigma = float64(sigma)
-        return torch.searchsorted(self._boundaries.to(sigma.device), sigma).to(torch.float64)
+        return torch.searchsorted(self._boundaries.to(sigma.device, non_blocking=True), sigma).to(torch.float64)

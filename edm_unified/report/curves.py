@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +30,8 @@ _MOST_SIGMA = 6.0  # beyond it the trajectories of a distribution of size one ar
 _TOP_TICKS = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 
-class Family(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Family:
     """A schedule, and the first method that uses it, whose colour it takes."""
 
     index: int
@@ -87,8 +89,8 @@ def scale_against_time(ax: Axes, palette: Palette, shown: Sequence[Family]) -> N
 
 
 def _plot(ax: Axes, palette: Palette, family: Family, x: np.ndarray, y: np.ndarray) -> None:
-    style = {"color": palette.line(family.index), "linestyle": dash(family.index), "gid": f"m{family.index}"}
-    ax.plot(x, y, linewidth=1.5, **style)
+    style: dict[str, Any] = {"color": palette.line(family.index), "linestyle": dash(family.index)}
+    ax.plot(x, y, linewidth=1.5, gid=f"m{family.index}", **style)
 
 
 def quantile_paths(sigma: np.ndarray, quantiles: np.ndarray = QUANTILES) -> np.ndarray:
@@ -137,7 +139,7 @@ def trajectories(ax: Axes, palette: Palette, family: Family) -> None:
 
 
 def _density(t: np.ndarray, sigma: np.ndarray, s: np.ndarray, reach: float, index: int) -> np.ndarray:
-    """The marginal density of x_t as the opacity of a flat colour, each time scaled to its own peak; (height, time, 4)."""
+    """The marginal density of x_t as the opacity of a flat colour, scaled to its peak at each t; (height, time, 4)."""
     from matplotlib.colors import to_rgb
 
     x = np.linspace(-reach, reach, 140)[:, None]
@@ -150,7 +152,10 @@ def _density(t: np.ndarray, sigma: np.ndarray, s: np.ndarray, reach: float, inde
 
 
 # The density is a bitmap and cannot follow CSS: these are midway between the light and the dark colour of each line.
-_BETWEEN = "#4d88df #e07046 #3aac60 #c95bc8 #c99832 #2ea3b8 #9b6bf6 #df4a68 #81b034 #7e8ca2".split()
+_BETWEEN = (
+    *("#4d88df", "#e07046", "#3aac60", "#c95bc8", "#c99832"),
+    *("#2ea3b8", "#9b6bf6", "#df4a68", "#81b034", "#7e8ca2"),
+)
 
 
 def _sigma_ticks(ax: Axes, palette: Palette, family: Family, end: float, most: float, least: float) -> None:
@@ -166,7 +171,7 @@ def _sigma_ticks(ax: Axes, palette: Palette, family: Family, end: float, most: f
         ax.plot((where, where), (1, 1.02), transform=ax.transAxes, clip_on=False, color=palette.muted, linewidth=0.7)
         ax.text(
             where,
-            1.025,
+            1.045,
             f"σ={sigma:g}" if sigma == 5 or sigma == most else f"{sigma:g}",
             transform=ax.transAxes,
             color=palette.muted,

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html import escape
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,6 @@ class Palette(NamedTuple):
     fg: str
     muted: str
     grid: str
-    rise: str
     lines: tuple[str, ...]
 
     def line(self, index: int) -> str:
@@ -56,20 +55,21 @@ INK = Palette(
     "#1a2230",
     "#586273",
     "#dde1e8",
-    "#c2410c",
-    tuple("#1f5fbf #c2410c #15803d #a21caf #a16207 #0e7490 #7c3aed #be123c #4d7c0f #475569".split()),
+    (
+        *("#1f5fbf", "#c2410c", "#15803d", "#a21caf", "#a16207"),
+        *("#0e7490", "#7c3aed", "#be123c", "#4d7c0f", "#475569"),
+    ),
 )
-_SENTINEL = Palette("#010203", "#010204", "#010205", "#010206", tuple(f"#0a0b{i:02x}" for i in range(COLOURS)))
+_SENTINEL = Palette("#010203", "#010204", "#010205", tuple(f"#0a0b{i:02x}" for i in range(COLOURS)))
 _VARIABLES = {
     "#010203": "var(--fg)",
     "#010204": "var(--muted)",
     "#010205": "var(--grid)",
-    "#010206": "var(--rise)",
     **{colour: f"var(--m{i})" for i, colour in enumerate(_SENTINEL.lines)},
 }
 
 
-def dash(index: int) -> tuple[float, tuple[float, ...] | None]:
+def dash(index: int) -> Any:
     """The dash pattern of method ``index``; with colour and marker it is unique for the first 70 methods and more."""
     return _DASHES[index % len(_DASHES)]
 
@@ -83,7 +83,7 @@ def marker(index: int) -> str:
 def _settings() -> Iterator[None]:
     import matplotlib
 
-    own = {
+    own: dict[str, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "edm_unified",
         "font.family": "sans-serif",
@@ -100,7 +100,8 @@ def _settings() -> Iterator[None]:
         "path.simplify": True,
         "path.simplify_threshold": 0.2,
     }
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "agg", **own}), warnings.catch_warnings():
+    settings: dict[Any, Any] = {**matplotlib.rcParamsDefault, "backend": "agg", **own}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has the font, if anyone has
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         yield
@@ -123,26 +124,37 @@ def svg(draw: Draw, name: str, alt: str, size: tuple[float, float] = PANEL) -> s
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.S)
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, variable)
-    # Groups of one method become classes, so that the legend can pick them out; all other ids are made unique.
-    text = re.sub(r'<g id="(m\d+)"', r'<g class="m \1"', text)
-    text = re.sub(r'<g id="(?:figure|axes|patch|line2d|text|matplotlib\.axis|[xy]tick)_?\d+"', "<g", text, flags=re.I)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r"url\(#", f"url(#{name}-", text)
-    text = re.sub(r'xlink:href="#', f'href="#{name}-', text)
-    # matplotlib writes the shorthand `font: 9px 'DejaVu Sans', ...`; the page's font is inherited instead.
-    text = re.sub(r"font: (?:(?:normal|italic) )?(bold |\d00 )?([\d.]+)px [^;\"]*", _font, text)
-    text = re.sub(r"(\d+\.\d\d)\d+", r"\1", text)
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.S)  # its rules would hold in all the page
+    text = re.sub(r"<[^<>]*>", lambda tag: _adapt(tag.group(), name), text)  # tags only: labels stay as they are
     text = re.sub(r"\n\s*", "\n", text)
     width, height = (round(72 * x) for x in size)
     head = f'<svg class="plot" role="img" aria-label="{escape(alt)}" viewBox="0 0 {width} {height}">'
     return re.sub(r"^<svg[^>]*>", lambda _: head, text, count=1).strip()
 
 
+def _adapt(tag: str, name: str) -> str:
+    """One tag of matplotlib's, for a page that holds many figures and sets its own colours and font."""
+    for colour, variable in _VARIABLES.items():
+        tag = tag.replace(colour, variable)
+    # Groups of one method become classes, so that the legend can pick them out; all other ids are made unique.
+    tag = re.sub(r'^<g id="(m\d+)"', r'<g class="m \1"', tag)
+    tag = re.sub(r'^<g id="(?:figure|axes|patch|line2d|text|matplotlib\.axis|[xy]tick)_?\d+"', "<g", tag, flags=re.I)
+    if "data:" in tag:  # an embedded bitmap: matplotlib names it by its content
+        return re.sub(r' id="[^"]*"', "", tag).replace("xlink:href", "href")
+    tag = re.sub(r'\bid="', f'id="{name}-', tag)
+    tag = re.sub(r"url\(#", f"url(#{name}-", tag)
+    tag = re.sub(r'xlink:href="#', f'href="#{name}-', tag)
+    # `font: 9px 'DejaVu Sans', ...` or `font-family: ...` name matplotlib's font; the page's own is inherited instead.
+    tag = re.sub(r"font-family: [^;\"]*;? ?", "", tag)
+    tag = re.sub(r"font: (?:(?:normal|italic) )?(bold |\d00 )?([\d.]+)px [^;\"]*", _font, tag)
+    return re.sub(r"(\d+\.\d\d)\d+", r"\1", tag)
+
+
 def _font(match: re.Match[str]) -> str:
     weight, size = match.groups()
-    return f"font-size: {size}px" + (f"; font-weight: {'600' if weight.strip() == 'bold' else weight}" if weight else "")
+    return f"font-size: {size}px" + (
+        f"; font-weight: {'600' if weight.strip() == 'bold' else weight}" if weight else ""
+    )
 
 
 def png(draw: Draw, size: tuple[float, float], dpi: int = 150) -> bytes:

@@ -33,6 +33,14 @@ def text(value: Any) -> str:
     return escape(_CONTROL.sub("", str(value)))
 
 
+def formula(value: str) -> str:
+    """As :func:`text`, with x_0, β_{min}, e^{−t} and y^2 set as subscripts and superscripts."""
+    shown = re.sub(r"_\{([^{}]*)\}", r"<sub>\1</sub>", text(value))
+    shown = re.sub(r"(?<=\w)_(\w+)", r"<sub>\1</sub>", shown)
+    shown = re.sub(r"\^\{([^{}]*)\}", r"<sup>\1</sup>", shown)
+    return re.sub(r"\^([\w½])", r"<sup>\1</sup>", shown)
+
+
 def cited(value: str) -> str:
     """As :func:`text`, with arXiv numbers made links."""
     return _ARXIV.sub(r'<a href="https://arxiv.org/abs/\1">arXiv:\1</a>', text(value))
@@ -61,10 +69,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str, name
         f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in rows
     )
     return scrolling(
-        f"<table{f' class={chr(34)}{name}{chr(34)}' if name else ''}><caption>{caption}</caption>"
+        f"<table{_class(name)}><caption>{caption}</caption>"
         f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>",
         caption,
     )
+
+
+def _class(name: str) -> str:
+    return f' class="{name}"' if name else ""
 
 
 def scrolling(content: str, label: str) -> str:
@@ -77,13 +89,16 @@ def section(name: str, title: str, *content: str) -> str:
     body = "".join(content)
     if not body:
         return ""
-    heading = f'<h2 id="{name}-title">{text(title)} <a class="anchor" href="#{name}" aria-label="Link to this section">#</a></h2>'
-    return f'<section id="{name}" aria-labelledby="{name}-title">{heading}{body}</section>'
+    anchor = f'<a class="anchor" href="#{name}" aria-label="Link to this section">#</a>'
+    return (
+        f'<section id="{name}" aria-labelledby="{name}-title">'
+        f'<h2 id="{name}-title">{text(title)} {anchor}</h2>{body}</section>'
+    )
 
 
 def figure(content: str, caption: str, name: str = "") -> str:
     """``content`` with a caption, both HTML."""
-    return f'<figure{f" class={chr(34)}{name}{chr(34)}" if name else ""}>{content}<figcaption>{caption}</figcaption></figure>'
+    return f"<figure{_class(name)}>{content}<figcaption>{caption}</figcaption></figure>"
 
 
 def lines(paragraph: str) -> str:

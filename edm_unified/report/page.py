@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
 from edm_unified.report import images, panels
-from edm_unified.report.data import Key, MethodView, ReportData, Score, image_like, metric
-from edm_unified.report.markup import cited, data_uri, figure, lines, scrolling, section, swatch, table, text
+from edm_unified.report.data import MethodView, ReportData, image_like, metric
+from edm_unified.report.markup import cited, data_uri, figure, formula, lines, section, swatch, table, text
 from edm_unified.report.plots import names
-from edm_unified.report.ranking import Place, Table, number, places, summary, tabulate
+from edm_unified.report.ranking import Table, summary, tabulate
+from edm_unified.report.tables import as_csv, ranked_tables, winners
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 _CITATION = """@inproceedings{karras2022elucidating,
@@ -23,7 +22,7 @@ _CITATION = """@inproceedings{karras2022elucidating,
   year      = {2022},
   note      = {arXiv:2206.00364}
 }"""
-_LABEL_COLUMNS = (("schedule", "schedule"), ("steps", "levels"), ("solver", "solver"), ("renoising", "renoising"))
+_ORIGIN = {"data": "not from the model", "exact endpoints": "of the ODE, same noise"}
 
 
 def build(data: ReportData) -> str:
@@ -31,18 +30,18 @@ def build(data: ReportData) -> str:
     aggregated = tabulate(data)
     sections = {
         "summary": ("Summary", _summary(data, aggregated)),
-        "tables": ("Ranked tables", _tables(aggregated)),
+        "tables": ("Ranked tables", ranked_tables(aggregated)),
         "errors": ("Error against evaluations", _errors(data, aggregated)),
         "samples": ("Samples", _samples(data, aggregated)),
         "levels": ("Noise levels visited", _levels(aggregated)),
         "schedules": ("Schedules", _schedules(aggregated)),
         "trajectories": ("Trajectories in one dimension", _trajectories(aggregated)),
         "methods": ("Methods", _methods(aggregated)),
-        "metrics": ("Metrics", _metrics(aggregated)),
+        "metrics": ("Metrics", _metrics(aggregated, bool(data.floors))),
         "reproduce": ("Reproduce and cite", _reproduce(data, aggregated)),
     }
     present = {name: pair for name, pair in sections.items() if pair[1]}
-    links = "".join(f'<li><a href="#{name}">{text(title)}</a></li>' for name, (title, _) in present.items())
+    links = "".join(f'<li><a href="#{name}">{name.capitalize()}</a></li>' for name in present)
     body = "".join(section(name, title, content) for name, (title, content) in present.items())
     style, script = (files("edm_unified.report").joinpath(f).read_text("utf-8") for f in ("style.css", "script.js"))
     return (
@@ -64,7 +63,9 @@ def _facts(data: ReportData, t: Table) -> str:
     facts = dict(data.facts)
     facts.setdefault("Methods", str(len(t.methods)))
     facts.setdefault("Evaluations", ", ".join(map(str, t.budgets)))
-    facts.setdefault("Samples", _distinct([f"{r['samples']:,}" for r in data.records if r.get("samples") is not None]))
+    facts.setdefault(
+        "Samples", _distinct([f"{int(r['samples']):,}" for r in data.records if r.get("samples") is not None])
+    )
     facts.setdefault("Seeds", _distinct([str(r["seed"]) for r in data.records if r.get("seed") is not None]))
     runs = {r.get("cell"): float(r["seconds"]) for r in data.records if r.get("seconds") is not None}
     facts.setdefault("Sampling time", _duration(math.fsum(runs.values())) if runs else "")
@@ -83,111 +84,7 @@ def _duration(seconds: float) -> str:
 
 def _summary(data: ReportData, t: Table) -> str:
     prose = f'<p class="finding">{" ".join(text(s) for s in summary(t))}</p>'
-    if not t.metrics:
-        return prose
-    rows = [[text(metric(name).title), *(_winner(t, budget, name) for budget in t.budgets)] for name in t.metrics]
-    caption = "The best method in each metric, by evaluations; “+2” means that two more lie within its interval"
-    head = ["metric", *(f"{b} NFE" for b in t.budgets)]
-    return prose + table(head, rows, caption, "winners")
-
-
-def _winner(t: Table, budget: int, name: str) -> str:
-    placed = [(label, p) for label, p in places(t, budget, name).items() if math.isfinite(p.value)]
-    if not placed:
-        return "–"
-    tied = sum(p.rank == 1 for _, p in placed) - 1
-    note = f' <small title="methods within the interval of the best">+{tied}</small>' if tied else ""
-    return f'<span class="nobreak">{swatch(_index(t, placed[0][0]))} {text(placed[0][0])}{note}</span>'
-
-
-def _index(t: Table, label: str) -> int:
-    return [m.label for m in t.methods].index(label)
-
-
-def _tables(t: Table) -> str:
-    if not t.metrics:
-        return ""
-    options = "".join(
-        f'<option value="{text(name)}"{" selected" if name == t.rank_by else ""}>{text(metric(name).title)}</option>'
-        for name in t.metrics
-    )
-    intro = (
-        "<p>Every method got as many steps as its counted evaluations allow. Below each value is its 95&nbsp;% bootstrap "
-        "interval. The <b>best</b> value of a column is bold; <span class=tie>≈</span> marks those the bootstrap cannot tell "
-        "from it. A rank is one plus the number of methods that are better by more than both intervals, so ranks are shared "
-        "(=). Select a column heading to sort by it.</p>"
-        f'<p class="tool" hidden><label>Rank all tables by <select id="rank-by">{options}</select></label></p>'
-    )
-    jump = "".join(f'<li><a href="#nfe-{b}">{b} evaluations</a></li>' for b in t.budgets)
-    return intro + f'<ul class="jump">{jump}</ul>' + "".join(_ranked(t, budget) for budget in t.budgets)
-
-
-def _ranked(t: Table, budget: int) -> str:
-    placed = {name: places(t, budget, name) for name in t.metrics}
-    first = placed[t.rank_by or t.metrics[0]]
-    present = [m.label for m in t.methods if (m.label, budget) in t.cells]
-    order = [*first, *(label for label in present if label not in first)]
-    varying = [(f, title) for f, title in _LABEL_COLUMNS if len({getattr(m.key, f) for m in t.methods}) > 1]
-    head = [
-        '<th scope="col" class="rank">rank</th>',
-        '<th scope="col">method</th>',
-        *(
-            f'<th scope="col" class="num" data-metric="{text(name)}"'
-            f'{" aria-sort=" + chr(34) + "ascending" + chr(34) if name == t.rank_by else ""}>{text(metric(name).short)}</th>'
-            for name in t.metrics
-        ),
-        '<th scope="col" class="num">NFE</th><th scope="col" class="num">steps</th>',
-        '<th scope="col" class="num">seconds</th>',
-        *(f'<th scope="col">{title}</th>' for _, title in varying),
-    ]
-    body = "".join(_row(t, label, budget, placed, [f for f, _ in varying]) for label in order)
-    caption = f"At most {budget} evaluations, ranked by {text(metric(t.rank_by or '').title)}"
-    return (
-        f'<h3 id="nfe-{budget}">{budget} evaluations</h3>'
-        + scrolling(
-            f'<table class="ranked"><caption><span>{caption}</span></caption><thead><tr>{"".join(head)}</tr></thead>'
-            f"<tbody>{body}</tbody></table>",
-            caption,
-        )
-    )
-
-
-def _row(t: Table, label: str, budget: int, placed: dict[str, dict[str, Place]], varying: Sequence[str]) -> str:
-    index = _index(t, label)
-    cell, view = t.cells[label, budget], t.methods[index]
-    own = placed[t.rank_by or t.metrics[0]].get(label)
-    values = "".join(_value(cell.scores.get(name), placed[name], label, name) for name in t.metrics)
-    return (
-        f'<tr data-method="{index}"><td class="rank">{_rank(own)}</td>'
-        f'<th scope="row"><a href="#method-{index}">{swatch(index)} {text(label)}</a></th>{values}'
-        f'<td class="num" data-sort="{cell.nfe}">{cell.nfe:g}</td><td class="num">{text(cell.n)}</td>'
-        f'<td class="num" data-sort="{cell.seconds}">{number(cell.seconds, 2)}</td>'
-        + "".join(f"<td>{text(getattr(view.key, name))}</td>" for name in varying)
-        + "</tr>"
-    )
-
-
-def _rank(place: Place | None) -> str:
-    if place is None or math.isinf(place.value):
-        return "–"
-    return f"{place.rank}{'=' if place.shared else ''}"
-
-
-def _value(score: Score | None, placed: dict[str, Place], label: str, name: str) -> str:
-    if score is None:
-        return '<td class="num none" data-sort="" data-rank="–" title="not defined for this method">–</td>'
-    if score.value is None:
-        part = f" ({score.diverged} of {score.seeds} seeds)" if score.seeds > 1 else ""
-        return f'<td class="num diverged" data-sort="Infinity" data-rank="–">diverged{part}</td>'
-    place = placed[label]
-    best = next(iter(placed)) == label
-    tie = place.rank == 1 and not best
-    mark = '<span class="tie" title="within the interval of the best">≈</span> ' if tie else ""
-    interval = f"{number(score.low)} … {number(score.high)}"
-    return (
-        f'<td class="num{" best" if best else ""}" data-sort="{place.value!r}" data-rank="{_rank(place)}">'
-        f'{mark}{number(score.value)}<small class="interval">{interval}</small></td>'
-    )
+    return prose + winners(t)
 
 
 def _legend(t: Table) -> str:
@@ -205,8 +102,8 @@ def _errors(data: ReportData, t: Table) -> str:
         return ""
     drawn = panels.error_panels(data, t)
     intro = (
-        "<p>Both axes are logarithmic; down is better. Bands are 95&nbsp;% bootstrap intervals; a cross at the upper edge is "
-        "a run that diverged, and a line that leaves through it is off the scale.</p>"
+        "<p>Both axes are logarithmic; down is better. Bands are 95&nbsp;% bootstrap intervals; a cross at the upper "
+        "edge is a run that diverged, and a line that leaves through it is off the scale.</p>"
     )
     plots = "".join(figure(drawing, _explain(name)) for name, drawing in drawn.items())
     return f'{intro}{_legend(t)}<div class="panels">{plots}</div>'
@@ -227,7 +124,7 @@ def _samples(data: ReportData, t: Table) -> str:
     budget = f"at most {t.grid_budget} evaluations" if t.grid_budget is not None else "the chosen budget"
     place = "The same place in every grid started" if not vectors else "All clouds started"
     return (
-        f"<p>Drawn with {budget}. {place} from the same noise, so a deterministic method is right when its grid equals the "
+        f"<p>Drawn with {budget}. {place} from the same noise, so a deterministic method is right when it equals the "
         "exact endpoints; a stochastic one is right when it could be mistaken for the data.</p>"
         f'<div class="pictures">{cells}</div>'
     )
@@ -235,7 +132,7 @@ def _samples(data: ReportData, t: Table) -> str:
 
 def _picture(data: ReportData, t: Table, label: str, index: int, samples: Any, limits: Any, place: int) -> str:
     title = f"{swatch(index) + ' ' if index >= 0 else ''}<b>{text(label)}</b>"
-    detail = panels.caption(data, t, label) if index >= 0 else ""
+    detail = panels.caption(data, t, label) if index >= 0 else _ORIGIN[label]
     caption = title + (f"<br>{text(detail)}" if detail else "")
     alt = text(f"Samples of {label}" if index >= 0 else f"Samples: {label}")
     if samples is None:
@@ -268,12 +165,27 @@ def _schedules(t: Table) -> str:
     entries = "".join(
         f'<li data-method="{f.index}">{swatch(f.index)} {text(f.label)}</li>' for f in panels.curves.families(t.methods)
     )
-    words = ("The noise level, relative to the data. An axis without end is cut where its walk starts.", "x_t = s (x_0 + σ n).")
+    words = (
+        "The noise level, relative to the data. An axis without end is cut where its walk starts.",
+        formula("x_t = s (x_0 + σ n), with n standard normal."),
+    )
     plots = "".join(figure(drawing, caption) for drawing, caption in zip(drawn, words, strict=True))
+    plots += _formulas(t)
     return (
-        "<p>A schedule is two functions of time: p(x_t | x_0) = N( s(t) x_0, s(t)² σ(t)² I ).</p>"
+        f"<p>A schedule is two functions of time: {formula('p(x_t | x_0) = N( s(t) x_0, s(t)² σ(t)² I )')}.</p>"
         f'<ul class="legend lines">{entries}</ul><div class="panels">{plots}</div>'
     )
+
+
+def _formulas(t: Table) -> str:
+    """s and σ of each schedule that states them."""
+    stated = [(f.label, getattr(f.curve, "formulas", {})) for f in panels.curves.families(t.methods)]
+    items = "".join(
+        f"<div><dt>{text(label)}</dt><dd>{formula('σ = ' + known['sigma'] + ';  s = ' + known['s'])}</dd></div>"
+        for label, known in stated
+        if {"sigma", "s"} <= set(known)
+    )
+    return f'<dl class="formulas">{items}</dl>' if items else ""
 
 
 def _trajectories(t: Table) -> str:
@@ -282,9 +194,10 @@ def _trajectories(t: Table) -> str:
         return ""
     plots = "".join(figure(drawing, "") for drawing in drawn.values()).replace("<figcaption></figcaption>", "")
     return (
-        "<p>One flow under every schedule (as in Karras et al. 2022, Fig. 3): two normal modes at ±1, each of standard "
-        "deviation 0.15. In z = x/s and σ all these curves are the same; the schedule only bends them, and a solver that "
-        "steps in t sees the bends. Sampling runs from right to left. Shade: marginal density; along the top: σ.</p>"
+        "<p>One flow under every schedule (as in Karras et al. 2022, Fig. 3): two normal modes at ±1, each of "
+        "standard deviation 0.15. In z = x/s and σ all these curves are the same; the schedule only bends them, and a "
+        "solver that steps in t sees the bends. Sampling runs from right to left. Shade: marginal density; along the "
+        "top: σ.</p>"
         f'<div class="panels">{plots}</div>'
     )
 
@@ -301,15 +214,17 @@ def _method(index: int, m: MethodView) -> list[str]:
     return [name, *(text(part) for part in m.key), cited(m.source), f"<code>{text(m.hash)}</code>" if m.hash else ""]
 
 
-def _metrics(t: Table) -> str:
+def _metrics(t: Table, floors: bool) -> str:
     items = "".join(
         f'<div id="metric-{text(name)}"><dt>{text(metric(name).title)} <code>{text(name)}</code></dt>'
-        f'<dd><span class="formula">{text(metric(name).formula)}</span> {text(metric(name).words)}</dd></div>'
+        f'<dd><span class="formula">{formula(metric(name).formula)}</span> {text(metric(name).words)}</dd></div>'
         for name in t.metrics
     )
     note = (
-        "<p>Smaller is better in all of them. Intervals are 95&nbsp;% bootstrap intervals over samples; several seeds are "
-        "averaged and their intervals combined as those of independent estimates.</p>"
+        "<p>Smaller is better in all of them. Intervals are 95&nbsp;% bootstrap intervals over samples; several seeds "
+        "are averaged and their intervals combined as those of independent estimates. Distances between finitely many "
+        "samples are not zero even for exact samples: only equal numbers of samples can be compared"
+        f"{', and the level of the exact endpoints is drawn where it is known' if floors else ''}.</p>"
     )
     return f'<dl class="metrics">{items}</dl>{note}' if items else ""
 
@@ -317,8 +232,8 @@ def _metrics(t: Table) -> str:
 def _reproduce(data: ReportData, t: Table) -> str:
     commands = "".join(f"<pre><code>{text(command)}</code></pre>" for command in data.commands)
     rows = [[text(k), text(v)] for k, v in data.environment.items()]
-    environment = table(["item", "value"], rows, "Environment", "environment") if rows else ""
-    link = data_uri(_csv(t).encode(), "text/csv")
+    environment = table(["item", "value"], rows, "Versions and machine of this run", "environment") if rows else ""
+    link = data_uri(as_csv(t).encode(), "text/csv")
     numbers = f'<p><a download="results.csv" href="{link}">All numbers of this page as CSV</a></p>' if t.cells else ""
     return (
         (f"<h3>Commands</h3>{commands}" if commands else "")
@@ -327,18 +242,3 @@ def _reproduce(data: ReportData, t: Table) -> str:
         + f"<h3>Citation</h3><p>The method:</p><pre><code>{text(_CITATION)}</code></pre>"
         "<p>The software: see CITATION.cff. The single methods: the sources in the table above.</p>"
     )
-
-
-def _csv(t: Table) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["method", *Key._fields, "hash", "budget", "nfe", "steps", "metric", "value", "low", "high", "rank"])
-    for budget in t.budgets:
-        placed = {name: places(t, budget, name) for name in t.metrics}
-        for m in t.methods:
-            cell = t.cells.get((m.label, budget))
-            for name, score in cell.scores.items() if cell else ():
-                rank = placed[name][m.label].rank
-                found = ("diverged", "", "") if score.value is None else (score.value, score.low, score.high)
-                writer.writerow([m.label, *m.key, m.hash, budget, cell.nfe if cell else "", cell.n if cell else "", name, *found, rank])
-    return file.getvalue()

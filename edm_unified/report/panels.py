@@ -83,12 +83,14 @@ def levels_panel(table: Table) -> str:
     """The strip plot of noise levels as SVG, or nothing."""
     if not any(len(m.levels) for m in table.methods):
         return ""
-    shape = (6.0, plots.levels_height(table.methods))
+    shape = (4.7, plots.levels_height(table.methods))
 
     def draw(figure: Figure, palette: Palette) -> None:
         plots.levels(margins(figure, 0.12, 0.12, 0.5, 0.1), palette, table.methods)
 
-    return svg(draw, "levels", "Noise levels visited by each method, from noise on the left to data on the right", shape)
+    return svg(
+        draw, "levels", "Noise levels visited by each method, from noise on the left to data on the right", shape
+    )
 
 
 def scatter_svg(samples: Any, limits: tuple[float, float, float, float], index: int, name: str, alt: str) -> str:
@@ -103,6 +105,9 @@ def scatter_svg(samples: Any, limits: tuple[float, float, float, float], index: 
 
 def pictures(data: ReportData, table: Table) -> list[tuple[str, int, Any]]:
     """(label, index of the method or -1, samples) in the order shown: data, exact endpoints, methods."""
+    unknown = set(data.samples) - {m.label for m in table.methods}
+    if unknown:
+        raise ValueError(f"samples: no method is labelled {min(unknown)!r}; keys must be labels of methods")
     first = [("data", -1, data.data_samples), ("exact endpoints", -1, data.reference_samples)]
     own = [(m.label, i, data.samples[m.label]) for i, m in enumerate(table.methods) if m.label in data.samples]
     return [p for p in first if p[2] is not None] + own if own or data.reference_samples is not None else []
@@ -143,8 +148,9 @@ def _schedules(shown: list[curves.Family]) -> bytes:
     def draw(figure: Figure, palette: Palette) -> None:
         from matplotlib.lines import Line2D
 
-        left, right = figure.subfigures(1, 2, width_ratios=(2 * panel[0] / (size[0]), 1 - 2 * panel[0] / size[0]))
-        one, two = left.subfigures(1, 2)
+        share = 2 * panel[0] / size[0]
+        left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(share, 1 - share))[0]
+        one, two = left.subfigures(1, 2, squeeze=False)[0]
         curves.noise_against_time(one.add_axes(_box(panel, 0.62, 0.12, 0.5, 0.3)), palette, shown)
         curves.scale_against_time(two.add_axes(_box(panel, 0.5, 0.12, 0.5, 0.3)), palette, shown)
         handles = [

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 _MOST_NAMES = 20
 _LONGEST_NAME = 16
-_ROW = 0.40  # inches for one method in the figure of levels
+_ROW = 0.46  # inches for one method in the figure of levels
 
 
 def names(methods: Sequence[MethodView]) -> list[str]:
@@ -64,7 +65,7 @@ def error_against_nfe(ax: Axes, palette: Palette, table: Table, name: str, floor
             continue
         colour, group = palette.line(i), f"m{i}"
         nfe, value, below, above = line[fine].T
-        style = {"color": colour, "linewidth": 1.4, "linestyle": dash(i), "gid": group}
+        style: dict[str, Any] = {"color": colour, "linewidth": 1.4, "linestyle": dash(i), "gid": group}
         ax.fill_between(nfe, np.clip(below, low, None), above, color=colour, alpha=0.13, linewidth=0, gid=group)
         ax.plot(nfe, value, marker=marker(i), markersize=4, markeredgewidth=0, clip_on=True, **style)
         lost = line[~fine, 0]
@@ -125,9 +126,10 @@ def _value_ticks(ax: Axes, low: float, high: float) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
     decades = math.log10(high / low)
-    if decades > 1.6:
+    if decades > 2.6:
         ax.yaxis.set_major_locator(LogLocator(numticks=7))
         ax.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
+        ax.yaxis.set_minor_formatter(NullFormatter())
         return
     steps = (1, 2, 5) if decades > 0.5 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
     first = math.floor(math.log10(low))
@@ -181,7 +183,7 @@ def levels_height(methods: Sequence[MethodView]) -> float:
 
 def levels(ax: Axes, palette: Palette, methods: Sequence[MethodView]) -> None:
     """A row per method: its noise levels from left (pure noise) to right (data); rises as arcs, repeats as rings."""
-    from matplotlib.ticker import FuncFormatter, LogLocator
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     rows = [(i, m) for i, m in enumerate(methods) if len(m.levels)]
     positive = [x for _, m in rows for x in m.levels if x > 0 and math.isfinite(x)] or [1e-2, 1e2]
@@ -190,33 +192,33 @@ def levels(ax: Axes, palette: Palette, methods: Sequence[MethodView]) -> None:
     dress(ax, palette, "", "noise level σ, from noise to data (logarithmic, then 0)", "")
     ax.set_xscale("log")
     ax.set_xlim(most * (most / least) ** 0.03, zero / (most / least) ** 0.03)
-    ax.set_ylim(len(rows) - 0.22, -0.62)
+    ax.set_ylim(len(rows) - 0.4, -0.68)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
     ax.grid(False, axis="y")
-    ax.xaxis.set_major_locator(LogLocator(numticks=8))
-    ax.xaxis.set_minor_locator(LogLocator(subs=()))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: power_of_ten(v) if v >= least * 0.99 else ""))
+    decades = [10.0**e for e in range(math.ceil(math.log10(least) - 1e-9), math.floor(math.log10(most) + 1e-9) + 1)]
+    shown = decades[:: max(1, math.ceil(len(decades) / 7))]
+    ax.xaxis.set_major_locator(FixedLocator([*shown, zero]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xticklabels([*map(power_of_ten, shown), "0"])
     ax.axvline(zero, color=palette.muted, linewidth=0.6, dashes=(2, 2))
-    ax.text(zero, -0.45, "0", color=palette.muted, ha="center", va="bottom", fontsize=9)
     for row, (i, method) in enumerate(rows):
         colour, group = palette.line(i), f"m{i}"
         walk = np.array([x if x > 0 else zero for x in method.levels], dtype=float).clip(zero, most)
         ax.axhline(row, color=palette.grid, linewidth=0.8)
-        ax.text(0.0, row - 0.2, method.label, transform=ax.get_yaxis_transform(), color=colour, fontsize=9, gid=group)
+        ax.text(0.0, row - 0.27, method.label, transform=ax.get_yaxis_transform(), color=colour, fontsize=9, gid=group)
         fell = np.concatenate([[True], walk[1:] < walk[:-1]])
         same = np.concatenate([[False], walk[1:] == walk[:-1]])
-        style = {"color": colour, "linestyle": "none", "gid": group}
+        style: dict[str, Any] = {"color": colour, "linestyle": "none", "gid": group}
         ax.plot(walk[fell], np.full(fell.sum(), row), marker="o", markersize=4, markeredgewidth=0, **style)
         if same.any():
             ax.plot(walk[same], np.full(same.sum(), row), marker="o", markersize=7, fillstyle="none", **style)
         _rises(ax, palette, walk, row, group)
         note = f"{len(walk) - 1} moves" + (f", {rises} rises" if (rises := int((~fell & ~same).sum())) else "")
         ax.text(
-            1.0,
-            row - 0.2,
+            zero * (most / least) ** 0.012,
+            row - 0.27,
             note,
-            transform=ax.get_yaxis_transform(),
             color=palette.muted,
             fontsize=8,
             ha="right",
@@ -230,11 +232,11 @@ def _rises(ax: Axes, palette: Palette, walk: np.ndarray, row: int, group: str) -
     x: list[float] = []
     y: list[float] = []
     tops: list[float] = []
-    for start, end in zip(walk[:-1], walk[1:], strict=True):
+    for start, end in pairwise(walk):
         if end > start:
             x += [*np.exp(np.log(start) + arch * math.log(end / start)), math.nan]
-            y += [*(row - 0.17 * np.sin(np.pi * arch)), math.nan]
+            y += [*(row - 0.2 * np.sin(np.pi * arch)), math.nan]
             tops.append(end)
     if tops:
-        ax.plot(x, y, color=palette.rise, linewidth=0.9, gid=group)
-        ax.plot(tops, [row] * len(tops), "o", markersize=2.6, color=palette.rise, markeredgewidth=0, gid=group)
+        ax.plot(x, y, color=palette.fg, linewidth=0.9, gid=group)
+        ax.plot(tops, [row] * len(tops), "o", markersize=2.6, color=palette.fg, markeredgewidth=0, gid=group)

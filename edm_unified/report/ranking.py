@@ -127,9 +127,7 @@ def places(table: Table, budget: int, name: str) -> dict[str, Place]:
         for m in table.methods
         if (m.label, budget) in table.cells and name in table.cells[m.label, budget].scores
     }
-    ranks = {
-        label: 1 + sum(high < low for _, _, high in runs.values()) for label, (_, low, _) in runs.items()
-    }
+    ranks = {label: 1 + sum(high < low for _, _, high in runs.values()) for label, (_, low, _) in runs.items()}
     times = Counter(ranks.values())
     order = sorted(runs, key=lambda label: runs[label][0])
     return {label: Place(ranks[label], times[ranks[label]] > 1, runs[label][0]) for label in order}
@@ -139,24 +137,30 @@ def summary(table: Table) -> list[str]:
     """The findings in sentences, computed from the table and nothing else."""
     if table.rank_by is None:
         return ["No run has finished yet: there is nothing to rank."]
-    sentences = [f"Ranked by {_in_words(table.rank_by)}, with 95 % bootstrap intervals:"]
+    sentences = [f"Ranked by {_in_words(table.rank_by)}, with 95 % bootstrap intervals."]
     leaders: dict[str, list[int]] = defaultdict(list)
+    stretches: list[tuple[str, tuple[str, ...], list[int], list[str]]] = []  # budgets in a row with one outcome
     for budget in table.budgets:
         placed = {label: p for label, p in places(table, budget, table.rank_by).items() if math.isfinite(p.value)}
         if not placed:
-            sentences.append(f"At {budget} evaluations every method diverged.")
+            stretches.append(("", (), [budget], []))
             continue
         best, *rest = placed
         leaders[best].append(budget)
-        tied = [label for label in rest if placed[label].rank == 1]
-        value = number(placed[best].value)
-        sentences.append(f"At {budget} evaluations {best} leads with {value}{_ties(tied)}.")
-    if len(leaders) == 1 and len(table.budgets) > 1:
-        sentences.append(f"{next(iter(leaders))} has the best value at every budget.")
-    elif leaders:
+        tied = tuple(label for label in rest if placed[label].rank == 1)
+        if not (stretches and stretches[-1][:2] == (best, tied)):
+            stretches.append((best, tied, [], []))
+        stretches[-1][2].append(budget)
+        stretches[-1][3].append(number(placed[best].value))
+    for best, tied, budgets, values in stretches:
+        where = f"At {_listed(budgets)} evaluations"
+        sentences.append(
+            f"{where} {best} leads with {_listed(values)}{_ties(tied)}." if best else f"{where} all diverged."
+        )
+    if len(table.budgets) > 2 and leaders:
         most = max(leaders, key=lambda label: len(leaders[label]))
-        if len(leaders[most]) > 1:
-            sentences.append(f"{most} has the best value most often: at {_listed(map(str, leaders[most]))}.")
+        if len(stretches) > 1 and len(leaders[most]) > 1:
+            sentences.append(f"The best value is most often that of {most}: at {_listed(leaders[most])}.")
     failed = {m.label for m in table.methods for b in table.budgets if _diverged(table, m.label, b)}
     if failed:
         some = [m.label for m in table.methods if m.label in failed]
@@ -182,7 +186,7 @@ def _ties(tied: Sequence[str]) -> str:
 
 
 def _listed(words: Any) -> str:
-    *most, last = words
+    *most, last = map(str, words)
     return f"{', '.join(most)} and {last}" if most else last
 
 

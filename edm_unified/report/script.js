@@ -55,6 +55,8 @@
         const column = [...table.tHead.rows[0].cells].findIndex((th) => th.dataset.metric === chooser.value);
         rank(table, column);
         sort(table, column, 1);
+        const th = cell(table.tHead.rows[0], column), box = table.parentNode;
+        box.scrollLeft = Math.max(0, th.offsetLeft + th.offsetWidth - box.clientWidth);
       }
     });
   }

@@ -184,8 +184,8 @@ def test_a_table_is_visited_evenly_and_its_network_is_told_the_step(betas):
 def test_quantiles_rise_and_are_finite_at_the_ends(noise):
     for schedule in (SCHEDULES.get(noise.kind, EDM_SCHEDULE), schedules.FlowMatching(), schedules.Trigonometric()):
         sigma = noise.quantile(torch.tensor([0.0, 1e-12, 0.1, 0.5, 0.9, 1 - 1e-16], dtype=torch.float64), schedule)
-        assert torch.isfinite(sigma).all()
         assert (sigma > 0).all()
+        assert (sigma <= 1e6).all()  # what stands for σ = ∞, at t = 1 of the flow
         assert (sigma.diff() >= 0).all()
         assert sigma.dtype == torch.float64
 

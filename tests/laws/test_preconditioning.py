@@ -184,7 +184,7 @@ def test_preconditioned_target_of_a_gaussian_gives_back_its_D(row):
 @pytest.mark.parametrize(("beta_d", "beta_min", "M"), [(19.9, 0.1, 1000), (3.0, 0.5, 11)])
 def test_vp_and_subvp_tell_the_time(beta_d, beta_min, M):
     t = torch.linspace(1e-5, 1, 200, dtype=torch.float64)
-    integral = torch.tensor([quad(lambda r: beta_d * r + beta_min, 0, float(end))[0] for end in t])
+    integral = torch.tensor([quad(lambda r: beta_d * r + beta_min, 0, float(end))[0] for end in t], dtype=torch.float64)
     s = torch.exp(-0.5 * integral)
     vp = torch.sqrt(-torch.expm1(-integral)) / s  # std √(1 − e^{−B}) of x_t, over s
     subvp = -torch.expm1(-integral) / s  # std 1 − e^{−B}

@@ -1,4 +1,4 @@
-"""Where data come from: a recipe's ``data:`` is one of the components below; ``load()`` gives a ``Dataset``.
+"""The sources: a recipe's ``data:`` is one of the components below; ``load()`` gives a ``Dataset``.
 
 Images are (N, C, H, W) float32 in [−1, 1]: a byte b becomes b/127.5 − 1. Vectors are (N, d), in whatever units they
 have. Nothing is downloaded, nothing is unpickled that a stranger could have written, and whatever cannot be read is
@@ -7,7 +7,6 @@ one line naming the file.
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._component import component, count
+from edm_unified._component import component, count
+
+from .readers import line, read_image, read_numpy, read_safetensors, whole_labels
 
 
 class Dataset(NamedTuple):
@@ -78,10 +79,10 @@ class ImageFolder:
         files = sorted(f for f in root.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
         if not files:
             raise ValueError(f"path: {self.path}: no image in this folder (looked for {', '.join(SUFFIXES)})")
-        first = _read_image(files[0], self.size, self.channels)
+        first = read_image(files[0], self.size, self.channels)
         images = torch.empty(len(files), *first.shape, dtype=torch.float32)
         for i, file in enumerate(files):
-            image = _read_image(file, self.size, self.channels)
+            image = read_image(file, self.size, self.channels)
             if image.shape != first.shape:
                 (h, w), (h0, w0) = image.shape[1:], first.shape[1:]
                 raise ValueError(
@@ -122,16 +123,17 @@ class Arrays:
         """Read and check the array. Raises ValueError naming the file and what is wrong in it."""
         file = Path(self.path).expanduser()
         if file.is_dir():
-            raise ValueError(f"path: {self.path}: is a folder; name a .npy, .npz or .safetensors file, or use image_folder")
+            raise ValueError(
+                f"path: {self.path}: is a folder; name a .npy, .npz or .safetensors file, or use image_folder"
+            )
         if not file.is_file():
             raise ValueError(f"path: {self.path}: no such file")
-        readers = {".npy": _read_npy, ".npz": _read_npz, ".safetensors": _read_safetensors}
+        readers = {".npy": read_numpy, ".npz": read_numpy, ".safetensors": read_safetensors}
         if file.suffix.lower() not in readers:
             raise ValueError(f"path: {self.path}: cannot read '{file.suffix}'; use .npy, .npz or .safetensors")
-        keys = (self.key, self.label_key)
-        array, labels = readers[file.suffix.lower()](file, *keys)
+        array, labels = readers[file.suffix.lower()](file, self.key, self.label_key)
         images = self._images(array)
-        return Dataset(images, None if labels is None else _labels(labels, len(images), self.path), file.stem)
+        return Dataset(images, None if labels is None else whole_labels(labels, len(images), self.path), file.stem)
 
     def _images(self, array: np.ndarray) -> Tensor:
         where = f"path: {self.path}"
@@ -140,21 +142,29 @@ class Arrays:
         if array.dtype == np.uint8:
             data = torch.from_numpy(np.array(array)).to(torch.float32) / 127.5 - 1
         elif array.dtype.kind == "f":
-            data = torch.from_numpy(np.array(array, dtype=np.float32))
+            with np.errstate(over="ignore"):  # becomes inf, reported below
+                data = torch.from_numpy(np.array(array, dtype=np.float32))
         else:
-            raise ValueError(f"{where}: must hold uint8 or floating-point numbers, got {array.dtype}")
+            raise ValueError(f"{where}: must hold uint8 or floating-point numbers, got {array.dtype}; convert it first")
         bad = (~torch.isfinite(data.reshape(len(data), -1))).any(1)
         if bool(bad.any()):
-            raise ValueError(f"{where}: has NaN, inf or an overflow of float32, first in sample {int(bad.nonzero()[0])}")
+            raise ValueError(
+                f"{where}: has NaN, inf or an overflow of float32, first in sample {int(bad.nonzero()[0])}"
+            )
         if self.range is not None and array.dtype.kind == "f":
             low, high = self.range
             data = (data - low) * (2 / (high - low)) - 1
-        if data.ndim > 2:
+        if data.ndim > 2 and array.dtype.kind == "f":
             low, high = float(data.min()), float(data.max())
             if low < -1 - 1e-4 or high > 1 + 1e-4:
                 raise ValueError(
                     f"{where}: images must lie in [-1, 1], found {low:.4g} to {high:.4g}; "
                     "say what is black and white with `range:`, e.g. [0, 1] or [0, 255]"
+                )
+            if low >= 0 and self.range is None:
+                raise ValueError(
+                    f"{where}: images have no value below 0 (found {low:.4g} to {high:.4g}), so 0 is probably black; "
+                    "set `range: [0, 1]`, or `range: [-1, 1]` if they are right as they are"
                 )
         if data.ndim == 3:
             data = data[:, None]
@@ -184,7 +194,7 @@ class TorchVision:
             raise ValueError(f"name: must be one of {', '.join(readers)}, got {self.name!r}")
         root = Path(self.root).expanduser()
         remedy = (
-            f"download it once with python -c \"from torchvision.datasets import {self.name}; "
+            f'download it once with python -c "from torchvision.datasets import {self.name}; '
             f"{self.name}('{root}', train={self.train}, download=True)\""
         )
         try:
@@ -193,7 +203,7 @@ class TorchVision:
         except RuntimeError as error:
             raise ValueError(f"root: {self.root}: {self.name} is not there or damaged; {remedy}") from error
         except (OSError, ValueError, AssertionError) as error:
-            raise ValueError(f"root: {self.root}: cannot read {self.name}: {_line(error)}; {remedy}") from error
+            raise ValueError(f"root: {self.root}: cannot read {self.name}: {line(error)}; {remedy}") from error
         raw = torch.as_tensor(read.data)
         images = (raw[:, None] if raw.ndim == 3 else raw.movedim(3, 1)).to(torch.float32) / 127.5 - 1
         return Dataset(images, torch.as_tensor(read.targets).long(), self.name.lower())

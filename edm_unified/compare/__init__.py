@@ -1,0 +1,17 @@
+"""Comparison: recipes × solvers × schedules × budgets × seeds → records.
+
+    plan = make_plan(comparison)                  which methods, which cells, how many steps each budget buys
+    with Store(directory) as store:
+        run(plan, store)                          the cells that are not there yet; each is appended when it is done
+    data = report_data(plan, store, …)            everything that edm_unified.report needs
+
+All methods of one comparison start from the same unit noise and are measured against the same draws. Budgets are
+*counted* evaluations of D: a method gets the most steps whose count, by a wrapper on D, stays within the budget.
+"""
+
+from edm_unified.compare.plan import Cell, Method, Plan, label, make_plan
+from edm_unified.compare.run import Event, Settings, run
+from edm_unified.compare.store import Store
+from edm_unified.compare.view import report_data
+
+__all__ = ["Cell", "Event", "Method", "Plan", "Settings", "Store", "label", "make_plan", "report_data", "run"]

@@ -1,0 +1,201 @@
+"""What a comparison will run, decided before anything is run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from edm_unified.discretization import Explicit, Steps, TableSubset, UniformTime
+from edm_unified.recipe import Comparison, Recipe
+from edm_unified.sampling import count_nfe
+from edm_unified.schedules import BetaTable, Schedule
+
+
+@dataclass(frozen=True)
+class Method:
+    """One line of the plots: a recipe, as overridden. Its ``sampler.steps.n`` is set anew for each budget."""
+
+    name: str
+    recipe: Recipe
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is drawn on the way, so that there is no endpoint to compare with the reference."""
+        sampler = self.recipe.sampler
+        return bool(sampler.solver.stochastic or sampler.renoising is not None or sampler.corrector is not None)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The five labels that name the method in the records."""
+        sampler = self.recipe.sampler
+        noise = [label(part) for part in (sampler.renoising, sampler.corrector) if part is not None]
+        return {
+            "recipe": self.name,
+            "schedule": label(self.recipe.schedule),
+            "steps": label(sampler.steps),
+            "solver": label(sampler.solver),
+            "renoising": " + ".join(noise) or "none",
+        }
+
+    def with_steps(self, n: int) -> Recipe:
+        """The recipe at ``n`` steps."""
+        steps = dataclasses.replace(self.recipe.sampler.steps, n=n)
+        return dataclasses.replace(self.recipe, sampler=dataclasses.replace(self.recipe.sampler, steps=steps))
+
+    def nfe(self, n: int) -> int:
+        """Evaluations of D in ``n`` steps, counted."""
+        return _nfe(self.with_steps(n))
+
+    def n_for(self, budget: int) -> int | None:
+        """The most steps whose counted evaluations stay within ``budget``; None where one step is too many."""
+        most = _most_steps(self.recipe)
+        low, high = 0, min(budget, most)  # every step evaluates D at least once
+        while low < high:  # the count grows with n
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.nfe(middle) <= budget else (low, middle - 1)
+        return low or None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: a method at a budget from one seed."""
+
+    method: Method
+    budget: int
+    n: int
+    nfe: int
+    seed: int
+
+    def key(self, common: str) -> str:
+        """Identifies the outcome: two cells of one key give the same samples. ``common`` covers data, dtype, samples."""
+        return digest([self.method.with_steps(self.n).hash, self.seed, common])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison with its methods and cells."""
+
+    comparison: Comparison
+    methods: tuple[Method, ...]
+    cells: tuple[Cell, ...]
+    skipped: tuple[str, ...]
+    """One line for each method and budget that cannot be run, with the reason."""
+
+
+def digest(value: Any) -> str:
+    """12 hexadecimal digits of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def label(component: Any) -> str:
+    """A component in a few words: its kind, and what differs from the defaults, without the number of steps.
+
+    >>> label(Karras(n=5, rho=5.0))
+    'karras(rho=5)'
+    """
+    changed = []
+    for field in dataclasses.fields(component):
+        value = getattr(component, field.name)
+        if field.name in ("kind", "n") or value == field.default or value is None:
+            continue
+        changed.append(f"{field.name}={_short(value)}")
+    return f"{component.kind}({', '.join(changed)})" if changed else component.kind
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if dataclasses.is_dataclass(value):
+        return label(value)
+    if isinstance(value, tuple) and len(value) > 4:
+        return f"<{len(value)} values>"
+    return str(value)
+
+
+def make_plan(comparison: Comparison, recipes: Sequence[tuple[str, Recipe]]) -> Plan:
+    """Methods and cells of ``comparison`` over the loaded ``recipes`` (name, recipe).
+
+    Each of ``comparison``'s solvers, schedules and steps rules replaces the recipe's own, in all combinations; the
+    denoiser and data, where given, replace everyone's. A schedule that replaces another keeps the noise levels' range.
+
+    Raises ``ValueError`` where nothing is left to run, where two methods are the same, and for a rule of fixed length.
+    """
+    methods = []
+    for name, recipe in recipes:
+        choices = itertools.product(
+            comparison.schedules or [None], comparison.steps_rules or [None], comparison.solvers or [None]
+        )
+        for schedule, steps, solver in choices:
+            methods.append(Method(name, _override(name, recipe, comparison, schedule, steps, solver)))
+    twice = [m for m, times in Counter((m.name, m.recipe.hash) for m in methods).items() if times > 1]
+    if twice:
+        raise ValueError(f"recipes: {twice[0][0]} is named twice with the same settings; name it once")
+
+    cells, skipped = [], []
+    for method in methods:
+        for budget in comparison.nfe:
+            n = method.n_for(budget)
+            if n is None:
+                skipped.append(f"{method.name}: one step costs {method.nfe(1)} evaluations, more than the budget of {budget}")
+                continue
+            cells += [Cell(method, budget, n, method.nfe(n), seed) for seed in comparison.seeds]
+    if not cells:
+        raise ValueError("nfe: no budget buys a single step of any method; raise it")
+    return Plan(comparison, tuple(methods), tuple(cells), tuple(skipped))
+
+
+def _override(
+    name: str, recipe: Recipe, comparison: Comparison, schedule: Any | None, steps: Any | None, solver: Any | None
+) -> Recipe:
+    sampler = recipe.sampler
+    if isinstance(steps or sampler.steps, Explicit):
+        raise ValueError(f"{name}: sampler.steps: a list of levels has one length and no budgets; use --steps-rule karras")
+    if steps is not None:
+        sampler = dataclasses.replace(sampler, steps=steps)
+    elif schedule is not None:
+        sampler = dataclasses.replace(sampler, steps=_same_range(sampler.steps, recipe.schedule))
+    if solver is not None:
+        sampler = dataclasses.replace(sampler, solver=solver)
+    changes: dict[str, Any] = {"sampler": sampler}
+    changes |= {"schedule": schedule} if schedule is not None else {}
+    changes |= {"denoiser": comparison.denoiser} if comparison.denoiser is not None else {}
+    changes |= {"data": comparison.data} if comparison.data is not None else {}
+    recipe = dataclasses.replace(recipe, **changes)
+    try:
+        Method(name, recipe).nfe(1)  # a walk that this schedule does not have is found here, not after an hour
+    except ValueError as error:
+        raise ValueError(f"{name} with {label(recipe.schedule)}, {label(sampler.steps)}: {error}") from None
+    return recipe
+
+
+def _same_range(steps: Steps, schedule: Schedule) -> Steps:
+    """``steps`` freed from its ``schedule``: the same range of σ, whatever schedule it is used with next."""
+    if isinstance(steps, TableSubset) and steps.table is None and isinstance(schedule, BetaTable):
+        return dataclasses.replace(steps, table=schedule)
+    if isinstance(steps, UniformTime):
+        levels = steps.levels(schedule).tolist()
+        low = steps.t_min is not None or steps.sigma_min is not None
+        bottom = float(schedule.sigma(steps.t_min)) if steps.t_min is not None else steps.sigma_min
+        return UniformTime(n=steps.n, sigma_max=levels[0], sigma_min=bottom if low else None)
+    return steps
+
+
+def _most_steps(recipe: Recipe) -> int:
+    steps = recipe.sampler.steps
+    if isinstance(steps, TableSubset):
+        table = steps.table or recipe.schedule
+        return len(table.sigmas) if isinstance(table, BetaTable) else 1
+    return 100_000
+
+
+@lru_cache(maxsize=4096)
+def _nfe(recipe: Recipe) -> int:
+    sampler = recipe.sampler
+    return count_nfe(sampler.steps, sampler.solver, recipe.schedule, sampler.renoising, sampler.corrector)

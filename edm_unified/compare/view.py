@@ -1,0 +1,139 @@
+"""From a finished comparison to the data of its report."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+from torch import Tensor
+
+from edm_unified.compare.plan import Cell, Method, Plan, label
+from edm_unified.compare.run import ENDPOINT, Problem, Problems, Settings, common_key, solve_reference, start_of
+from edm_unified.compare.store import Store
+from edm_unified.report.data import Key, MethodView, ReportData
+from edm_unified.report.ranking import short_labels
+from edm_unified.sampling import levels_of
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Versions and machine, for the record."""
+    names = ("edm_unified", "torch", "numpy", "scipy", "scikit-learn")
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    device = str(settings.device)
+    if settings.device.type == "cuda":
+        device = f"{device}: {torch.cuda.get_device_name(settings.device)}"
+    return {
+        **found,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "device": device,
+        "dtype": str(settings.dtype).removeprefix("torch."),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def report_data(
+    plan: Plan, store: Store, settings: Settings, problems: Problems, commands: Sequence[str] = ()
+) -> ReportData:
+    """Everything that the report of ``plan`` shows, from what ``store`` holds."""
+    keys = [Key(**method.labels) for method in plan.methods]
+    names = short_labels(keys)
+    problem = problems.of(plan.methods[0].recipe)
+    records = [
+        record for cell in plan.cells for record in store.records(cell.key(_common(plan, cell.method, problems, settings)))
+    ]
+    reference = _shown_reference(plan, problem, store, settings)
+    return ReportData(
+        title=plan.comparison.title,
+        description=plan.comparison.description,
+        records=records,
+        methods=[_view(plan, method, key, name) for method, key, name in zip(plan.methods, keys, names, strict=True)],
+        facts=_facts(plan, problem),
+        samples=_samples(plan, names, store, problems, settings),
+        reference_samples=None if reference is None else reference[: plan.comparison.grid_samples].float().cpu().numpy(),
+        data_samples=problem.dataset.images[: plan.comparison.grid_samples].float().numpy(),
+        grid_budget=plan.comparison.grid_nfe if plan.comparison.grid_nfe in plan.comparison.nfe else None,
+        rank_by=plan.comparison.rank_by,
+        floors={} if reference is None else _floors(plan, problem, reference),
+        environment=environment(settings),
+        commands=tuple(commands),
+    )
+
+
+def _common(plan: Plan, method: Method, problems: Problems, settings: Settings) -> str:
+    return common_key(plan, problems.of(method.recipe), settings)
+
+
+def _facts(plan: Plan, problem: Problem) -> dict[str, str]:
+    recipe = plan.methods[0].recipe
+    shape = "×".join(map(str, problem.shape))
+    facts = {
+        "Data": f"{problem.dataset.name}: {len(problem.dataset.images):,} of shape {shape}",
+        "Denoiser": label(recipe.denoiser),
+    }
+    if len({(m.recipe.data, m.recipe.denoiser) for m in plan.methods}) > 1:
+        facts["Note"] = "the methods do not share one denoiser: their values are not comparable"
+    return facts
+
+
+def _view(plan: Plan, method: Method, key: Key, name: str) -> MethodView:
+    n = method.n_for(plan.comparison.grid_nfe)
+    levels: tuple[float, ...] = ()
+    if n is not None:
+        recipe = method.with_steps(n)
+        levels = levels_of(recipe.sampler.steps, recipe.schedule, recipe.sampler.renoising)
+    return MethodView(
+        key=key,
+        label=name,
+        title=method.recipe.title,
+        source=method.recipe.source,
+        hash=method.recipe.hash,
+        levels=levels,
+        curve=method.recipe.schedule,
+    )
+
+
+def _samples(
+    plan: Plan, names: Sequence[str], store: Store, problems: Problems, settings: Settings
+) -> dict[str, object]:
+    shown: dict[str, object] = {}
+    for method, name in zip(plan.methods, names, strict=True):
+        n = method.n_for(plan.comparison.grid_nfe)
+        if n is None or plan.comparison.grid_nfe not in plan.comparison.nfe:
+            continue
+        cell = Cell(method, plan.comparison.grid_nfe, n, method.nfe(n), plan.comparison.seeds[0])
+        saved = store.load(f"samples/{cell.key(_common(plan, method, problems, settings))}")
+        if saved is not None:
+            shown[name] = saved.numpy() if bool(torch.isfinite(saved).all()) else None
+    return shown
+
+
+def _shown_reference(plan: Plan, problem: Problem, store: Store, settings: Settings) -> Tensor | None:
+    """The exact endpoints from the start that most methods share, for the grid and for the floors of the metrics."""
+    first = [m for m in plan.methods if m.recipe.denoiser == plan.methods[0].recipe.denoiser]
+    starts = [start_of(method.recipe) for method in first]
+    sigma_max = max(set(starts), key=lambda s: (starts.count(s), -abs(s - 80)))
+    name = f"reference/shown-{plan.comparison.samples}-{sigma_max:g}"
+    saved = store.load(name)
+    if saved is None and set(ENDPOINT) & set(plan.comparison.metrics):
+        saved = solve_reference(
+            problem.denoiser, problem, sigma_max, plan.comparison.seeds[0], plan.comparison.samples, 1e-6, settings
+        )
+        store.save(name, saved)
+    return None if saved is None else saved.to(settings.device)
+
+
+def _floors(plan: Plan, problem: Problem, reference: Tensor) -> dict[str, tuple[float, float, float]]:
+    floors = {}
+    for name in plan.comparison.metrics:
+        estimate = None if name in ENDPOINT else problem.measure(reference, name, None)
+        if estimate is not None and estimate.value is not None and estimate.low is not None and estimate.high is not None:
+            floors[name] = (estimate.value, estimate.low, estimate.high)
+    return floors

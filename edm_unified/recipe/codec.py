@@ -1,0 +1,220 @@
+"""Plain data to components and back, by the type annotations alone.
+
+A union of components is the registry: ``kind`` in a mapping picks the member, its fields are decoded by their own
+annotations, and its constructor checks the values. What is not a component (numbers, words, lists of them) is left to
+pydantic, in strict mode: ``true`` is not 1, ``"7"`` is not 7 and 18.0 is not a count.
+
+All faults are collected; each is a path and a message: ``sampler.solver.kind``, ``unknown 'hein'; did you mean 'heun'?``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+from functools import lru_cache
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from edm_unified._shipped import suggest
+
+
+class Fault(NamedTuple):
+    """What is wrong, and where: ``sampler.steps.rho``, ``must be positive and finite, got -1``."""
+
+    path: str
+    message: str
+
+
+def members(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of an annotation: those of a union, or the annotation itself."""
+    if get_origin(hint) is Annotated:
+        return members(get_args(hint)[0])
+    if get_origin(hint) in (Union, types.UnionType):
+        return tuple(member for arg in get_args(hint) for member in members(arg))
+    return (hint,)
+
+
+def components(hint: Any) -> dict[str, type]:
+    """The components among the alternatives of ``hint``, by kind."""
+    return {kind_of(member): member for member in members(hint) if dataclasses.is_dataclass(member)}  # type: ignore[arg-type]
+
+
+def kind_of(cls: type) -> str:
+    """The ``kind`` that a recipe names ``cls`` by; for the trunk of the tree (Recipe, Sampler) its own name."""
+    return str(getattr(cls, "kind")) if has_kind(cls) else cls.__name__.lower()  # noqa: B009  # a field of the final class
+
+
+def has_kind(cls: type) -> bool:
+    return "kind" in _fields(cls)
+
+
+@lru_cache(maxsize=None)
+def _fields(cls: type) -> dict[str, Any]:
+    """Field names of a component and their annotations, in the order of the constructor."""
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+
+
+def parameters(cls: type) -> dict[str, Any]:
+    """The fields that a user sets, with their annotations: all but ``kind``."""
+    return {name: hint for name, hint in _fields(cls).items() if name != "kind"}
+
+
+def join(path: str, name: str) -> str:
+    """``sampler`` and ``solver`` give ``sampler.solver``."""
+    return f"{path}.{name}" if path else name
+
+
+def decode(hint: Any, value: Any, path: str, faults: list[Fault]) -> Any:
+    """``value`` as what ``hint`` says; what is wrong is appended to ``faults`` and the result is then meaningless."""
+    by_kind = components(hint)
+    if by_kind and not (value is None and type(None) in members(hint)):
+        return _component(by_kind, value, path, faults)
+    if get_origin(hint) is tuple and components(get_args(hint)[0]):
+        if not isinstance(value, list):
+            faults.append(Fault(path, f"must be a list of components, got {_show(value)}"))
+            return ()
+        return tuple(decode(get_args(hint)[0], item, f"{path}.{i}", faults) for i, item in enumerate(value))
+    return _leaf(hint, value, path, faults)
+
+
+def pick(by_kind: dict[str, type], value: Any, path: str, faults: list[Fault]) -> type | None:
+    """The component that the mapping ``value`` names, or None with a fault."""
+    example = next(iter(by_kind))
+    if not isinstance(value, dict):
+        kind = value if isinstance(value, str) and value in by_kind else example
+        wanted = f"a mapping such as {{kind: {kind}}}" if has_kind(by_kind[example]) else "a mapping"
+        faults.append(Fault(path, f"must be {wanted}, got {_show(value)}"))
+        return None
+    if not has_kind(by_kind[example]) or (len(by_kind) == 1 and "kind" not in value):
+        return by_kind[example]
+    if "kind" not in value:
+        faults.append(Fault(join(path, "kind"), f"missing{suggest('', by_kind)}"))
+        return None
+    kind = value["kind"]
+    if not isinstance(kind, str) or kind not in by_kind:
+        faults.append(Fault(join(path, "kind"), f"unknown {_show(kind)}{suggest(kind, by_kind)}"))
+        return None
+    return by_kind[kind]
+
+
+def _component(by_kind: dict[str, type], value: Any, path: str, faults: list[Fault]) -> Any:
+    cls = pick(by_kind, value, path, faults)
+    if cls is None:
+        return None
+    before, known = len(faults), _fields(cls)
+    for key in value:
+        if key not in known:
+            faults.append(Fault(join(path, key), unknown_key(cls, key)))
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and field.name not in value:
+            faults.append(Fault(join(path, field.name), f"missing; must be {describe(known[field.name])}"))
+    given = {key: decode(known[key], item, join(path, key), faults) for key, item in value.items() if key in known}
+    if len(faults) > before:
+        return None
+    try:
+        return cls(**given)
+    except ValueError as error:
+        faults.append(located(cls, path, str(error)))
+        return None
+
+
+def located(cls: type, path: str, message: str) -> Fault:
+    """The fault of a constructor, whose message starts with the field: ``rho: must be positive``."""
+    head, colon, rest = message.partition(": ")
+    return Fault(join(path, head), rest) if colon and head.split(".")[0] in _fields(cls) else Fault(path, message)
+
+
+def unknown_key(cls: type, key: str) -> str:
+    """``unknown key; did you mean 'sigma_min'? (karras takes n, sigma_min, sigma_max, rho)``."""
+    names = list(parameters(cls))
+    near = suggest(key, names)
+    near = near if near.startswith("; did you mean") else ";"
+    takes = f"{kind_of(cls)} takes {', '.join(names) if names else 'nothing'}"
+    return f"unknown key{near} ({takes})" if near != ";" else f"unknown key; {takes}"
+
+
+@lru_cache(maxsize=None)
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(hint)
+
+
+def _leaf(hint: Any, value: Any, path: str, faults: list[Fault]) -> Any:
+    try:
+        # from JSON and not from Python objects: only there may a list be a tuple although the mode is strict
+        return _adapter(hint).validate_json(json.dumps(value), strict=True)
+    except ValidationError:
+        faults.append(Fault(path, _mismatch(hint, value)))
+        return None
+
+
+def _words(hint: Any) -> tuple[str, ...]:
+    return tuple(word for member in members(hint) if get_origin(member) is Literal for word in get_args(member))
+
+
+def _mismatch(hint: Any, value: Any) -> str:
+    words = _words(hint)
+    if isinstance(value, str) and words:
+        return f"unknown {_show(value)}{suggest(value, words)}"
+    items = get_args(hint)[:1] if get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis else ()
+    if items and isinstance(value, list):  # name the first item that is wrong
+        for i, item in enumerate(value):
+            inner: list[Fault] = []
+            _leaf(items[0], item, "", inner)
+            if inner:
+                return f"item {i}: {inner[0].message}"
+    quoted = isinstance(value, str) and bool({int, float} & set(members(hint))) and _is_number(value)
+    return f"must be {describe(hint)}, got {_show(value)}" + ("; remove the quotes" if quoted else "")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _show(value: Any) -> str:
+    text = {True: "true", False: "false"}[value] if isinstance(value, bool) else "null" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+_PLAIN = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+
+
+def describe(hint: Any) -> str:
+    """An annotation in words: ``a number or null``."""
+    kinds = components(hint)
+    if kinds:
+        first = next(iter(kinds.values()))
+        return f"a mapping such as {{kind: {kind_of(first)}}}" if has_kind(first) else "a mapping"
+    parts = [member for member in members(hint) if member is not type(None)]
+    return " or ".join(map(_describe, [*parts, *([type(None)] if type(None) in members(hint) else [])]))
+
+
+def _describe(member: Any) -> str:
+    if get_origin(member) is Literal:
+        return f"one of {', '.join(map(str, get_args(member)))}"
+    if get_origin(member) is tuple:
+        args = get_args(member)
+        if args[-1] is Ellipsis:
+            return f"a list (each item {describe(args[0])})"
+        return f"a list of {len(args)} (" + ", ".join(map(describe, args)) + ")"
+    if hasattr(member, "_fields"):
+        return f"[{', '.join(member._fields)}]"
+    return _PLAIN.get(member, getattr(member, "__name__", str(member)))
+
+
+def encode(value: Any) -> Any:
+    """A component as plain data with every field, ``kind`` first; the inverse of :func:`decode`."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        names.sort(key=lambda name: name != "kind")  # stable: the rest keep their order
+        return {name: encode(getattr(value, name)) for name in names}
+    if isinstance(value, (tuple, list)):
+        return [encode(item) for item in value]
+    return value

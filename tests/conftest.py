@@ -1,0 +1,13 @@
+"""One thread everywhere: the arrays are small, and results must not depend on how many cores a machine has."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,267 @@
+"""Under which settings each component is put through the laws.
+
+The keys must be exactly the members of the unions: ``test_union_is_covered`` fails for a component that is named in a
+union and not here, so a new component is tested by being named.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import count, pairwise
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from scipy.integrate import solve_ivp
+from torch import Tensor
+
+from edm_unified import correctors, discretization, renoising, schedules, solvers
+from edm_unified.dynamics import Dynamics, Walk
+from edm_unified.sampling import walk
+
+SCHEDULES: dict[type, tuple[Any, ...]] = {
+    schedules.EDM: (schedules.EDM(),),
+    schedules.VE: (schedules.VE(),),
+    schedules.GeometricVE: (schedules.GeometricVE(), schedules.GeometricVE(sigma_min=0.01, sigma_max=50.0)),
+    schedules.ExponentialVE: (schedules.ExponentialVE(), schedules.ExponentialVE(base=3.0)),
+    schedules.VP: (schedules.VP(), schedules.VP(beta_d=0.0, beta_min=9.0)),
+    schedules.SubVP: (schedules.SubVP(),),
+    schedules.Cosine: (schedules.Cosine(), schedules.Cosine(offset=0.0)),
+    schedules.Trigonometric: (schedules.Trigonometric(),),
+    schedules.FlowMatching: (schedules.FlowMatching(), schedules.FlowMatching(shift=3.0)),
+    schedules.BetaTable: (
+        schedules.BetaTable(),
+        schedules.BetaTable(betas="scaled_linear", beta_start=0.00085, beta_end=0.012),
+        schedules.BetaTable(betas="cosine"),
+    ),
+}
+
+SOLVERS: dict[type, tuple[Any, ...]] = {
+    solvers.Euler: (solvers.Euler(),),
+    solvers.Heun: (solvers.Heun(),),
+    solvers.Midpoint: (solvers.Midpoint(),),
+    solvers.Ralston: (solvers.Ralston(),),
+    solvers.SecondOrder: (solvers.SecondOrder(alpha=0.4), solvers.SecondOrder(alpha=0.8)),
+    solvers.RK4: (solvers.RK4(),),
+    solvers.DDIM: (solvers.DDIM(), solvers.DDIM(eta=0.5), solvers.DDIM(eta=1.0)),
+    solvers.DDPM: (solvers.DDPM(), solvers.DDPM(variance="large")),
+    solvers.EulerMaruyama: (solvers.EulerMaruyama(), solvers.EulerMaruyama(eta=0.5), solvers.EulerMaruyama(eta=0.0)),
+    solvers.DPMSolverPP2M: (solvers.DPMSolverPP2M(),),
+    solvers.DPMSolverPP2MSDE: (
+        solvers.DPMSolverPP2MSDE(),
+        solvers.DPMSolverPP2MSDE(eta=0.5),
+        solvers.DPMSolverPP2MSDE(correction="heun"),
+        solvers.DPMSolverPP2MSDE(eta=0.0),
+    ),
+    solvers.ExponentialAdams: tuple(
+        solvers.ExponentialAdams(order=order, eta=eta) for order in (1, 2, 3) for eta in (0.0, 0.5, 1.0)
+    )
+    + (solvers.ExponentialAdams(order=4),),
+}
+
+STEPS: dict[type, tuple[Any, ...]] = {
+    discretization.Karras: (discretization.Karras(), discretization.Karras(n=7, rho=1.0)),
+    discretization.LogLinear: (discretization.LogLinear(),),
+    discretization.PolynomialExponential: (discretization.PolynomialExponential(rho=1.5),),
+    discretization.UniformTime: (discretization.UniformTime(sigma_max=80.0), discretization.UniformTime(sigma_max=80.0, sigma_min=0.02)),
+    discretization.VPTime: (discretization.VPTime(), discretization.VPTime(power=1.0)),
+    discretization.Tan: (discretization.Tan(),),
+    discretization.TableSubset: (discretization.TableSubset(n=18, table=schedules.BetaTable()),),
+    discretization.Explicit: (discretization.Explicit(sigmas=(80.0, 5.0, 1.0, 0.1, 0.0)),),
+}
+
+RENOISING: dict[type, tuple[Any, ...]] = {
+    renoising.Churn: (renoising.Churn(),),
+    renoising.Ancestral: (renoising.Ancestral(), renoising.Ancestral(eta=0.5), renoising.Ancestral(eta=1.5)),
+    renoising.Restart: (
+        renoising.Restart(),
+        renoising.Restart(intervals=(renoising.RestartInterval(0.1, 1.0, 4, 2), renoising.RestartInterval(1.0, 10.0, 3, 1))),
+    ),
+    renoising.Corrected: (renoising.Corrected(repeats=2),),
+}
+
+CORRECTORS: dict[type, tuple[Any, ...]] = {
+    correctors.Langevin: (correctors.Langevin(),),
+    correctors.AnnealedLangevin: (correctors.AnnealedLangevin(),),
+}
+
+UNIONS = {
+    "schedules": (schedules.AnySchedule, SCHEDULES),
+    "solvers": (solvers.AnySolver, SOLVERS),
+    "steps": (discretization.AnySteps, STEPS),
+    "renoising": (renoising.AnyRenoising, RENOISING),
+    "correctors": (correctors.AnyCorrector, CORRECTORS),
+}
+
+
+def members(union: Any) -> set[type]:
+    return set(get_args(union))
+
+
+def every(settings: dict[type, tuple[Any, ...]]) -> list[Any]:
+    """All settings, flat."""
+    return [value for values in settings.values() for value in values]
+
+
+def one_of_each(settings: dict[type, tuple[Any, ...]]) -> list[Any]:
+    return [values[0] for values in settings.values()]
+
+
+def name(value: Any) -> str:
+    """``heun``, ``ddim(eta=0.5)``: the kind, with what differs from the defaults."""
+    if not hasattr(value, "kind"):
+        return str(value)
+    plain = type(value)
+    changed = [
+        f"{field}={getattr(value, field) if not hasattr(getattr(value, field), 'kind') else '…'}"
+        for field, spec in plain.__dataclass_fields__.items()
+        if field != "kind" and getattr(value, field) != spec.default
+    ]
+    return value.kind + (f"({','.join(changed)})" if changed else "")
+
+
+def needs_corrector(rule: Any) -> Any:
+    return correctors.AnnealedLangevin() if isinstance(rule, renoising.Corrected) else None
+
+
+def stochastic_amplitude(solver: Any) -> float:
+    """η: with its noise switched off, a solver integrates dx/dλ = (1 + η²)(D − x)."""
+    return 1.0 if isinstance(solver, solvers.DDPM) else float(getattr(solver, "eta", 0.0))
+
+
+class Mixture:
+    """Two or three Gaussians on the line, element by element: smooth, nonlinear, and an oracle of its own."""
+
+    weights = np.array([0.3, 0.45, 0.25])
+    means = np.array([-1.1, 0.3, 1.4])
+    variances = np.array([0.3, 0.2, 0.4]) ** 2 + 0.1
+
+    def numpy(self, x: np.ndarray, sigma: float) -> np.ndarray:
+        total = self.variances + sigma**2
+        z = x[..., None] - self.means
+        logits = np.log(self.weights) - 0.5 * np.log(total) - 0.5 * z**2 / total
+        r = np.exp(logits - logits.max(-1, keepdims=True))
+        r /= r.sum(-1, keepdims=True)
+        return (r * (self.means + self.variances / total * z)).sum(-1)
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return torch.from_numpy(self.numpy(x.numpy(), float(sigma)))
+
+
+def exact_flow(levels: list[float], start: Tensor, eta: float = 0.0) -> list[Tensor]:
+    """x at each of ``levels`` on dx/dλ = (1+η²)(D − x), by scipy's DOP853 near the last digit of float64."""
+    columns = _exact_flow(tuple(levels), tuple(start.ravel().tolist()), eta)
+    return [torch.tensor(column, dtype=torch.float64).reshape(start.shape) for column in columns]
+
+
+@lru_cache(maxsize=64)
+def _exact_flow(levels: tuple[float, ...], start: tuple[float, ...], eta: float) -> tuple[tuple[float, ...], ...]:
+    lam = [-math.log(level) for level in levels]
+    mixture = Mixture()
+    solution = solve_ivp(
+        lambda u, x: (1 + eta**2) * (mixture.numpy(x, math.exp(-u)) - x),
+        (lam[0], lam[-1]),
+        np.array(start),
+        method="DOP853",
+        t_eval=lam,
+        rtol=3e-14,
+        atol=1e-14,
+    )
+    return tuple(map(tuple, solution.y.T))
+
+
+def log_levels(n: int, high: float, low: float) -> list[float]:
+    """n + 1 levels, evenly spaced in ln σ, from high to low."""
+    levels = np.exp(np.linspace(np.log(high), np.log(low), n + 1)).tolist()
+    return [high, *levels[1:-1], low]
+
+
+def dynamics_of(schedule: Any, denoiser: Callable[..., Tensor]) -> Dynamics:
+    return Dynamics(schedule, denoiser, {}, torch.device("cpu"))
+
+
+def exact_start(solver: Any) -> int:
+    """How many steps a multistep method needs before its history is full."""
+    return getattr(solver, "most_outputs", 1) - 1
+
+
+def slope(errors: dict[int, float]) -> float:
+    """Order measured between the two finest grids: −d log(error)/d log(N)."""
+    (n0, e0), (n1, e1) = sorted(errors.items())[-2:]
+    return float(np.log(e0 / e1) / np.log(n1 / n0))
+
+
+# -- the exact law of a stochastic sampler ------------------------------------------------------------------------
+
+
+class Wiener:
+    """D for data ~ N(0, v), one row of coefficients for each v: linear, so that noises stay separate."""
+
+    def __init__(self, variances: tuple[float, ...]) -> None:
+        self.v = torch.tensor(variances, dtype=torch.float64)[:, None]
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.v / (self.v + sigma**2) * x
+
+
+class Basis:
+    """In place of unit noise: a basis vector orthogonal to all that came before."""
+
+    def __init__(self, rows: int, size: int) -> None:
+        self.rows, self.size, self.next = rows, size, count()
+
+    def __call__(self) -> Tensor:
+        e = torch.zeros(self.rows, self.size, dtype=torch.float64)
+        e[:, next(self.next)] = 1
+        return e
+
+
+def exact_variance(
+    solver: Any,
+    levels: list[float],
+    variances: tuple[float, ...],
+    schedule: Any = None,
+    corrector: Any = None,
+    S_noise: float = 1.0,
+    prepared: bool = False,
+) -> Tensor:
+    """Var of the sampler's output for data ~ N(0, v), started from the true marginal: ‖coefficients‖².
+
+    With ``prepared`` the first steps of a multistep method are replaced by exact transitions of the process, so that
+    its history has the exact joint law.
+    """
+    denoiser = Wiener(variances)
+    dynamics = dynamics_of(schedule if schedule is not None else schedules.EDM(), denoiser)
+    path = dynamics.walk(levels)
+    basis = Basis(len(variances), len(levels) + 2)
+    v = denoiser.v
+    x = torch.sqrt(v + levels[0] ** 2) * basis()
+    if not prepared:
+        return walk(dynamics, x, path, solver, corrector, S_noise, basis).square().sum(1)
+    A, state = 1 + stochastic_amplitude(solver) ** 2, solver.init(dynamics, path)
+    for i, (a, b) in enumerate(path.moves):
+        start = x
+        x, state = solver.step(dynamics, x, a, b, state, basis)
+        if i < exact_start(solver):
+            keep = ((v + b.sigma**2) / (v + a.sigma**2)) ** (A / 2)
+            # the noise of an eta = 0 process is exactly nothing; keep rounding from making it negative
+            std = torch.sqrt(((v + b.sigma**2) - keep**2 * (v + a.sigma**2)).clamp(min=0))
+            x = keep * start + (std * basis() if A > 1 else 0)
+    return x.square().sum(1)
+
+
+def moves_of(levels: tuple[float, ...]) -> tuple[int, int, int]:
+    """(falls above zero, rises, repeats)."""
+    pairs = list(pairwise(levels))
+    return (
+        sum(0 < b < a for a, b in pairs),
+        sum(b > a for a, b in pairs),
+        sum(b == a for a, b in pairs),
+    )
+
+
+def walk_over(levels: tuple[float, ...], schedule: Any, denoiser: Callable[..., Tensor]) -> tuple[Dynamics, Walk]:
+    dynamics = dynamics_of(schedule, denoiser)
+    return dynamics, dynamics.walk(levels)
