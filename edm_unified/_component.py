@@ -8,8 +8,10 @@ in front of that message; a Python user reads it as it stands.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -32,20 +34,29 @@ def component(cls: type[T]) -> type[T]:
 
 def positive(name: str, value: float) -> None:
     """Raise ``ValueError`` unless ``value`` is a finite number above zero."""
-    if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+    if not (isinstance(value, Real) and math.isfinite(value) and value > 0):
         raise ValueError(f"{name}: must be positive and finite, got {value!r}")
 
 
 def nonnegative(name: str, value: float) -> None:
     """Raise ``ValueError`` unless ``value`` is a finite number, zero or above."""
-    if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+    if not (isinstance(value, Real) and math.isfinite(value) and value >= 0):
         raise ValueError(f"{name}: must be zero or positive and finite, got {value!r}")
 
 
 def count(name: str, value: int, least: int = 1, most: int = 1_000_000) -> None:
     """Raise ``ValueError`` unless ``value`` is a whole number in [least, most]."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= most:
         raise ValueError(f"{name}: must be a whole number from {least} to {most:,}, got {value!r}")
+
+
+def choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise ``ValueError``, with the nearest spelling, unless ``value`` is one of ``choices``."""
+    known = tuple(choices)
+    if value not in known:
+        near = get_close_matches(str(value), known, n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else f"must be one of {', '.join(known)}"
+        raise ValueError(f"{name}: unknown {value!r}; {remedy}")
 
 
 def falling(low_name: str, low: float, high_name: str, high: float) -> None:

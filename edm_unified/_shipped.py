@@ -26,6 +26,13 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in recipes_folder().glob("*.yaml"))
 
 
+def titles() -> dict[str, str]:
+    """The shipped recipes by name, each with the title that its file gives on a line of its own."""
+    found = {name: (recipes_folder() / f"{name}.yaml").read_text("utf-8") for name in recipe_names()}
+    lines = {name: re.search(r'^title: *"?(.*?)"? *$', text, re.MULTILINE) for name, text in found.items()}
+    return {name: line[1] if line else "" for name, line in lines.items()}
+
+
 def find(name: str | os.PathLike[str]) -> Path:
     """The file of a recipe: a path as it stands, or the bare name of a shipped recipe, such as ``edm``.
 
@@ -63,6 +70,8 @@ FAMILIES = {
     "renoising": "renoising",
     "correctors": "correctors",
     "preconditioning": "preconditioning",
+    "noise": "training/noise",
+    "weights": "training/objective",
     "data": "data",
     "denoisers": "denoisers",
 }

@@ -44,7 +44,8 @@ class Langevin:
         score = (dynamics.denoise(x, level) - x) / level.sigma**2
         noise = randn()
         length = (-1, *[1] * (x.ndim - 1))
-        ratio = noise.flatten(1).norm(dim=1) / score.flatten(1).norm(dim=1).clamp(min=torch.finfo(x.dtype).tiny)
+        B = len(x)
+        ratio = noise.view(B, -1).norm(dim=1) / score.reshape(B, -1).norm(dim=1).clamp(min=torch.finfo(x.dtype).tiny)
         epsilon = (2 * (self.snr * ratio) ** 2).view(length)
         return x + epsilon * score + torch.sqrt(2 * epsilon) * noise
 

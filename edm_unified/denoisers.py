@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -26,6 +26,7 @@ class Gaussian:
     rank: int | None = None
     floor: float = 1e-3
     kind: Literal["gaussian"] = "gaussian"
+    formulas: ClassVar[dict[str, str]] = {"D": "μ + C (C + σ²I)⁻¹ (x − μ)"}
 
     def __post_init__(self) -> None:
         positive("floor", self.floor)
@@ -69,6 +70,10 @@ class GaussianMixture:
     floor: float = 1e-2
     seed: int = 0
     kind: Literal["gaussian_mixture"] = "gaussian_mixture"
+    formulas: ClassVar[dict[str, str]] = {
+        "D": "Σ_k r_k [ μ_k + C_k (C_k + σ²I)⁻¹ (x − μ_k) ]",
+        "r": "softmax_k( log w_k + log N(x; μ_k, C_k + σ²I) )",
+    }
 
     def __post_init__(self) -> None:
         count("components_per_class", self.components_per_class)
@@ -100,6 +105,7 @@ class Empirical:
     """
 
     kind: Literal["empirical"] = "empirical"
+    formulas: ClassVar[dict[str, str]] = {"D": "Σ_n r_n y_n", "r": "softmax_n( −‖x − y_n‖² / (2σ²) )"}
 
     def build(self, dataset: Dataset) -> exact.Empirical:
         """No fit; the classes stay selectable through ``label``."""

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from edm_unified._component import component, count, falling, nonnegative, positive
+from edm_unified._component import choice, component, count, falling, nonnegative, positive
 from edm_unified.schedules import BetaTable, Schedule
 
 Formulas = ClassVar[dict[str, str]]
@@ -30,10 +30,10 @@ class Steps(Protocol):
 
 def _then_zero(sigmas: Tensor, sigma_max: float, sigma_min: float) -> Tensor:
     """Pin both ends to the numbers that were asked for (no rounding of a root or a tangent) and append 0."""
-    sigmas = sigmas.clone()
-    sigmas[-1] = sigma_min
-    sigmas[0] = sigma_max
-    return torch.cat([sigmas, torch.zeros(1, dtype=torch.float64)])
+    values = sigmas.tolist()
+    values[-1] = sigma_min
+    values[0] = sigma_max
+    return torch.tensor([*values, 0.0], dtype=torch.float64)
 
 
 def _falling(sigmas: Tensor, name: str) -> Tensor:
@@ -67,8 +67,10 @@ class Karras:
         positive("rho", self.rho)
 
     def levels(self, schedule: Schedule) -> Tensor:
-        top, bottom = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
-        return _then_zero((top + _ramp(self.n) * (bottom - top)) ** self.rho, self.sigma_max, self.sigma_min)
+        # in units of σ_max, so that no ρ overflows
+        ratio = (self.sigma_min / self.sigma_max) ** (1 / self.rho)
+        sigmas = self.sigma_max * (1 + _ramp(self.n) * (ratio - 1)) ** self.rho
+        return _then_zero(sigmas, self.sigma_max, self.sigma_min)
 
 
 @component
@@ -157,7 +159,15 @@ class UniformTime:
             t = torch.linspace(start, 0, self.n + 1, dtype=torch.float64)[:-1]
         else:
             t = start + _ramp(self.n) * ((end or 0.0) - start)
+        if end is not None and not end < start:
+            name = "t_min" if self.sigma_min is None else "sigma_min"
+            raise ValueError(f"{name}: must lie below the start of the walk, which is at t = {start:.6g}")
         sigmas = schedule.sigma(t)
+        if not 0 < float(sigmas[0]) < math.inf:
+            raise ValueError(
+                f"t_max: sigma is {float(sigmas[0]):.6g} at t = {start:.6g} under {type(schedule).__name__}, and a walk "
+                f"cannot start there; use t_max up to {schedule.t_max!r}, or a large finite sigma_max such as 1e6"
+            )
         low = self.sigma_min if self.sigma_min is not None else float(sigmas[-1])
         high = self.sigma_max if self.sigma_max is not None else float(sigmas[0])
         return _falling(_then_zero(sigmas, high, low), "t_min" if self.sigma_min is None else "sigma_min")
@@ -257,6 +267,7 @@ class TableSubset:
     def __post_init__(self) -> None:
         count("n", self.n)
         count("offset", self.offset, least=0)
+        choice("spacing", self.spacing, _SPACINGS)
 
     def levels(self, schedule: Schedule) -> Tensor:
         table = self.table if self.table is not None else schedule
@@ -285,6 +296,7 @@ class Explicit:
     formulas: Formulas = {"levels": "as listed"}
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sigmas", tuple(map(float, self.sigmas)))  # from a list, an array or a tensor as well
         if len(self.sigmas) < 2:
             raise ValueError("sigmas: at least two levels are needed, a start and an end")
         for sigma in self.sigmas:

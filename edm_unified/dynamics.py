@@ -25,7 +25,11 @@ import torch
 from torch import Tensor
 
 from edm_unified.denoiser import Denoiser
-from edm_unified.schedules import Schedule
+from edm_unified.schedules import PRACTICAL_INFINITY, Schedule
+
+
+class OutputError(ValueError):
+    """A denoiser returned something that is not an estimate of x_0; the loop adds in which move."""
 
 
 class Level(NamedTuple):
@@ -75,9 +79,20 @@ class Dynamics:
     def levels(self, sigmas: Sequence[float], times: Sequence[float] | None = None) -> tuple[Level, ...]:
         """Levels for ``sigmas``; ``times`` where they are known already, or else σ⁻¹. One transfer to the device."""
         column = torch.tensor(sigmas, dtype=torch.float64)
-        t = self.schedule.time(column) if times is None else torch.tensor(times, dtype=torch.float64)
+        t = self._times(column) if times is None else torch.tensor(times, dtype=torch.float64)
         s = self.schedule.s(t).tolist()
         return tuple(map(Level, sigmas, t.tolist(), s, column.to(self.device).unbind()))
+
+    def _times(self, column: Tensor) -> Tensor:
+        """σ⁻¹ of the levels. Raises ``ValueError`` where σ is so high that rounding makes its time another level's."""
+        t = self.schedule.time(column)
+        high = float(column[0])  # a walk may rise above its start, but not by orders of magnitude
+        if high > PRACTICAL_INFINITY and not abs(float(self.schedule.sigma(t[0])) - high) <= 1e-6 * high:
+            raise ValueError(
+                f"sigma: {high:.6g} is so high that its time under {type(self.schedule).__name__} rounds to the "
+                f"end of the axis; start at {PRACTICAL_INFINITY:g} or below"
+            )
+        return t
 
     def walk(self, sigmas: Sequence[float]) -> Walk:
         """The walk over ``sigmas``, each a finite level that the schedule has."""
@@ -89,12 +104,13 @@ class Dynamics:
         return self.schedule.log_s_rate(times).numpy(), self.schedule.log_sigma_rate(times).numpy()
 
     def denoise(self, x: Tensor, level: Level) -> Tensor:
-        """D(x; σ) in the dtype of x. Raises ``ValueError`` where D returns another shape."""
+        """D(x; σ) in the dtype of x. Raises :class:`OutputError` where D returns another shape."""
         out = self.denoiser(x, level.sigma_tensor, **self.cond)
-        if out.shape != x.shape:
-            raise ValueError(
-                f"denoiser: returned shape {tuple(out.shape)} for x of shape {tuple(x.shape)} at sigma = "
-                f"{level.sigma:.6g}; D(x, sigma) must return an estimate of x_0 in the shape of x"
+        if not isinstance(out, Tensor) or out.shape != x.shape:
+            got = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+            raise OutputError(
+                f"denoiser: returned {got} for x of shape {tuple(x.shape)} at sigma = {level.sigma:.6g}; "
+                "D(x, sigma) must return an estimate of x_0 in the shape of x"
             )
         return out if out.dtype == x.dtype else out.to(x.dtype)
 

@@ -15,7 +15,7 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from edm_unified._component import falling, positive
+from edm_unified._component import falling, nonnegative, positive
 from edm_unified.denoiser import Denoiser
 
 
@@ -42,6 +42,7 @@ def reference(
     where the denoiser returns NaN, or where ``most_evaluations`` do not suffice (a denoiser that is not smooth, such as
     a network in half precision, cannot be integrated to 1e-10: raise ``tolerance``).
     """
+    nonnegative("sigma_min", sigma_min)
     end = sigma_min if sigma_min > 0 else sigma_floor
     falling("sigma_min", end, "sigma_max", sigma_max)
     positive("tolerance", tolerance)
@@ -51,7 +52,12 @@ def reference(
 
     def denoise(x: np.ndarray, sigma: float) -> Tensor:
         state = torch.from_numpy(x).to(device).view(shape)
-        return denoiser(state, torch.tensor(sigma, dtype=torch.float64, device=device), **kwargs).double()
+        out = denoiser(state, torch.tensor(sigma, dtype=torch.float64, device=device), **kwargs)
+        if out.shape != shape:
+            raise ValueError(
+                f"denoiser: returned shape {tuple(out.shape)} for x of shape {tuple(shape)} at sigma = {sigma:.6g}"
+            )
+        return out.double()
 
     def slope(lam: float, x: np.ndarray) -> np.ndarray:
         nonlocal evaluations

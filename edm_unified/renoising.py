@@ -19,6 +19,15 @@ from edm_unified._component import component, count, falling, nonnegative, posit
 from edm_unified.discretization import Karras
 from edm_unified.schedules import EDM
 
+MOST_LEVELS = 1_000_000
+"""A walk longer than this is taken for a mistake."""
+
+
+def _bounded(name: str, length: int) -> None:
+    """Refuse a walk of ``length`` levels before it fills the memory."""
+    if length > MOST_LEVELS:
+        raise ValueError(f"{name}: the walk would have {length:,} levels, more than {MOST_LEVELS:,}; lower it")
+
 
 class Renoising(Protocol):
     """Levels to levels. ``S_noise`` scales the noise of every rise."""
@@ -57,8 +66,8 @@ class Churn:
         gamma = min(self.S_churn / (len(levels) - 1), math.sqrt(2) - 1)
         walk: list[float] = []
         for sigma in levels[:-1]:
-            churned = gamma > 0 and self.S_min <= sigma <= self.S_max
-            walk += [sigma, sigma + gamma * sigma] if churned else [sigma]
+            raised = sigma + gamma * sigma  # equal to σ where γ is below rounding: no rise then, and no repeat either
+            walk += [sigma, raised] if raised > sigma and self.S_min <= sigma <= self.S_max else [sigma]
         return (*walk, levels[-1])
 
 
@@ -92,8 +101,8 @@ class Ancestral:
     def walk(self, levels: tuple[float, ...]) -> tuple[float, ...]:
         walk = [levels[0]]
         for a, b in zip(levels, levels[1:], strict=False):
-            down, up = ancestral_split(a, b, self.eta)
-            walk += [down, b] if up > 0 else [b]
+            down, _ = ancestral_split(a, b, self.eta)
+            walk += [down, b] if down < b else [b]
         return tuple(walk)
 
 
@@ -130,11 +139,12 @@ class Restart:
             count("intervals.repeats", interval.repeats)
 
     def walk(self, levels: tuple[float, ...]) -> tuple[float, ...]:
+        _bounded("intervals", len(levels) + sum(interval.n * interval.repeats for interval in self.intervals))
         walk: list[float] = []
-        homes = {self._home(levels, interval): interval for interval in self.intervals}
+        homes = [self._home(levels, interval) for interval in self.intervals]  # two may share one where steps are few
         for index, sigma in enumerate(levels):
             walk.append(sigma)
-            if (interval := homes.get(index)) is not None:
+            for interval in [interval for interval, home in zip(self.intervals, homes, strict=True) if home == index]:
                 rule = Karras(n=interval.n, sigma_min=sigma, sigma_max=interval.sigma_max, rho=self.rho)
                 walk += rule.levels(EDM()).tolist()[:-1] * interval.repeats
         return tuple(walk)
@@ -161,6 +171,7 @@ class Corrected:
         count("repeats", self.repeats, most=10_000)
 
     def walk(self, levels: tuple[float, ...]) -> tuple[float, ...]:
+        _bounded("repeats", len(levels) * (1 + self.repeats))
         return tuple(sigma for level in levels for sigma in [level] * (1 + self.repeats if level > 0 else 1))
 
 

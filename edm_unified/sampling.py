@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -19,13 +21,10 @@ from torch import Tensor
 from edm_unified.correctors import Corrector
 from edm_unified.denoiser import Counted, Denoiser, check_range
 from edm_unified.discretization import Karras, Steps
-from edm_unified.dynamics import Dynamics, Walk
-from edm_unified.renoising import Renoising
+from edm_unified.dynamics import Dynamics, OutputError, Walk
+from edm_unified.renoising import MOST_LEVELS, Renoising
 from edm_unified.schedules import EDM, Schedule
 from edm_unified.solvers import Heun, Randn, Solver
-
-MOST_LEVELS = 1_000_000
-"""A walk longer than this is taken for a mistake."""
 
 
 class Progress(NamedTuple):
@@ -47,17 +46,22 @@ class Source:
     def __init__(
         self, seed: int, first: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device, purpose: int
     ) -> None:
-        keys = (np.random.SeedSequence((seed, index, purpose)) for index in range(first, first + shape[0]))
-        self.streams = [np.random.Generator(np.random.Philox(key)) for key in keys]
+        if not all(isinstance(value, Integral) and value >= 0 for value in (seed, first)):
+            raise ValueError(f"seed, first: must be whole numbers from 0, got {seed!r} and {first!r}")
+        self.keys = [(purpose, index) for index in range(first, first + shape[0])]
+        self.seed, self.streams = seed, list[np.random.Generator]()
         self.shape, self.dtype, self.device = tuple(shape[1:]), dtype, device
 
     def __call__(self) -> Tensor:
+        if not self.streams:  # at the first draw: a run that draws nothing does not pay for it
+            sequences = (np.random.SeedSequence(self.seed, spawn_key=key) for key in self.keys)
+            self.streams = [np.random.Generator(np.random.Philox(sequence)) for sequence in sequences]
         pinned = self.device.type == "cuda"
-        noise = torch.empty((len(self.streams), *self.shape), dtype=torch.float64, pin_memory=pinned)
+        noise = torch.empty((len(self.keys), *self.shape), dtype=torch.float64, pin_memory=pinned)
         array = noise.numpy()
         for stream, row in zip(self.streams, array, strict=True):
             stream.standard_normal(out=row) if row.ndim else array.put(0, stream.standard_normal())
-        return noise.to(self.device, self.dtype, non_blocking=True)
+        return noise.to(self.device, non_blocking=True).to(self.dtype)  # rounded there: no wait for the device
 
 
 def unit_noise(n: int, shape: Sequence[int], seed: int = 0, first: int = 0) -> Tensor:
@@ -74,7 +78,7 @@ def levels_of(steps: Steps, schedule: Schedule, renoising: Renoising | None = No
     Raises ``ValueError`` unless they start above zero, are finite and not negative, and are at most a million.
     """
     levels = tuple(torch.as_tensor(steps.levels(schedule), dtype=torch.float64).tolist())
-    for i, (a, b) in enumerate(zip(levels, levels[1:], strict=False)):
+    for i, (a, b) in enumerate(pairwise(levels)):
         if not (b < a and math.isfinite(a) and b >= 0):
             raise ValueError(f"steps: the levels must fall from a finite start to at least 0; level {i + 1} is {b} after {a}")
     if len(levels) < 2 or len(levels) > MOST_LEVELS:
@@ -93,17 +97,20 @@ def walk(
     callback: Callable[[Progress], object] | None = None,
 ) -> Tensor:
     """Take x along ``path``: the loop."""
-    moves = path.moves
+    moves, move = path.moves, 0
     state = solver.init(dynamics, path)
-    for move, (a, b) in enumerate(moves, start=1):
-        if b.sigma < a.sigma:
-            x, state = solver.step(dynamics, x, a, b, state, randn)
-        elif b.sigma > a.sigma:
-            x = torch.add(x, randn(), alpha=S_noise * math.sqrt((b.sigma - a.sigma) * (b.sigma + a.sigma)))
-        elif corrector is not None:
-            x = corrector.step(dynamics, x, a, randn)
-        if callback is not None:
-            callback(Progress(move, len(moves), b.sigma, x))
+    try:
+        for move, (a, b) in enumerate(moves, start=1):
+            if b.sigma < a.sigma:
+                x, state = solver.step(dynamics, x, a, b, state, randn)
+            elif b.sigma > a.sigma:
+                x = torch.add(x, randn(), alpha=S_noise * math.sqrt((b.sigma - a.sigma) * (b.sigma + a.sigma)))
+            elif corrector is not None:
+                x = corrector.step(dynamics, x, a, randn)
+            if callback is not None:
+                callback(Progress(move, len(moves), b.sigma, x))
+    except OutputError as error:
+        raise ValueError(f"{error} (in move {move} of {len(moves)})") from None
     return x
 
 
@@ -134,15 +141,17 @@ def sample(
     Raises ``ValueError`` for settings or shapes that do not fit, and ``FloatingPointError`` naming the step and the
     noise level where the denoiser first returned NaN or infinity, or where the walk itself overflowed.
     """
-    if not isinstance(noise, Tensor) or noise.ndim < 1 or noise.shape[0] < 1:
-        raise ValueError("noise: must be a tensor of unit normal noise, (B, *shape) with B of at least 1")
+    if not callable(denoiser):
+        raise ValueError(f"denoiser: must be callable as D(x, sigma, **cond), got {type(denoiser).__name__}")
+    if not isinstance(noise, Tensor) or noise.is_complex() or noise.ndim < 1 or noise.shape[0] < 1:
+        got = f"{tuple(noise.shape)} of {noise.dtype}" if isinstance(noise, Tensor) else type(noise).__name__
+        raise ValueError(f"noise: must be a real tensor of unit normal noise, (B, *shape) with B ≥ 1, got {got}")
     if not dtype.is_floating_point:
         raise ValueError(f"dtype: must be a floating-point type, got {dtype}")
-    if seed < 0 or first < 0:
-        raise ValueError(f"seed, first: must not be negative, got {seed} and {first}")
-    check_range(denoiser, torch.tensor(levels_of(steps, schedule), dtype=torch.float64))
-    levels = levels_of(steps, schedule, renoising)
-    if corrector is None and any(a == b for a, b in zip(levels, levels[1:], strict=False)):
+    levels = levels_of(steps, schedule)
+    check_range(denoiser, torch.tensor(levels, dtype=torch.float64))
+    levels = levels if renoising is None else renoising.walk(levels)
+    if corrector is None and any(a == b for a, b in pairwise(levels)):
         raise ValueError("corrector: the walk repeats levels but no corrector is given; add corrector=Langevin(snr=0.16)")
 
     with torch.set_grad_enabled(torch.is_grad_enabled() and noise.requires_grad):
@@ -157,17 +166,23 @@ def sample(
             return walk(dynamics, start, path, solver, corrector, S_noise, randn, callback)
 
         x = run(denoiser, callback)
-        if not bool(torch.isfinite(x).all()):  # the only wait for the device: after the last step
-            _blame(denoiser, run)
+        # The only wait for the device, after the last step. A finite sum has finite terms; any other may just be large.
+        if not bool(torch.isfinite(x.detach().sum())) and not bool(torch.isfinite(x).all()):
+            if not bool(torch.isfinite(noise).all()):
+                raise ValueError("noise: holds NaN or infinity")
+            if not bool(torch.isfinite(start).all()):
+                raise ValueError(f"dtype: the start at sigma = {levels[0]:.6g} overflows {dtype}; use a wider one")
+            _blame(denoiser, run, len(path.moves))
         return x
 
 
-def _blame(denoiser: Denoiser, run: Callable[..., Tensor]) -> None:
+def _blame(denoiser: Denoiser, run: Callable[..., Tensor], moves: int) -> None:
     """Repeat a run that ended in NaN or infinity, watching each evaluation and each move, and say where it began."""
-    at = {"move": 1, "moves": 1}
+    move = 1
 
     def watch(progress: Progress) -> None:
-        at.update(move=progress.move + 1, moves=progress.moves)
+        nonlocal move
+        move = progress.move + 1
         if not bool(torch.isfinite(progress.x).all()):
             raise FloatingPointError(
                 f"the state overflowed in move {progress.move} of {progress.moves}, going to sigma = {progress.sigma:.6g}, "
@@ -179,7 +194,7 @@ def _blame(denoiser: Denoiser, run: Callable[..., Tensor]) -> None:
         bad = ~torch.isfinite(out).flatten(1).all(1) if out.ndim > 1 else ~torch.isfinite(out)
         if bool(bad.any()):
             raise FloatingPointError(
-                f"denoiser: returned NaN or infinity in move {at['move']} at sigma = {float(sigma):.6g}, "
+                f"denoiser: returned NaN or infinity in move {move} of {moves} at sigma = {float(sigma):.6g}, "
                 f"for {int(bad.sum())} of {len(bad)} samples, the first being sample {int(bad.nonzero()[0])} of the batch"
             )
         return out

@@ -41,20 +41,22 @@ def read_image(file: Path, size: int | tuple[int, int] | None, channels: int) ->
 
 def read_numpy(file: Path, key: str | None, label_key: str | None) -> tuple[np.ndarray, np.ndarray | None]:
     try:
-        with np.errstate(all="ignore"):
-            opened = np.load(file, mmap_mode="r", allow_pickle=False)
-        if isinstance(opened, np.ndarray):
+        if file.suffix.lower() == ".npy":
             for name, value in (("key", key), ("label_key", label_key)):
                 if value is not None:
                     raise _RefusedError(f"{name}: {file} holds a single array without a name; leave it out")
-            return opened, None
-        with opened:
-            wanted, classes = _choose(opened.files, key, label_key, file)
-            return opened[wanted], None if classes is None else opened[classes]
+            return np.load(file, mmap_mode="r", allow_pickle=False), None
+        # Opened here, because NumPy leaves the handle of a damaged archive open.
+        with file.open("rb") as handle:
+            zipfile.ZipFile(handle).close()  # raises unless it is an archive: np.load would take other things too
+            handle.seek(0)
+            with np.load(handle, allow_pickle=False) as opened:
+                wanted, classes = _choose(opened.files, key, label_key, file)
+                return opened[wanted], None if classes is None else opened[classes]
     except _RefusedError as error:
         raise ValueError(str(error)) from None
     except (OSError, ValueError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
-        if "pickle" in str(error):
+        if "pickle" in str(error) or "Python objects" in str(error):
             raise ValueError(
                 f"path: {file}: holds pickled objects, or is not a NumPy file; save plain arrays"
             ) from error

@@ -4,7 +4,7 @@ If x_0 is one of y_1 … y_N with equal probability, then x = x_0 + σn has the 
 
     D(x; σ) = Σ_n r_n y_n,   r = softmax_n( −‖x−y_n‖²/(2σ²) )
 
-(EDM App. B.3, Eq. 57), which is attention with queries x and keys and values y.
+(EDM App. B.3), which is attention with queries x and keys and values y.
 
 **How it is computed.** Like flash attention: the data pass by in chunks, and a running maximum, sum and weighted sum
 of the softmax are kept for each row, so the (B, N) weights never exist. Points stay in the dtype they came in and each

@@ -77,6 +77,11 @@ class Gaussian:
             return self._values.clone()
         return torch.cat([self._values, self._rest.expand(len(self._mean) - len(self._values))])
 
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """The mean (*shape) and covariance (d, d)."""
+        eye = torch.eye(len(self._mean), dtype=torch.float64, device=self._mean.device)
+        return self.mean, self._apply(eye, lambda v: v)
+
     def to(self, device: torch.device | str) -> Gaussian:
         """A copy on ``device``."""
         return moved(self, device)

@@ -130,6 +130,18 @@ class GaussianMixture:
         """C: (K, d) where they are diagonal, else (K, d, d), formed on request."""
         return dense(self._c.values, self._c.axes, self._c.rest)
 
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """The exact mean (*shape) and covariance (d, d) of x_0."""
+        m, w = self._c.m, self.weights
+        if self._c.axes is None:
+            within = torch.diag(w @ self._c.values)
+        else:  # one component at a time: never (K, d, d)
+            within = torch.zeros(m.shape[1], m.shape[1], dtype=m.dtype, device=m.device)
+            for k in range(len(self)):
+                one = self._c.part(slice(k, k + 1))
+                within += w[k] * dense(one.values, one.axes, one.rest)[0]
+        return self._centre.reshape(self.shape), within + m.mT @ (w[:, None] * m)
+
     def __len__(self) -> int:
         return len(self.weights)
 
@@ -227,7 +239,7 @@ class GaussianMixture:
     def fit(
         cls,
         data: Any,
-        components: int,
+        components: int = 10,
         labels: Any = None,
         *,
         covariance: Literal["full", "diag", "isotropic"] = "full",

@@ -12,12 +12,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import types
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from edm_unified._shipped import suggest
+from edm_unified.recipe.reader import RecipeError
 
 
 class Fault(NamedTuple):
@@ -78,6 +80,18 @@ def decode(hint: Any, value: Any, path: str, faults: list[Fault]) -> Any:
             return ()
         return tuple(decode(get_args(hint)[0], item, f"{path}.{i}", faults) for i, item in enumerate(value))
     return _leaf(hint, value, path, faults)
+
+
+def checked(hint: Any, value: Any, label: str, remark: Callable[[Fault], str] = lambda fault: "") -> Any:
+    """``value`` decoded; the first fault, with a ``remark`` and how many others there are, is a :class:`RecipeError`."""
+    faults: list[Fault] = []
+    result = decode(hint, value, "", faults)
+    if faults:
+        fault, more = faults[0], len(faults) - 1
+        where = f"{fault.path}: " if fault.path else ""
+        others = f" (and {more} more)" if more else ""
+        raise RecipeError(f"{label}: {where}{fault.message}{remark(fault)}{others}")
+    return result
 
 
 def pick(by_kind: dict[str, type], value: Any, path: str, faults: list[Fault]) -> type | None:

@@ -105,6 +105,11 @@ def read(path: Path, label: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise RecipeError(f"{label}: line {line}: not UTF-8 text; save the file as UTF-8") from None
+    return parse_mapping(text, label)
+
+
+def parse_mapping(text: str, label: str) -> dict[str, Any]:
+    """As :func:`parse`; anything but a mapping is refused."""
     tree = parse(text, label)
     if tree is None:
         raise RecipeError(f"{label}: is empty; `edm-unified show edm` shows a complete recipe")

@@ -17,6 +17,7 @@ Records of several seeds are averaged, and their intervals combined as those of 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -216,6 +217,14 @@ def combine(values: Sequence[Any], lows: Sequence[Any], highs: Sequence[Any]) ->
     below = [max(0.0, v - b) for v, low in zip(kept, lows, strict=True) if (b := _finite(low)) is not None]
     above = [max(0.0, b - v) for v, high in zip(kept, highs, strict=True) if (b := _finite(high)) is not None]
     return Score(mean, mean - math.hypot(*below) / len(kept), mean + math.hypot(*above) / len(kept), len(kept), 0)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(value: str) -> str:
+    """``value`` without control characters and marks that turn the direction of writing."""
+    return _CONTROL.sub("", value)
 
 
 def _finite(value: Any) -> float | None:

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edm_unified.report.data import printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -120,7 +122,7 @@ def svg(draw: Draw, name: str, alt: str, size: tuple[float, float] = PANEL) -> s
         draw(figure, _SENTINEL)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    text = file.getvalue()
+    text = printable(file.getvalue())
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.S)
@@ -128,7 +130,7 @@ def svg(draw: Draw, name: str, alt: str, size: tuple[float, float] = PANEL) -> s
     text = re.sub(r"<[^<>]*>", lambda tag: _adapt(tag.group(), name), text)  # tags only: labels stay as they are
     text = re.sub(r"\n\s*", "\n", text)
     width, height = (round(72 * x) for x in size)
-    head = f'<svg class="plot" role="img" aria-label="{escape(alt)}" viewBox="0 0 {width} {height}">'
+    head = f'<svg class="plot" role="img" aria-label="{escape(printable(alt))}" viewBox="0 0 {width} {height}">'
     return re.sub(r"^<svg[^>]*>", lambda _: head, text, count=1).strip()
 
 

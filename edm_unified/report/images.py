@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _MOST_IMAGES = 64
 _MOST_SIDE = 128
-_MOST_PIXELS = 300_000  # per mosaic, so that a report of many methods stays a few megabytes
+_MOST_BYTES = 1_600_000  # of all pixels in all mosaics, so that a report stays a few megabytes
 
 
 def to_uint8(samples: Any) -> np.ndarray:
@@ -66,13 +66,17 @@ def samples_grid_png(samples: Any, columns: int = 8, scale: int | None = None) -
     return encode(mosaic(samples, columns), scale or max(1, round(48 / max(smallest, 1))))
 
 
-def thumbnails(samples: Any) -> np.ndarray:
-    """As many of the images as a report has room for, at most 128 pixels high or wide, (n, C, H, W) in [-1, 1]."""
+def thumbnails(samples: Any, grids: int = 1) -> np.ndarray:
+    """As many of the images as a report of so many grids has room for, (n, C, H, W) in [-1, 1].
+
+    At most 64, or fewer but a square number of at least 4; at most 128 pixels high or wide.
+    """
     array = np.asarray(samples, dtype=np.float64)
     height, width = array.shape[2:]
     shrink = min(1.0, _MOST_SIDE / max(height, width))
     size = max(1, round(height * shrink)), max(1, round(width * shrink))
-    array = array[: max(4, min(_MOST_IMAGES, _MOST_PIXELS // (size[0] * size[1])))]
+    room = _MOST_BYTES // (grids * array.shape[1] * size[0] * size[1])
+    array = array[: _MOST_IMAGES if room >= _MOST_IMAGES else max(2, math.isqrt(room)) ** 2]
     if shrink == 1.0:
         return array
     from PIL import Image

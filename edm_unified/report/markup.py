@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from edm_unified.report.data import printable
 from edm_unified.report.draw import COLOURS, dash, marker
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _ARXIV = re.compile(r"\barXiv[:\s]\s*(\d{4}\.\d{4,5})\b")
 _SHAPES = {
     "o": '<circle cx="18" cy="7" r="3.2"/>',
@@ -30,7 +30,7 @@ _SHAPES = {
 
 def text(value: Any) -> str:
     """``value`` as HTML text, also inside a quoted attribute; control and bidirectional marks are dropped."""
-    return escape(_CONTROL.sub("", str(value)))
+    return escape(printable(str(value)))
 
 
 def formula(value: str) -> str:

@@ -120,7 +120,7 @@ def _samples(data: ReportData, t: Table) -> str:
         return ""
     vectors = [samples for _, _, samples in shown if samples is not None and not image_like(samples)]
     limits = images.frame(vectors[0]) if vectors else (0.0, 1.0, 0.0, 1.0)
-    cells = "".join(_picture(data, t, *entry, limits, i) for i, entry in enumerate(shown))
+    cells = "".join(_picture(data, t, *entry, limits, i, len(shown)) for i, entry in enumerate(shown))
     budget = f"at most {t.grid_budget} evaluations" if t.grid_budget is not None else "the chosen budget"
     place = "The same place in every grid started" if not vectors else "All clouds started"
     return (
@@ -130,7 +130,9 @@ def _samples(data: ReportData, t: Table) -> str:
     )
 
 
-def _picture(data: ReportData, t: Table, label: str, index: int, samples: Any, limits: Any, place: int) -> str:
+def _picture(
+    data: ReportData, t: Table, label: str, index: int, samples: Any, limits: Any, place: int, grids: int
+) -> str:
     title = f"{swatch(index) + ' ' if index >= 0 else ''}<b>{text(label)}</b>"
     detail = panels.caption(data, t, label) if index >= 0 else _ORIGIN[label]
     caption = title + (f"<br>{text(detail)}" if detail else "")
@@ -139,7 +141,7 @@ def _picture(data: ReportData, t: Table, label: str, index: int, samples: Any, l
         return figure('<p class="diverged">diverged</p>', caption)
     if not image_like(samples):
         return figure(panels.scatter_svg(samples, limits, index, f"scatter-{place}", alt), caption)
-    small = images.thumbnails(samples)
+    small = images.thumbnails(samples, grids)
     tiled = images.mosaic(small, images.columns_for(len(small), *small.shape[2:]))
     height, width = tiled.shape[:2]
     zoom = max(1, round(216 / width))  # whole multiples keep pixels square

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edm_unified.report import curves, images, plots
+from edm_unified.report import curves, images, plots, walks
 from edm_unified.report.data import ReportData, image_like, metric
-from edm_unified.report.draw import PANEL, Palette, margins, png, svg
+from edm_unified.report.draw import PANEL, Palette, dash, margins, png, svg
 from edm_unified.report.ranking import Table, number, tabulate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_WIDEST_NAME = 5.3 / 72  # inches per character at the size of the direct labels
 
 
 def figures(data: ReportData) -> dict[str, bytes]:
@@ -83,10 +81,10 @@ def levels_panel(table: Table) -> str:
     """The strip plot of noise levels as SVG, or nothing."""
     if not any(len(m.levels) for m in table.methods):
         return ""
-    shape = (4.7, plots.levels_height(table.methods))
+    shape = (4.7, walks.levels_height(table.methods))
 
     def draw(figure: Figure, palette: Palette) -> None:
-        plots.levels(margins(figure, 0.12, 0.12, 0.5, 0.1), palette, table.methods)
+        walks.levels(margins(figure, 0.12, 0.12, 0.5, 0.1), palette, table.methods)
 
     return svg(
         draw, "levels", "Noise levels visited by each method, from noise on the left to data on the right", shape
@@ -114,13 +112,12 @@ def pictures(data: ReportData, table: Table) -> list[tuple[str, int, Any]]:
 
 
 def _error(figure: Figure, palette: Palette, data: ReportData, table: Table, name: str) -> None:
-    longest = max((len(label) for label in plots.names(table.methods)), default=1)
-    ax = margins(figure, 0.66, 0.28 + _WIDEST_NAME * longest)
+    ax = margins(figure, 0.66, plots.name_room(table.methods, PANEL[1] - 0.8))
     plots.error_against_nfe(ax, palette, table, name, data.floors.get(name))
 
 
 def _trajectory(figure: Figure, palette: Palette, family: curves.Family) -> None:
-    curves.trajectories(margins(figure, 0.5, 0.15, 0.45, 0.45), palette, family)
+    curves.trajectories(margins(figure, 0.58, 0.15, 0.45, 0.45), palette, family)
 
 
 def _grid(panels: int, columns: int, panel: tuple[float, float], foot: float = 0.0) -> tuple[int, tuple[float, float]]:
@@ -135,8 +132,7 @@ def _errors(data: ReportData, table: Table) -> bytes:
 
     def draw(figure: Figure, palette: Palette) -> None:
         for part, name in zip(figure.subfigures(rows, columns, squeeze=False).flat, table.metrics, strict=False):
-            longest = max(len(label) for label in plots.names(table.methods))
-            box = _box(PANEL, 0.66, 0.28 + _WIDEST_NAME * longest, 0.5, 0.3)
+            box = _box(PANEL, 0.66, plots.name_room(table.methods, PANEL[1] - 0.8), 0.5, 0.3)
             plots.error_against_nfe(part.add_axes(box), palette, table, name, data.floors.get(name))
 
     return png(draw, size)
@@ -154,7 +150,7 @@ def _schedules(shown: list[curves.Family]) -> bytes:
         curves.noise_against_time(one.add_axes(_box(panel, 0.62, 0.12, 0.5, 0.3)), palette, shown)
         curves.scale_against_time(two.add_axes(_box(panel, 0.5, 0.12, 0.5, 0.3)), palette, shown)
         handles = [
-            Line2D([], [], color=palette.line(f.index), linestyle=plots.dash(f.index), linewidth=1.6, label=f.label)
+            Line2D([], [], color=palette.line(f.index), linestyle=dash(f.index), linewidth=1.6, label=f.label)
             for f in shown
         ]
         right.legend(handles=handles, loc="center left", frameon=False, handlelength=3, labelcolor=palette.fg)
@@ -170,16 +166,16 @@ def _trajectories(shown: list[curves.Family]) -> bytes:
     def draw(figure: Figure, palette: Palette) -> None:
         parts = figure.subfigures(math.ceil(len(shown) / columns), columns, squeeze=False).flat
         for part, family in zip(parts, shown, strict=False):
-            curves.trajectories(part.add_axes(_box(panel, 0.5, 0.15, 0.45, 0.45)), palette, family)
+            curves.trajectories(part.add_axes(_box(panel, 0.58, 0.15, 0.45, 0.45)), palette, family)
 
     return png(draw, size)
 
 
 def _levels(table: Table) -> bytes:
     def draw(figure: Figure, palette: Palette) -> None:
-        plots.levels(margins(figure, 0.12, 0.12, 0.5, 0.1), palette, table.methods)
+        walks.levels(margins(figure, 0.12, 0.12, 0.5, 0.1), palette, table.methods)
 
-    return png(draw, (8.0, plots.levels_height(table.methods)))
+    return png(draw, (8.0, walks.levels_height(table.methods)))
 
 
 def _samples(data: ReportData, table: Table) -> bytes:

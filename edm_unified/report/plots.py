@@ -1,10 +1,9 @@
-"""Error against evaluations, and the noise levels that each method visits."""
+"""Error against evaluations, with the name of each method at the end of its line."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 _MOST_NAMES = 20
 _LONGEST_NAME = 16
-_ROW = 0.46  # inches for one method in the figure of levels
+_LINE = 10.5  # points from one label to the next
 
 
 def names(methods: Sequence[MethodView]) -> list[str]:
@@ -26,6 +25,17 @@ def names(methods: Sequence[MethodView]) -> list[str]:
     if len(methods) <= _MOST_NAMES and all(len(m.label) <= _LONGEST_NAME for m in methods):
         return [m.label for m in methods]
     return [str(i + 1) for i in range(len(methods))]
+
+
+def name_room(methods: Sequence[MethodView], height: float) -> float:
+    """Inches that the labels need at the right of axes of ``height`` inches."""
+    longest = max((len(name) for name in names(methods)), default=1)
+    return 0.28 + _columns(len(methods), height * 72) * (0.07 + 5.3 / 72 * longest) - 0.07
+
+
+def _columns(count: int, height: float) -> int:
+    """Columns in which so many labels fit beside axes of ``height`` points."""
+    return max(1, math.ceil(count * _LINE / (1.1 * height + _LINE)))
 
 
 def power_of_ten(value: float, _: int | None = None) -> str:
@@ -151,8 +161,11 @@ def _name_lines(ax: Axes, palette: Palette, lines: Sequence[np.ndarray], labels:
         height = math.log(max(value, low) / low) / math.log(high / low) if math.isfinite(value) else 1.0
         ends.append(min(height, 1.0))
     height = ax.get_window_extent().height * 72 / ax.figure.dpi  # in points, whatever the rendering
-    gap = min(10.5 / height, 1.1 / max(len(drawn), 1))
-    for i, end, place in zip(drawn, ends, spread(ends, gap, -0.05, 1.05), strict=True):
+    columns = _columns(len(drawn), height)
+    places = spread(ends, min(_LINE / height / columns, 1.1 / len(drawn)), -0.05, 1.05)
+    turn = {k: place % columns for place, k in enumerate(sorted(range(len(drawn)), key=lambda k: places[k]))}
+    step = (5.3 * max(map(len, labels)) + 5) / ax.get_window_extent().width / 72 * ax.figure.dpi
+    for k, (i, end, place) in enumerate(zip(drawn, ends, places, strict=True)):
         colour = palette.line(i)
         last = math.log(lines[i][-1, 0] / ax.get_xlim()[0]) / math.log(ax.get_xlim()[1] / ax.get_xlim()[0])
         ax.plot(
@@ -165,7 +178,7 @@ def _name_lines(ax: Axes, palette: Palette, lines: Sequence[np.ndarray], labels:
             gid=f"m{i}",
         )
         ax.text(
-            1.055,
+            1.055 + turn[k] * step,
             place,
             labels[i],
             transform=ax.transAxes,
@@ -174,69 +187,3 @@ def _name_lines(ax: Axes, palette: Palette, lines: Sequence[np.ndarray], labels:
             va="center_baseline",
             gid=f"m{i}",
         )
-
-
-def levels_height(methods: Sequence[MethodView]) -> float:
-    """Inches that :func:`levels` needs for these methods."""
-    return 0.62 + _ROW * sum(bool(len(m.levels)) for m in methods)
-
-
-def levels(ax: Axes, palette: Palette, methods: Sequence[MethodView]) -> None:
-    """A row per method: its noise levels from left (pure noise) to right (data); rises as arcs, repeats as rings."""
-    from matplotlib.ticker import FixedLocator, NullLocator
-
-    rows = [(i, m) for i, m in enumerate(methods) if len(m.levels)]
-    positive = [x for _, m in rows for x in m.levels if x > 0 and math.isfinite(x)] or [1e-2, 1e2]
-    least, most = max(min(positive), 1e-5), min(max(positive), 1e7)
-    zero = least / (most / least) ** 0.07  # where σ = 0 is drawn on this log axis
-    dress(ax, palette, "", "noise level σ, from noise to data (logarithmic, then 0)", "")
-    ax.set_xscale("log")
-    ax.set_xlim(most * (most / least) ** 0.03, zero / (most / least) ** 0.03)
-    ax.set_ylim(len(rows) - 0.4, -0.68)
-    ax.set_yticks([])
-    ax.spines["left"].set_visible(False)
-    ax.grid(False, axis="y")
-    decades = [10.0**e for e in range(math.ceil(math.log10(least) - 1e-9), math.floor(math.log10(most) + 1e-9) + 1)]
-    shown = decades[:: max(1, math.ceil(len(decades) / 7))]
-    ax.xaxis.set_major_locator(FixedLocator([*shown, zero]))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xticklabels([*map(power_of_ten, shown), "0"])
-    ax.axvline(zero, color=palette.muted, linewidth=0.6, dashes=(2, 2))
-    for row, (i, method) in enumerate(rows):
-        colour, group = palette.line(i), f"m{i}"
-        walk = np.array([x if x > 0 else zero for x in method.levels], dtype=float).clip(zero, most)
-        ax.axhline(row, color=palette.grid, linewidth=0.8)
-        ax.text(0.0, row - 0.27, method.label, transform=ax.get_yaxis_transform(), color=colour, fontsize=9, gid=group)
-        fell = np.concatenate([[True], walk[1:] < walk[:-1]])
-        same = np.concatenate([[False], walk[1:] == walk[:-1]])
-        style: dict[str, Any] = {"color": colour, "linestyle": "none", "gid": group}
-        ax.plot(walk[fell], np.full(fell.sum(), row), marker="o", markersize=4, markeredgewidth=0, **style)
-        if same.any():
-            ax.plot(walk[same], np.full(same.sum(), row), marker="o", markersize=7, fillstyle="none", **style)
-        _rises(ax, palette, walk, row, group)
-        note = f"{len(walk) - 1} moves" + (f", {rises} rises" if (rises := int((~fell & ~same).sum())) else "")
-        ax.text(
-            zero * (most / least) ** 0.012,
-            row - 0.27,
-            note,
-            color=palette.muted,
-            fontsize=8,
-            ha="right",
-            gid=group,
-        )
-
-
-def _rises(ax: Axes, palette: Palette, walk: np.ndarray, row: int, group: str) -> None:
-    """Arcs over the row from each level up to the one it is noised to, drawn as one line with gaps."""
-    arch = np.linspace(0, 1, 13)
-    x: list[float] = []
-    y: list[float] = []
-    tops: list[float] = []
-    for start, end in pairwise(walk):
-        if end > start:
-            x += [*np.exp(np.log(start) + arch * math.log(end / start)), math.nan]
-            y += [*(row - 0.2 * np.sin(np.pi * arch)), math.nan]
-            tops.append(end)
-    if tops:
-        ax.plot(x, y, color=palette.fg, linewidth=0.9, gid=group)
-        ax.plot(tops, [row] * len(tops), "o", markersize=2.6, color=palette.fg, markeredgewidth=0, gid=group)

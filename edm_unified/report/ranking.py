@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from edm_unified.report.data import METRICS, Cell, Key, MethodView, ReportData, combine, metric
 
+_MOST_SENTENCES = 6  # with more changes of the lead, only the least, the shown and the largest budget are told
+
 
 class Table(NamedTuple):
     """The records, aggregated. ``cells[label, budget]`` exists for every pair that was run."""
@@ -152,7 +154,11 @@ def summary(table: Table) -> list[str]:
             stretches.append((best, tied, [], []))
         stretches[-1][2].append(budget)
         stretches[-1][3].append(number(placed[best].value))
-    for best, tied, budgets, values in stretches:
+    told = stretches
+    if len(stretches) > _MOST_SENTENCES:
+        ends = {table.budgets[0], table.grid_budget, table.budgets[-1]}
+        told = [stretch for stretch in stretches if ends & set(stretch[2])]
+    for best, tied, budgets, values in told:
         where = f"At {_listed(budgets)} evaluations"
         sentences.append(
             f"{where} {best} leads with {_listed(values)}{_ties(tied)}." if best else f"{where} all diverged."

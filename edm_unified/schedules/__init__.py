@@ -23,7 +23,7 @@ schedule                s(t)                     σ(t)                          
 All functions of t and σ take floats or tensors and return float64 tensors.
 """
 
-from edm_unified.schedules.base import Schedule
+from edm_unified.schedules.base import PRACTICAL_INFINITY, Schedule
 from edm_unified.schedules.flow import FlowMatching, Trigonometric
 from edm_unified.schedules.sde import SDE, from_sde
 from edm_unified.schedules.table import BetaTable, beta_table, table_sigmas
@@ -34,6 +34,7 @@ AnySchedule = EDM | VE | GeometricVE | ExponentialVE | VP | SubVP | Cosine | Tri
 
 __all__ = [
     "EDM",
+    "PRACTICAL_INFINITY",
     "SDE",
     "VE",
     "VP",

@@ -79,17 +79,22 @@ class Schedule(ABC):
         Raises ``ValueError`` for a σ that is negative, NaN, infinite or beyond ``sigma_limit``.
         """
         sigma = float64(sigma)
-        if not bool(((sigma >= 0) & torch.isfinite(sigma)).all()):
-            bad = float(sigma[~((sigma >= 0) & torch.isfinite(sigma))].flatten()[0])
+        if sigma.numel() == 0:
+            return sigma
+        low, high = map(float, torch.aminmax(sigma.detach()))
+        if not (low >= 0 and high < math.inf):  # so that NaN is caught as well
+            bad = high if low >= 0 else low
             remedy = f"; use a large finite one such as {PRACTICAL_INFINITY:g}" if bad == math.inf else ""
             raise ValueError(f"sigma: must be finite and not negative, got {bad}{remedy}")
-        if bool((sigma > self.sigma_limit * (1 + 1e-12)).any()):
+        if high > self.sigma_limit * (1 + 1e-12):
             raise ValueError(
-                f"sigma: {float(sigma.max()):.6g} is beyond this schedule ({type(self).__name__}), "
+                f"sigma: {high:.6g} is beyond this schedule ({type(self).__name__}), "
                 f"which ends at {self.sigma_limit:.6g}; lower sigma_max"
             )
-        inside = torch.where(sigma > 0, sigma, 1e-3)
-        return torch.where(sigma > 0, self._time(inside), torch.zeros_like(sigma))
+        if low > 0:
+            return self._time(sigma)
+        above = sigma > 0
+        return torch.where(above, self._time(torch.where(above, sigma, 1e-3)), 0.0)
 
     def f(self, t: float | Tensor) -> Tensor:
         """Drift coefficient of dx = f x dt + g dw: f = s'/s (EDM appendix B)."""

@@ -21,7 +21,7 @@ import torch
 from scipy.interpolate import CubicSpline, PchipInterpolator
 from torch import Tensor
 
-from edm_unified._component import component, count, nonnegative
+from edm_unified._component import choice, component, count, nonnegative
 from edm_unified.schedules.base import Schedule
 
 BetaKind = Literal["linear", "scaled_linear", "cosine"]
@@ -114,10 +114,13 @@ class BetaTable(Schedule):
         count("num_steps", self.num_steps, least=1, most=100_000)
         nonnegative("offset", self.offset)
         if isinstance(self.betas, str):
+            choice("betas", self.betas, _BETAS)
             for name in ("beta_start", "beta_end", "max_beta"):
                 if not 0 < getattr(self, name) < 1:
                     raise ValueError(f"{name}: must lie in (0, 1), got {getattr(self, name)!r}")
-        elif not self.betas or not all(0 < beta < 1 for beta in self.betas):
+            return
+        object.__setattr__(self, "betas", tuple(map(float, self.betas)))  # from a list, an array or a tensor as well
+        if not self.betas or not all(0 < beta < 1 for beta in self.betas):
             raise ValueError("betas: must be a non-empty list of numbers in (0, 1)")
 
     @property

@@ -22,24 +22,36 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from edm_unified._component import component, count, nonnegative
+from edm_unified._component import choice, component, count, nonnegative
 from edm_unified.dynamics import Dynamics, Level, Walk
 from edm_unified.solvers.linear import Randn, Row, combine, row
 
 
 def phi(k: int, z: float) -> float:
-    """φ_k(z) in float64: the series where |z| < 1, the recursion beyond (Hochbruck & Ostermann 2010, Eq. 2.10)."""
-    if abs(z) < 1:
-        term = 1 / math.factorial(k)
-        total, j = term, 1
-        while abs(term) > 1e-18 * abs(total):
-            term *= z / (k + j)
-            total, j = total + term, j + 1
-        return total
-    value = math.exp(z)
-    for i in range(k):
-        value = (value - 1 / math.factorial(i)) / z
-    return value
+    """φ_k(z) in float64 (Hochbruck & Ostermann 2010, Eq. 2.10)."""
+    return phis(k, z)[k]
+
+
+def phis(k: int, z: float) -> list[float]:
+    """φ_0(z) … φ_k(z): where |z| < 1 the series of the last and the recursion down, beyond it the recursion up.
+
+    Each way the recursion multiplies an error by less than one.
+    """
+    if abs(z) >= 1:
+        values = [math.exp(z)]
+        for i in range(k):
+            values.append((values[-1] - 1 / math.factorial(i)) / z)
+        return values
+    term = total = 1 / math.factorial(k)
+    j = k
+    while abs(term) > 1e-18 * total:
+        j += 1
+        term *= z / j
+        total += term
+    values = [total]
+    for i in reversed(range(k)):
+        values.append(z * values[-1] + 1 / math.factorial(i))
+    return values[::-1]
 
 
 class Plan(NamedTuple):
@@ -97,7 +109,7 @@ class ExponentialMultistep(ABC):
 
 def lagrange_weights(H: float, nodes: list[float]) -> list[float]:
     """∫_0^1 H e^{−H(1−v)} ℓ_j(v) dv for the Lagrange basis ℓ_j on ``nodes``, exactly."""
-    moments = [math.factorial(k) * H * phi(k + 1, -H) for k in range(len(nodes))]
+    moments = [math.factorial(k) * H * value for k, value in enumerate(phis(len(nodes), -H)[1:])]
     weights = []
     for j, v_j in enumerate(nodes):
         coefficients = [1.0]  # of ℓ_j, constant first
@@ -187,6 +199,7 @@ class DPMSolverPP2MSDE(ExponentialMultistep):
 
     def __post_init__(self) -> None:
         nonnegative("eta", self.eta)
+        choice("correction", self.correction, _CORRECTIONS)
 
     @property
     def stochastic(self) -> bool:
@@ -197,4 +210,7 @@ class DPMSolverPP2MSDE(ExponentialMultistep):
         return self.eta
 
     def output_weights(self, H: float, nodes: list[float]) -> list[float]:
-        return {"midpoint": _midpoint_weights, "heun": lagrange_weights}[self.correction](H, nodes)
+        return _CORRECTIONS[self.correction](H, nodes)
+
+
+_CORRECTIONS = {"midpoint": _midpoint_weights, "heun": lagrange_weights}

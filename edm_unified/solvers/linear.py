@@ -32,10 +32,9 @@ class Row(NamedTuple):
 def row(weights: Sequence[float]) -> Row:
     """Prepare ``weights`` for :func:`combine`."""
     weights = tuple(weights)
-    total, ratios = weights[0], []
-    affine = abs(sum(weights) - 1) <= 1e-13 * max(map(abs, weights))
-    if not affine or len(weights) == 1:
+    if len(weights) == 1 or abs(sum(weights) - 1) > 1e-13 * max(map(abs, weights)):
         return Row(weights)
+    total, ratios = weights[0], []
     for weight in weights[1:]:
         previous, total = total, total + weight
         if abs(total) < 1e-3 * (abs(previous) + abs(weight)):  # a partial sum cancels: lerp would lose digits

@@ -34,6 +34,7 @@ class Tableau(NamedTuple):
 
 
 EULER = Tableau(A=((),), b=(1.0,), c=(0.0,))
+UNTOUCHED = row((1.0,))
 
 
 class Stage(NamedTuple):
@@ -62,9 +63,11 @@ class RungeKutta(ABC):
     def init(self, dynamics: Dynamics, walk: Walk) -> Plan:
         """Weights of every fall of the walk."""
         falls = walk.falls
-        to_zero = len(falls) - 1 if falls[-1][1].sigma == 0 else len(falls)
-        inner = _plan(dynamics, falls[:to_zero], self.tableau) if to_zero else ()
-        return Plan(inner + tuple(_fall_to_zero(dynamics, a, b) for a, b in falls[to_zero:]), 0)
+        if self.tableau is EULER and dynamics.schedule.reaches_zero:
+            return Plan(_plan(dynamics, falls, EULER), 0)
+        above_zero = [fall for fall in falls if fall[1].sigma > 0]
+        plans = iter(_plan(dynamics, above_zero, self.tableau) if above_zero else ())
+        return Plan(tuple(next(plans) if b.sigma > 0 else _fall_to_zero(dynamics, a, b) for a, b in falls), 0)
 
     def step(
         self, dynamics: Dynamics, x: Tensor, a: Level, b: Level, state: Plan, randn: Randn
@@ -80,7 +83,7 @@ class RungeKutta(ABC):
 def _fall_to_zero(dynamics: Dynamics, a: Level, b: Level) -> tuple[tuple[Stage, ...], Row]:
     if dynamics.schedule.reaches_zero:
         return _plan(dynamics, [(a, b)], EULER)[0]
-    return (Stage(a, row((1.0,))),), row((1.0, 0.0))
+    return (Stage(a, UNTOUCHED),), row((1.0, 0.0))
 
 
 def _plan(
@@ -103,8 +106,9 @@ def _plan(
         D_i = np.zeros_like(X)
         D_i[:, i] = 1
         slopes.append(f * X + l * (X - s * D_i))
-        inputs = np.delete(X / s, np.s_[i:stages], axis=1).tolist()
-        columns.append([Stage(level, row(weights)) for level, weights in zip(levels, inputs, strict=True)])
+        inputs = np.concatenate([X[:, :i], X[:, -1:]], axis=1) / s  # the outputs that exist by then, and x
+        rows = map(row, inputs.tolist()) if i else [UNTOUCHED] * len(falls)
+        columns.append(list(map(Stage, levels, rows)))
     closing = (start + h * sum(b_i * k for b_i, k in zip(tableau.b, slopes, strict=True))) / s1[:, None]
     return tuple(zip(zip(*columns, strict=True), map(row, closing.tolist()), strict=True))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal
 
-from edm_unified._component import component, nonnegative
+from edm_unified._component import choice, component, nonnegative
 from edm_unified.dynamics import Dynamics, Level
 from edm_unified.renoising import ancestral_split
 from edm_unified.solvers.linear import OneEvaluation
@@ -52,6 +52,9 @@ class DDPM(OneEvaluation):
     kind: Literal["ddpm"] = "ddpm"
     order: ClassVar[int] = 1
     stochastic: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        choice("variance", self.variance, ("small", "large"))
 
     def weights(self, dynamics: Dynamics, a: Level, b: Level) -> tuple[float, float, float]:
         down, small = ancestral_split(a.sigma, b.sigma, eta=1.0)

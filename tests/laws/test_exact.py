@@ -161,6 +161,16 @@ def test_covariances_and_means_round_trip() -> None:
         close(M.means, MEANS, 1e-14)
 
 
+def test_moments() -> None:
+    mean = WEIGHTS @ MEANS
+    for M, C in mixtures().values():
+        between = MEANS - mean
+        close(M.moments()[0], mean, 1e-14)
+        close(M.moments()[1], torch.einsum("k,kij->ij", WEIGHTS, C + between[:, :, None] * between[:, None]), 1e-12)
+    for G, C in gaussians().values():
+        close(G.moments()[1], C, 1e-12)
+
+
 # -- laws of probability ----------------------------------------------------------------------------------------------
 
 

@@ -132,3 +132,34 @@ def example(shape: tuple[int, ...] = (1, 8, 8), n: int = 64) -> ReportData:
         environment={"edm_unified": "0.1.0", "torch": "2.6.0", "device": "cpu, 2 cores", "dtype": "float64"},
         commands=("pip install edm_unified", "edm-unified compare quickstart --nfe 5,8,10,20,40 --out runs/quickstart"),
     )
+
+
+def crowded() -> ReportData:
+    """33 methods with long names, errors over ten decades, long walks: what the figures must still hold."""
+    rng = np.random.default_rng(1)
+    rows, views = [], []
+    for m in methods():
+        for k, solver in enumerate(("second_order(alpha=0.6666666)", "exponential_adams(order=3, eta=0)", "heun")):
+            key = m.key._replace(solver=solver)
+            label = f"{m.label} · {solver}"
+            views.append(MethodView(key=key, label=label, levels=walk(m.label, 60), curve=m.curve))
+            for budget in (3, 4, 5, 6, 7, 8, 9, 10, 20, 40, 80, 160):
+                value = 5.0 * (budget / 3) ** -(1 + 2 * k) * math.exp(rng.normal())
+                rows.append(
+                    {
+                        **key._asdict(),
+                        "budget": budget,
+                        "nfe": budget,
+                        "n": budget,
+                        "seed": 0,
+                        "samples": 100,
+                        "hash": "0" * 12,
+                        "metric": "error_median",
+                        "value": value,
+                        "low": value / 2,
+                        "high": value * 2,
+                        "seconds": 0.1,
+                        "cell": f"{label}{budget}",
+                    }
+                )
+    return ReportData(title="A crowded report", records=rows, methods=views)

@@ -7,6 +7,7 @@ import io
 import math
 import re
 import sys
+import typing
 from collections import Counter
 from html.parser import HTMLParser
 from importlib.resources import files
@@ -20,9 +21,9 @@ from PIL import Image
 from report_example import example, images, methods, records
 from scipy.integrate import solve_ivp
 
-from edm_unified.report import Key, MethodView, ReportData, build, figures, places, samples_grid_png, short_labels
+from edm_unified import schedules
+from edm_unified.report import Key, MethodView, ReportData, build, draw, figures, places, samples_grid_png, short_labels
 from edm_unified.report import curves as curve_figures
-from edm_unified.report import draw
 from edm_unified.report.data import Score, combine
 from edm_unified.report.images import mosaic, thumbnails
 from edm_unified.report.ranking import number, summary, tabulate
@@ -174,7 +175,7 @@ def test_user_text_is_never_markup() -> None:
         environment={HOSTILE: HOSTILE},
         commands=(HOSTILE,),
     )
-    plain = dataclasses.replace(data, **{f: "t" for f in ("title", "description")}, facts={"a": "b"}, environment={})
+    plain = dataclasses.replace(data, **dict.fromkeys(("title", "description"), "t"), facts={"a": "b"}, environment={})
     hostile, mild = Page(build(data)), Page(build(plain))
     assert len(hostile.all("script")) == len(hostile.all("style")) == 1
     assert len(hostile.all("img")) == len(mild.all("img")) == 1
@@ -317,6 +318,20 @@ def test_trajectories_solve_the_flow() -> None:
     np.testing.assert_allclose(exact, solved.y.T, atol=1e-7)
 
 
+@pytest.mark.parametrize("schedule", typing.get_args(schedules.AnySchedule))
+def test_every_schedule_can_be_drawn(schedule: type) -> None:
+    view = MethodView(key=Key("r", "s", "k", "e", "none"), label="r", curve=schedule())
+    (family,) = curve_figures.families((view,))
+    times = np.linspace(0, family.end, 50)
+    sigma = curve_figures.evaluate(family.curve.sigma, times)
+    assert math.isfinite(family.end)
+    assert (np.diff(sigma[np.isfinite(sigma)]) > 0).all()
+    page = build(ReportData(title="", records=[], methods=(view,)))
+    assert page.count('<svg class="plot"') == 3
+    assert schedule.formulas["s"][:1] in Page(page).text
+    assert set(figures(ReportData(title="", records=[], methods=(view,)))) == {"schedules.png", "trajectories.png"}
+
+
 def test_spread_keeps_order_and_distance_and_moves_little() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
@@ -360,7 +375,7 @@ def test_colours_can_be_read_on_their_background(dark: bool) -> None:
 def test_files_and_page_have_the_same_colours() -> None:
     light, dark = _css_colours()
     assert set(light) == set(dark)
-    assert draw.INK == (light["fg"], light["muted"], light["grid"], tuple(light[f"m{i}"] for i in range(draw.COLOURS)))
+    assert (light["fg"], light["muted"], light["grid"], tuple(light[f"m{i}"] for i in range(draw.COLOURS))) == draw.INK
 
 
 def test_figures_on_the_page_have_no_colours_of_their_own(html: str) -> None:
@@ -394,7 +409,7 @@ def test_figures_are_png_files_on_white() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 9), (1, 60, 40)])
 def test_grid_holds_every_pixel_in_its_place(shape: tuple[int, int, int]) -> None:
-    channels, height, width = shape
+    _, height, width = shape
     samples = np.random.default_rng(0).uniform(-1.2, 1.2, (7, *shape))
     picture = Image.open(io.BytesIO(samples_grid_png(torch.as_tensor(samples), columns=3, scale=1)))
     pixels = np.asarray(picture.convert("RGBA")).astype(int)

@@ -1,0 +1,125 @@
+"""The command line, and the only place that prints, reads arguments or exits. One thin file per command.
+
+A command is imported when it is run, and it imports torch when it works, so that ``--help`` and the Tab key answer at
+once. What goes wrong below becomes one line on stderr here, and here alone:
+
+    exit code 2     wrong input, an unreadable file, a full disk, a denoiser that returned NaN
+    exit code 130   Ctrl-C
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import click
+
+from edm_unified import __version__
+from edm_unified._shipped import suggest
+
+COMMANDS = {
+    "compare": ("compare.compare", "Compare methods at equal budgets; write tables, figures, a report."),
+    "sample": ("sample.sample", "Draw samples with one method; write a picture and an array."),
+    "show": ("show.show", "Print the design card of a method: formulas, levels, NFE."),
+    "list": ("listing.list_components", "Name every schedule, solver, ... and the recipes."),
+    "schema": ("schema.schema", "Print the JSON Schema of recipes, for editors."),
+}
+"""Every command: where it is (module and function in this package), and its short help."""
+
+
+class Problem(click.ClickException):
+    """Whatever went wrong, as one line."""
+
+    exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"Error: {self.message}", file=file or sys.stderr)
+
+
+class Commands(click.Group):
+    """The group: imports commands when they are run, and turns errors into one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[cmd_name][0].partition(".")
+        command: click.Command = getattr(import_module(f"edm_unified.cli.{module}"), function)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            raise click.UsageError(f"no command {args[0]!r}{suggest(args[0], COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with one_line():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with one_line():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Turn the errors that users cause into one line; bugs keep their traceback."""
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        usage = f"; see {error.ctx.command_path} --help" if error.ctx is not None else ""
+        message = error.format_message().rstrip(".")
+        raise Problem(f"{message[:1].lower()}{message[1:]}{usage}" if message[1:2].islower() else message + usage) from None
+    except BrokenPipeError:  # `| head`: click ends quietly
+        raise
+    except KeyboardInterrupt:
+        click.echo("Interrupted.", err=True)
+        raise click.exceptions.Exit(130) from None
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename is not None else ""
+        raise Problem(f"{name}{error.strerror or error}") from None
+    except (ValueError, FloatingPointError) as error:
+        raise Problem(str(error)) from None
+    except MemoryError:
+        raise Problem("not enough memory; lower --batch") from None
+    except RuntimeError as error:
+        if not _out_of_memory(error):
+            raise
+        raise Problem("not enough memory on the device; lower --batch") from None
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Torch has a class for this on GPUs and a sentence for it on CPUs. Torch itself need not be imported here."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog='Tab completion: eval "$(_EDM_UNIFIED_COMPLETE=bash_source edm-unified)" (or zsh_source, fish_source).',
+)
+@click.version_option(__version__, package_name="edm_unified", prog_name="edm-unified")
+def main() -> None:
+    """Diffusion and flow methods as interchangeable choices around one denoiser: compare, sample, look.
+
+    \b
+    edm-unified compare quickstart          every shipped method, ranked at five budgets
+    edm-unified show edm                    what a method is made of
+    edm-unified sample edm --solver euler   a picture, with another solver
+    """

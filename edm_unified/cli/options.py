@@ -1,0 +1,210 @@
+"""Options that several commands share: their names, their completion, and what they become."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from edm_unified import _shipped
+
+if TYPE_CHECKING:
+    import torch
+
+    from edm_unified.recipe import Recipe
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Shipped recipes by name, and files."""
+    titles = _shipped.titles()
+    named = [CompletionItem(name, help=title) for name, title in titles.items() if name.startswith(incomplete)]
+    return named or [CompletionItem(incomplete, type="file")]
+
+
+def _complete(family: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(kind) for kind in _shipped.kinds(family) if kind.startswith(incomplete)]
+
+    return complete
+
+
+complete_solver = _complete("solvers")
+complete_schedule = _complete("schedules")
+complete_steps = _complete("steps")
+complete_renoising = _complete("renoising")
+
+recipe_argument = click.argument("recipe", shell_complete=complete_recipe)
+device = click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, mps.")
+dtype = click.option("--dtype", default="float64", show_default=True, type=click.Choice(["float64", "float32"]),
+                     help="The precision of the state.")  # fmt: skip
+quiet = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+sets = click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE",
+                    help="Set any value of the recipe, e.g. sampler.steps.rho=5; may be repeated.")  # fmt: skip
+
+
+def swaps(command: F) -> F:
+    """The options that replace a part of a recipe; :func:`load` takes what they give."""
+    for option in (
+        sets,
+        click.option("--steps", type=int, metavar="N", help="The number of steps."),
+        click.option("--steps-rule", metavar="KIND", shell_complete=complete_steps,
+                     help="Another rule for the noise levels, e.g. karras or log_linear:sigma_max=100"),
+        click.option("--schedule", metavar="KIND", shell_complete=complete_schedule,
+                     help="Another schedule, e.g. vp or flow_matching:shift=3, over the same range of noise levels."),
+        click.option("--solver", metavar="KIND", shell_complete=complete_solver,
+                     help="Another solver, e.g. heun or second_order:alpha=0.5"),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def load(
+    name: str,
+    overrides: Sequence[str] = (),
+    solver: str | None = None,
+    schedule: str | None = None,
+    steps_rule: str | None = None,
+    steps: int | None = None,
+) -> Recipe:
+    """The recipe ``name`` with the parts that the options of :func:`swaps` name in place of its own."""
+    from edm_unified.discretization import AnySteps
+    from edm_unified.recipe import Recipe, parse_component, replace
+    from edm_unified.schedules import AnySchedule
+    from edm_unified.solvers import AnySolver
+
+    recipe = Recipe.load(name, overrides)
+    parts: dict[str, Any] = {}
+    if solver is not None:
+        parts["solver"] = parse_component(AnySolver, solver, "--solver")
+    if schedule is not None:
+        parts["schedule"] = parse_component(AnySchedule, schedule, "--schedule")
+    if steps_rule is not None:
+        parts["steps"] = _with_n(parse_component(AnySteps, steps_rule, "--steps-rule"), recipe, steps_rule)
+    try:
+        recipe = replace(recipe, **parts) if parts else recipe
+        if steps is not None:
+            recipe = replace(recipe, steps=_count(recipe, steps))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    return recipe
+
+
+def _with_n(rule: Any, recipe: Recipe, text: str) -> Any:
+    """``rule`` with as many steps as the recipe had, unless it names a number itself."""
+    import dataclasses
+
+    n = getattr(recipe.sampler.steps, "n", None)
+    return rule if n is None or not hasattr(rule, "n") or "n=" in text.replace(" ", "") else dataclasses.replace(rule, n=n)
+
+
+def _count(recipe: Recipe, n: int) -> Any:
+    import dataclasses
+
+    rule = recipe.sampler.steps
+    if not hasattr(rule, "n"):
+        raise ValueError("--steps: a list of levels has a length of its own; choose a rule with --steps-rule, e.g. karras")
+    try:
+        return dataclasses.replace(rule, n=n)
+    except ValueError as error:
+        raise ValueError(f"--steps {n}: {str(error).removeprefix('n: ')}") from None
+
+
+def torch_device(text: str) -> torch.device:
+    """The device of that name. Raises ``ValueError`` where this machine has none."""
+    import torch
+
+    try:
+        found = torch.device(text)
+    except RuntimeError:
+        raise ValueError(f"--device {text}: no such kind of device; choose from cpu, cuda, cuda:1, mps") from None
+    try:
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(f"--device {text}: not available on this machine; use --device cpu") from None
+    return found
+
+
+def torch_dtype(text: str) -> torch.dtype:
+    """The type of that name."""
+    import torch
+
+    return {"float64": torch.float64, "float32": torch.float32}[text]
+
+
+class Progress(Protocol):
+    """Where a command reports how far it has come."""
+
+    def update(self, done: float, total: float, text: str) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+
+class Silent:
+    """Reports nothing."""
+
+    def update(self, done: float, total: float, text: str) -> None:
+        return
+
+    def say(self, text: str) -> None:
+        return
+
+
+class Lines:
+    """A line every ten seconds, for logs; the first after one second."""
+
+    def __init__(self) -> None:
+        self._began = self._next = time.monotonic()
+        self._next += 1
+
+    def update(self, done: float, total: float, text: str) -> None:
+        now = time.monotonic()
+        if now < self._next or not total:
+            return
+        self._next = now + 10
+        left = f", {_clock((now - self._began) * (total - done) / done)} left" if done else ""
+        click.echo(f"{100 * done / total:3.0f} %  {text}{left}", err=True)
+
+    def say(self, text: str) -> None:
+        click.echo(text, err=True)
+
+
+class Bar:
+    """A bar that redraws itself, on a terminal."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar, self._task = bar, bar.add_task("", total=None)
+
+    def update(self, done: float, total: float, text: str) -> None:
+        self._bar.update(self._task, completed=done, total=total, description=text)
+
+    def say(self, text: str) -> None:
+        self._bar.update(self._task, description=text)
+
+
+@contextmanager
+def progress(talk: bool) -> Iterator[Progress]:
+    """A bar where stderr is a terminal, lines where it is not, and nothing at all unless ``talk``."""
+    if not talk:
+        yield Silent()
+    elif not sys.stderr.isatty():
+        yield Lines()
+    else:
+        from rich import progress as rich
+        from rich.console import Console
+
+        columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), rich.TaskProgressColumn())
+        left = rich.TimeRemainingColumn(elapsed_when_finished=True)
+        with rich.Progress(*columns, left, console=Console(stderr=True), transient=True) as bar:
+            yield Bar(bar)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

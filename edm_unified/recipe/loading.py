@@ -1,0 +1,131 @@
+"""From a file, a name or the words of a command line to a checked recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+
+from edm_unified import _shipped
+from edm_unified.discretization import Steps, TableSubset, UniformTime
+from edm_unified.dynamics import Dynamics
+from edm_unified.recipe import codec, overrides as overriding, reader
+from edm_unified.recipe.codec import Fault
+from edm_unified.recipe.reader import RecipeError
+from edm_unified.recipe.tree import Comparison, Names, Recipe, Sampler
+from edm_unified.schedules import BetaTable, Schedule
+
+
+def load_any(name: Names, overrides: Sequence[str] = ()) -> Recipe | Comparison:
+    """A recipe or a comparison: the file that has the key ``recipes`` is a comparison."""
+    return load(None, name, overrides)
+
+
+def load(cls: type[Recipe] | type[Comparison] | None, name: Names, overrides: Sequence[str]) -> Recipe | Comparison:
+    """The file ``name``, which must hold a ``cls`` where one is given."""
+    label = os.fspath(name)
+    try:
+        path = _shipped.find(name)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    return from_tree(reader.read(path, label), label, overrides, cls)
+
+
+def loads(text: str, label: str = "recipe", overrides: Sequence[str] = ()) -> Recipe | Comparison:
+    """As :func:`load_any`, from YAML text."""
+    return from_tree(reader.parse_mapping(text, label), label, overrides)
+
+
+def from_tree(
+    tree: dict[str, Any],
+    label: str = "recipe",
+    overrides: Sequence[str] = (),
+    cls: type[Recipe] | type[Comparison] | None = None,
+) -> Recipe | Comparison:
+    """A recipe or a comparison from plain data, such as ``codec.encode(recipe)`` gives."""
+    found = Comparison if "recipes" in tree else Recipe
+    if cls is not None and cls is not found:
+        is_a, other = ("comparison", "recipe") if found is Comparison else ("recipe", "comparison")
+        raise RecipeError(f"{label}: is a {is_a}, not a {other}; a comparison is a file with the key 'recipes'")
+    changed = overriding.apply(found, tree, overrides)
+    result = codec.checked(found, changed, label, lambda fault: overriding.blame(fault, overrides))
+    fault = walk_fault(result) if isinstance(result, Recipe) else None
+    if fault is not None:
+        raise RecipeError(f"{label}: {fault.path}: {fault.message}{overriding.blame(fault, overrides)}")
+    return cast("Recipe | Comparison", result)
+
+
+def walk_fault(recipe: Recipe) -> Fault | None:
+    """What the constructors cannot see: whether the levels, the schedule and the corrector fit together."""
+    sampler = recipe.sampler
+    try:
+        levels = recipe.levels
+        if sampler.corrector is None and any(a == b for a, b in zip(levels, levels[1:], strict=False)):
+            return Fault("sampler.corrector", "missing; the walk repeats levels, so add e.g. corrector: {kind: langevin}")
+        Dynamics(recipe.schedule, lambda x, sigma: x, {}, torch.device("cpu")).walk(levels)
+    except ValueError as error:
+        for part, value in (("sampler.steps", sampler.steps), ("sampler.renoising", sampler.renoising)):
+            fault = codec.located(type(value), part, str(error)) if value is not None else None
+            if fault is not None and fault.path != part:
+                return fault
+        return Fault("sampler.steps", str(error).removeprefix("steps: "))
+    return None
+
+
+def replace(recipe: Recipe, **parts: Any) -> Recipe:
+    """``recipe`` with any of schedule, steps, solver, renoising, corrector, data, denoiser replaced, and checked again.
+
+    A schedule that replaces another keeps the range of noise levels (see :func:`same_range`), unless ``steps`` says
+    otherwise. Raises ``ValueError`` where the parts do not fit.
+    """
+    names = [field.name for field in dataclasses.fields(Sampler)]  # type: ignore[arg-type]  # a dataclass by @component
+    inner = {name: parts.pop(name) for name in names if name in parts}
+    if "schedule" in parts and "steps" not in inner:
+        inner["steps"] = same_range(recipe.sampler.steps, recipe.schedule)
+    changed = dataclasses.replace(recipe, sampler=dataclasses.replace(recipe.sampler, **inner), **parts)  # type: ignore[type-var]
+    fault = walk_fault(changed)
+    if fault is not None:
+        raise ValueError(f"{fault.path}: {fault.message}")
+    return changed
+
+
+def same_range(steps: Steps, schedule: Schedule) -> Steps:
+    """``steps`` freed from its ``schedule``: the same range of σ, whatever schedule it is used with next."""
+    if isinstance(steps, TableSubset) and steps.table is None and isinstance(schedule, BetaTable):
+        return dataclasses.replace(steps, table=schedule)
+    if isinstance(steps, UniformTime):
+        bottom = float(schedule.sigma(steps.t_min)) if steps.t_min is not None else steps.sigma_min
+        return UniformTime(n=steps.n, sigma_max=float(steps.levels(schedule)[0]), sigma_min=bottom)
+    return steps
+
+
+def parse_component(union: Any, text: str, what: str) -> Any:
+    """A component from the command line: ``heun``, ``second_order:alpha=0.5`` or ``karras:n=10,rho=5``.
+
+    ``union`` is one of the family unions, such as ``AnySolver``; ``what`` (``--solver``) starts the message of what is
+    wrong. Values are YAML, so ``explicit:sigmas=[80, 1, 0]`` works.
+    """
+    kind, _, rest = text.strip().partition(":")
+    label = f"{what} {text}"
+    value: dict[str, Any] = {"kind": kind.strip()}
+    for item in _split(rest):
+        key, equals, number = item.partition("=")
+        if not equals or not key.strip():
+            raise RecipeError(f"{label}: {item.strip()!r} is not a parameter; write {kind}:name=value,name=value")
+        value[key.strip()] = reader.parse(number, f"{label}: {key.strip()}")
+    return codec.checked(union, value, label)
+
+
+def _split(text: str) -> list[str]:
+    """``text`` at its commas, but for those inside brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts if text.strip() else []

@@ -1,0 +1,61 @@
+"""The JSON Schema of recipes: what an editor completes and underlines. Made from the dataclasses themselves."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from edm_unified import schedules, solvers, training
+from edm_unified.correctors import AnyCorrector
+from edm_unified.data import AnyData
+from edm_unified.denoisers import AnyDenoiser
+from edm_unified.discretization import AnySteps
+from edm_unified.preconditioning import AnyPreconditioning
+from edm_unified.recipe import codec
+from edm_unified.recipe.tree import Comparison, Recipe
+from edm_unified.renoising import AnyRenoising
+
+FAMILIES: dict[str, Any] = {
+    "schedules": schedules.AnySchedule,
+    "steps": AnySteps,
+    "solvers": solvers.AnySolver,
+    "renoising": AnyRenoising,
+    "correctors": AnyCorrector,
+    "preconditioning": AnyPreconditioning,
+    "noise": training.AnyNoise,
+    "weights": training.AnyWeight,
+    "data": AnyData,
+    "denoisers": AnyDenoiser,
+}
+"""Every family of components that a recipe can name, under the name that the command line has for it."""
+
+
+def summary(cls: type) -> str:
+    """The first paragraph of a component's docstring as one line of plain text."""
+    paragraph = inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0]
+    text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"\1", " ".join(paragraph.split()))
+    return text.replace("``", "").rstrip(":")
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a recipe or a comparison; a mapping of a union needs its ``kind``."""
+    schema = TypeAdapter(Recipe | Comparison).json_schema()
+    texts = {name: summary(cls) for name, cls in _classes().items()}
+    for name, part in schema["$defs"].items():
+        # pydantic names a class that has a namesake in another family edm_unified__schedules__flow__FlowMatching
+        part["description"] = texts.get(name.replace("__", "."), texts.get(name, ""))
+        if "kind" in part.get("properties", {}):
+            part["required"] = ["kind", *part.get("required", [])]
+            part["properties"]["kind"].pop("default", None)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edm_unified recipe"} | schema
+
+
+def _classes() -> dict[str, type]:
+    found: dict[str, type] = {"Recipe": Recipe, "Comparison": Comparison, "Objective": training.Objective}
+    for union in FAMILIES.values():
+        for cls in codec.components(union).values():
+            found[cls.__name__] = found[f"{cls.__module__}.{cls.__qualname__}"] = cls
+    return found

@@ -1,0 +1,188 @@
+"""The trunk of the tree: :class:`Recipe`, its :class:`Sampler`, and :class:`Comparison`. The leaves are the package's own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar, cast
+
+import yaml
+
+from edm_unified import exact
+from edm_unified._component import component, count, positive
+from edm_unified.correctors import AnyCorrector
+from edm_unified.data import AnyData, Dataset
+from edm_unified.denoisers import AnyDenoiser
+from edm_unified.discretization import AnySteps
+from edm_unified.preconditioning import AnyPreconditioning
+from edm_unified.recipe import codec
+from edm_unified.renoising import AnyRenoising
+from edm_unified.sampling import levels_of
+from edm_unified.schedules import AnySchedule
+from edm_unified.solvers import AnySolver
+from edm_unified.training import Objective
+
+T = TypeVar("T")
+Names = str | os.PathLike[str]
+MetricName = Literal[
+    "error_median", "error_rms", "sliced_wasserstein", "energy_distance", "frechet", "log_density_gap"
+]
+
+
+@component
+class Sampler:
+    """What is chosen after training: the levels to visit, the solver between them, and what makes it stochastic."""
+
+    steps: AnySteps
+    solver: AnySolver
+    renoising: AnyRenoising | None = None
+    corrector: AnyCorrector | None = None
+
+
+@component
+class Recipe:
+    """One published method: its schedule, its sampler, the denoiser it runs on, and how such a network is trained.
+
+    ``preconditioning`` and ``objective`` say how the network of that method is wrapped and trained. A denoiser in
+    closed form needs neither, so they are then part of the design card only.
+    """
+
+    title: str
+    source: str
+    schedule: AnySchedule
+    sampler: Sampler
+    denoiser: AnyDenoiser
+    data: AnyData | None = None
+    preconditioning: AnyPreconditioning | None = None
+    objective: Objective | None = None
+
+    @classmethod
+    def load(cls, name: Names, overrides: Sequence[str] = ()) -> Recipe:
+        """The recipe in a file, or the shipped one of that name, with ``overrides`` such as ``sampler.steps.n=10``."""
+        return cast("Recipe", _loading().load(cls, name, overrides))
+
+    def dump(self) -> str:
+        """The recipe as canonical YAML, every field spelled out; loading it gives the recipe back."""
+        return _dump(self)
+
+    @property
+    def hash(self) -> str:
+        """12 hexadecimal digits of the canonical recipe without its title and source: what the numbers depend on."""
+        return _hash(self, ("title", "source"))
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The noise levels that a run visits, in order."""
+        return levels_of(self.sampler.steps, self.schedule, self.sampler.renoising)
+
+    def build(self) -> tuple[exact.Gaussian | exact.GaussianMixture | exact.Empirical, Dataset]:
+        """The denoiser and the data it was made from. Raises ``ValueError`` naming the field that is at fault."""
+        if self.data is None:
+            raise ValueError(f"data: missing; the denoiser {self.denoiser.kind!r} is made from data, e.g. data: {{kind: digits}}")
+        try:
+            dataset = self.data.load()
+        except ValueError as error:
+            fault = codec.located(type(self.data), "data", str(error))
+            raise ValueError(f"{fault.path}: {fault.message}") from error
+        return self.denoiser.build(dataset), dataset
+
+
+@component
+class Comparison:
+    """Several recipes on the same denoiser, the same noise and the same budgets of evaluations.
+
+    ``recipes`` are names of shipped recipes or paths. ``data`` and ``denoiser``, where given, replace those of the
+    recipes. ``solvers``, ``schedules`` and ``steps_rules`` cross every recipe with each of their members. ``nfe`` are
+    the budgets; ``samples`` are drawn for each of ``seeds``. ``grid_nfe`` and ``grid_samples`` set the pictures. The
+    endpoint errors are those of the first ``reference_samples`` against a solution to ``reference_tolerance``.
+    """
+
+    title: str
+    recipes: tuple[str, ...]
+    description: str = ""
+    data: AnyData | None = None
+    denoiser: AnyDenoiser | None = None
+    solvers: tuple[AnySolver, ...] = ()
+    schedules: tuple[AnySchedule, ...] = ()
+    steps_rules: tuple[AnySteps, ...] = ()
+    nfe: tuple[int, ...] = (5, 8, 10, 20, 40)
+    samples: int = 512
+    seeds: tuple[int, ...] = (0,)
+    metrics: tuple[MetricName, ...] = (
+        "error_median",
+        "error_rms",
+        "sliced_wasserstein",
+        "energy_distance",
+        "frechet",
+        "log_density_gap",
+    )
+    rank_by: MetricName = "sliced_wasserstein"
+    grid_nfe: int = 10
+    grid_samples: int = 25
+    reference_samples: int = 256
+    reference_tolerance: float = 1e-8
+
+    def __post_init__(self) -> None:
+        for name in ("recipes", "nfe", "seeds"):
+            values = getattr(self, name)
+            if not values:
+                raise ValueError(f"{name}: at least one is needed")
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name}: {next(v for v in values if values.count(v) > 1)!r} is listed twice")
+        for budget in self.nfe:
+            count("nfe", budget)
+        for seed in self.seeds:
+            count("seeds", seed, least=0, most=2**63 - 1)
+        count("samples", self.samples, least=2)
+        count("grid_nfe", self.grid_nfe)
+        count("grid_samples", self.grid_samples, least=0)
+        count("reference_samples", self.reference_samples)
+        positive("reference_tolerance", self.reference_tolerance)
+
+    @classmethod
+    def load(cls, name: Names, overrides: Sequence[str] = ()) -> Comparison:
+        """The comparison in a file, or the shipped one of that name, with ``overrides`` such as ``samples=64``."""
+        return cast("Comparison", _loading().load(cls, name, overrides))
+
+    def dump(self) -> str:
+        """The comparison as canonical YAML, every field spelled out; loading it gives the comparison back."""
+        return _dump(self)
+
+    @property
+    def hash(self) -> str:
+        """12 hexadecimal digits of the canonical comparison without its title and description."""
+        return _hash(self, ("title", "description"))
+
+
+def _loading() -> Any:
+    """The reader of files, which has to know the classes above and so is imported when it is needed."""
+    from edm_unified.recipe import loading
+
+    return loading
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists on one line, the rest as blocks; text is never folded."""
+
+
+_Dumper.add_representer(
+    list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
+)
+_Dumper.ignore_aliases = lambda self, data: True  # type: ignore[method-assign]  # anchors would not be read back
+
+
+def _canonical(value: T) -> T:
+    """``value`` as a file would give it: a float that was written as an int is a float. Raises for what no file can say."""
+    return cast("T", codec.checked(type(value), codec.encode(value), type(value).__name__))
+
+
+def _dump(value: object) -> str:
+    tree = codec.encode(_canonical(value))
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1_000_000)
+
+
+def _hash(value: object, without: tuple[str, ...]) -> str:
+    tree = {key: item for key, item in codec.encode(_canonical(value)).items() if key not in without}
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
