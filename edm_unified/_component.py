@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from numbers import Integral, Real
+from numbers import Integral
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ def component(cls: type[T]) -> type[T]:
 
 def positive(name: str, value: float) -> None:
     """Raise ``ValueError`` unless ``value`` is a finite number above zero."""
-    if not (isinstance(value, Real) and math.isfinite(value) and value > 0):
+    if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
         raise ValueError(f"{name}: must be positive and finite, got {value!r}")
 
 
 def nonnegative(name: str, value: float) -> None:
     """Raise ``ValueError`` unless ``value`` is a finite number, zero or above."""
-    if not (isinstance(value, Real) and math.isfinite(value) and value >= 0):
+    if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
         raise ValueError(f"{name}: must be zero or positive and finite, got {value!r}")
 
 

@@ -41,7 +41,7 @@ def find(name: str | os.PathLike[str]) -> Path:
     """
     text = os.fspath(name)
     path = Path(text).expanduser()
-    if path.suffix.lower() in SUFFIXES or len(path.parts) != 1 or path.is_file():
+    if text and (path.suffix.lower() in SUFFIXES or len(path.parts) != 1 or path.is_file()):
         if not path.exists() and path.stem in recipe_names():
             raise ValueError(f"{text}: no such file; the shipped recipe is called {path.stem!r}")
         return path
@@ -52,7 +52,7 @@ def find(name: str | os.PathLike[str]) -> Path:
 
 
 def suggest(word: object, options: Iterable[str], listing: str = "") -> str:
-    """``; did you mean 'heun'?`` for a word near one of the options, else all of them, or the command that lists them."""
+    """``; did you mean 'heun'?`` for a word near one of the options; else all of them, or the command that does so."""
     options = list(options)
     folded = {option.lower(): option for option in reversed(options)}
     near = difflib.get_close_matches(str(word).lower(), folded, n=1, cutoff=0.6)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from edm_unified.denoiser import Denoiser
 from edm_unified.schedules import PRACTICAL_INFINITY, Schedule
+from edm_unified.schedules.base import float64
 
 
 class OutputError(ValueError):
@@ -78,21 +79,21 @@ class Dynamics:
 
     def levels(self, sigmas: Sequence[float], times: Sequence[float] | None = None) -> tuple[Level, ...]:
         """Levels for ``sigmas``; ``times`` where they are known already, or else σ⁻¹. One transfer to the device."""
-        column = torch.tensor(sigmas, dtype=torch.float64)
-        t = self._times(column) if times is None else torch.tensor(times, dtype=torch.float64)
-        s = self.schedule.s(t).tolist()
-        return tuple(map(Level, sigmas, t.tolist(), s, column.to(self.device).unbind()))
+        times = self._times(sigmas) if times is None else times
+        s = self.schedule.s(float64(times)).tolist()
+        return tuple(map(Level, sigmas, times, s, float64(sigmas).to(self.device).unbind()))
 
-    def _times(self, column: Tensor) -> Tensor:
+    def _times(self, sigmas: Sequence[float]) -> list[float]:
         """σ⁻¹ of the levels. Raises ``ValueError`` where σ is so high that rounding makes its time another level's."""
-        t = self.schedule.time(column)
-        high = float(column[0])  # a walk may rise above its start, but not by orders of magnitude
-        if high > PRACTICAL_INFINITY and not abs(float(self.schedule.sigma(t[0])) - high) <= 1e-6 * high:
+        positive = iter(self.schedule.time(float64([sigma for sigma in sigmas if sigma > 0])).tolist())
+        times = [next(positive) if sigma > 0 else 0.0 for sigma in sigmas]
+        high = sigmas[0]  # a walk may rise above its start, but not by orders of magnitude
+        if high > PRACTICAL_INFINITY and not abs(float(self.schedule.sigma(times[0])) - high) <= 1e-6 * high:
             raise ValueError(
                 f"sigma: {high:.6g} is so high that its time under {type(self.schedule).__name__} rounds to the "
                 f"end of the axis; start at {PRACTICAL_INFINITY:g} or below"
             )
-        return t
+        return times
 
     def walk(self, sigmas: Sequence[float]) -> Walk:
         """The walk over ``sigmas``, each a finite level that the schedule has."""

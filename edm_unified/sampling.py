@@ -167,7 +167,7 @@ def sample(
 
         x = run(denoiser, callback)
         # The only wait for the device, after the last step. A finite sum has finite terms; any other may just be large.
-        if not bool(torch.isfinite(x.detach().sum())) and not bool(torch.isfinite(x).all()):
+        if not math.isfinite(x.detach().sum()) and not bool(torch.isfinite(x).all()):
             if not bool(torch.isfinite(noise).all()):
                 raise ValueError("noise: holds NaN or infinity")
             if not bool(torch.isfinite(start).all()):

@@ -36,7 +36,7 @@ class Problem(click.ClickException):
     exit_code = 2
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(" ".join(line.strip() for line in message.splitlines() if line.strip()))
 
     def show(self, file: Any = None) -> None:
         click.echo(f"Error: {self.message}", file=file or sys.stderr)
@@ -82,10 +82,12 @@ def one_line() -> Iterator[None]:
         yield
     except click.exceptions.NoArgsIsHelpError:
         raise
+    except click.NoSuchOption as error:
+        near = suggest(error.option_name, error.possibilities) if error.possibilities else ""
+        raise Problem(f"no such option {error.option_name!r}{near}{_usage(error)}") from None
     except click.UsageError as error:
-        usage = f"; see {error.ctx.command_path} --help" if error.ctx is not None else ""
         message = error.format_message().rstrip(".")
-        raise Problem(f"{message[:1].lower()}{message[1:]}{usage}" if message[1:2].islower() else message + usage) from None
+        raise Problem(f"{message[:1].lower()}{message[1:]}{_usage(error)}") from None
     except BrokenPipeError:  # `| head`: click ends quietly
         raise
     except KeyboardInterrupt:
@@ -104,12 +106,17 @@ def one_line() -> Iterator[None]:
         raise Problem("not enough memory on the device; lower --batch") from None
 
 
+def _usage(error: click.UsageError) -> str:
+    return f"; see {error.ctx.command_path} --help" if error.ctx is not None else ""
+
+
 def _out_of_memory(error: RuntimeError) -> bool:
     """Torch has a class for this on GPUs and a sentence for it on CPUs. Torch itself need not be imported here."""
     return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 @click.group(
+    "edm-unified",
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog='Tab completion: eval "$(_EDM_UNIFIED_COMPLETE=bash_source edm-unified)" (or zsh_source, fish_source).',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 _BITS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # the dots of a braille cell, by column and row
 
@@ -25,7 +26,7 @@ def curve(
 
     cells = [[0] * columns for _ in range(rows)]
     dots = [place(a, b) for a, b in zip(x, y, strict=True)]
-    for (c0, r0), (c1, r1) in zip(dots, dots[1:], strict=False):
+    for (c0, r0), (c1, r1) in pairwise(dots):
         steps = max(abs(c1 - c0), abs(r1 - r0), 1)
         for i in range(steps + 1):
             c, r = round(c0 + (c1 - c0) * i / steps), round(r0 + (r1 - r0) * i / steps)
@@ -36,10 +37,11 @@ def curve(
         text[r // 4][c // 2] = "●"
 
     ticks = _ticks(low_y, high_y, rows)
-    lines = [f"{ticks.get(i, ''):>{label - 2}} {'┤' if i in ticks else '│'}{''.join(row).rstrip()}" for i, row in enumerate(text)]
-    left, right = f"{low_x:.3g}", f"{high_x:.4g}"
+    axis = [f"{ticks.get(i, ''):>{label - 2}} {'┤' if i in ticks else '│'}" for i in range(rows)]
+    lines = [left + "".join(row).rstrip() for left, row in zip(axis, text, strict=True)]
+    first, last = f"{low_x:.3g}", f"{high_x:.4g}"
     lines.append(" " * (label - 1) + "└" + "─" * columns)
-    lines.append(" " * label + left + " " * max(columns - len(left) - len(right), 1) + right)
+    lines.append(" " * label + first + " " * max(columns - len(first) - len(last), 1) + last)
     return lines
 
 

@@ -62,8 +62,8 @@ def _recipes(width: int) -> list[str]:
 
 def _components(family: str, width: int) -> list[str]:
     from edm_unified.recipe import codec
-    from edm_unified.recipe.schema import FAMILIES as UNIONS
-    from edm_unified.recipe.schema import summary
+    from edm_unified.recipe.catalogue import FAMILIES as UNIONS
+    from edm_unified.recipe.catalogue import summary
 
     lines = []
     for kind, cls in codec.components(UNIONS[family]).items():
@@ -79,7 +79,7 @@ def _parameters(cls: Any) -> list[str]:
 
 
 def _default(value: Any) -> str:
-    if dataclasses.is_dataclass(value):
+    if hasattr(value, "kind"):
         return f"{{kind: {value.kind}}}"
     if isinstance(value, tuple):
         return f"[{', '.join(_default([*v] if hasattr(v, '_fields') else v) for v in value)}]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -101,15 +102,16 @@ def _with_n(rule: Any, recipe: Recipe, text: str) -> Any:
     import dataclasses
 
     n = getattr(recipe.sampler.steps, "n", None)
-    return rule if n is None or not hasattr(rule, "n") or "n=" in text.replace(" ", "") else dataclasses.replace(rule, n=n)
+    names_n = any(part.strip() == "n" for part in re.split("[:,=]", text))
+    return rule if n is None or names_n or not hasattr(rule, "n") else dataclasses.replace(rule, n=n)
 
 
 def _count(recipe: Recipe, n: int) -> Any:
     import dataclasses
 
-    rule = recipe.sampler.steps
+    rule: Any = recipe.sampler.steps
     if not hasattr(rule, "n"):
-        raise ValueError("--steps: a list of levels has a length of its own; choose a rule with --steps-rule, e.g. karras")
+        raise ValueError("--steps: a list of levels has its own length; choose a rule with --steps-rule, e.g. karras")
     try:
         return dataclasses.replace(rule, n=n)
     except ValueError as error:
@@ -173,6 +175,7 @@ class Lines:
 
     def say(self, text: str) -> None:
         click.echo(text, err=True)
+        self._began = time.monotonic()
 
 
 class Bar:

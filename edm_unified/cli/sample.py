@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edm_unified._files import write_atomic
 from edm_unified.cli import options
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True,
               help="Sample i of a seed is the same whatever --n and --batch.")  # fmt: skip
 @click.option("--class", "label", type=int, metavar="K", help="Condition on class K, where the denoiser has classes.")
-@click.option("--out", type=click.Path(path_type=Path), help="Directory for the results.  [default: edm-samples/RECIPE]")
+@click.option("--out", type=click.Path(path_type=Path), help="Directory for the results  [default: edm-samples/RECIPE]")
 @click.option("--batch", type=click.IntRange(1, 1_000_000), default=256, show_default=True, help="Samples at a time.")
 @options.device
 @options.dtype
@@ -66,10 +68,9 @@ def sample(
     directory = out or Path("edm-samples") / Path(recipe).stem
     with _directory(directory), options.progress(not quiet) as bar:
         bar.say("making the denoiser")
-        began = time.perf_counter()
-        samples, nfe = _draw(recipe, resolved, n, seed, label, batch, where, precision, bar)
-        seconds = time.perf_counter() - began
-        files = _files(resolved, samples, {"nfe": nfe, "seconds": round(seconds, 3), "seed": seed, "class": label}, where, precision)
+        samples, nfe, seconds = _draw(recipe, resolved, n, seed, label, batch, where, precision, bar)
+        run = {"nfe": nfe, "seconds": round(seconds, 3), "seed": seed, "class": label}
+        files = _files(resolved, samples, run, where, precision)
         _write_all(directory, files)
     if not quiet:
         shape = "×".join(map(str, samples.shape[1:]))
@@ -88,8 +89,8 @@ def _draw(
     device: torch.device,
     dtype: torch.dtype,
     bar: options.Progress,
-) -> tuple[Tensor, int]:
-    """The samples on the CPU, and the evaluations that each of them took."""
+) -> tuple[Tensor, int, float]:
+    """The samples on the CPU, the evaluations that each of them took, and the seconds for all (without making D)."""
     import torch
 
     from edm_unified import sampling
@@ -99,9 +100,10 @@ def _draw(
         built, _ = recipe.build()
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    denoiser = Counted(built.to(device))
-    condition = _condition(built, label)
+    denoiser = Counted(built.to(device))  # type: ignore[arg-type]  # its one condition, label, is a keyword of ours
+    _check_class(built, label)
     parts: list[Tensor] = []
+    began = time.perf_counter()
     for first in range(0, n, batch):
         size = min(batch, n - first)
 
@@ -120,11 +122,11 @@ def _draw(
                 seed=seed,
                 first=first,
                 dtype=dtype,
-                cond=None if condition is None else {"label": torch.full((size,), condition, device=device)},
+                cond=None if label is None else {"label": torch.full((size,), label, device=device)},
                 callback=moved,
             )
         parts.append(x.cpu())
-    return torch.cat(parts), denoiser.nfe // len(parts)
+    return torch.cat(parts), denoiser.nfe // len(parts), time.perf_counter() - began
 
 
 @contextmanager
@@ -135,18 +137,12 @@ def _naming(name: str) -> Iterator[None]:
         raise type(error)(f"{name}: {error}") from None
 
 
-def _condition(denoiser: Any, label: int | None) -> int | None:
-    """``label`` once it is known to exist."""
-    if label is None:
-        return None
-    labels = getattr(denoiser, "labels", None)
-    known = [] if labels is None else sorted(set(labels.tolist()) - {-1})
-    if not known:
-        raise ValueError(f"--class {label}: the denoiser has no classes; leave --class out, or give data with classes")
-    if label not in known:
-        listed = ", ".join(map(str, known)) if len(known) <= 20 else f"{len(known)} of them from {known[0]} to {known[-1]}"
-        raise ValueError(f"--class {label}: no such class; the denoiser has {listed}")
-    return label
+def _check_class(denoiser: Any, label: int | None) -> None:
+    """One exact draw of that class: the denoiser itself knows whether there is one."""
+    try:
+        denoiser.sample(1, label=label)
+    except ValueError as error:
+        raise ValueError(f"--class {label}: {str(error).removeprefix('label: ')}") from None
 
 
 def _files(
@@ -168,16 +164,22 @@ def _files(
         files["samples.png"] = samples_grid_png(shown, columns=max(1, round(len(shown) ** 0.5)))
     command = shlex.join(["edm-unified", *sys.argv[1:]])
     about = {"command": command, **run, **environment(Settings(device, dtype))}
-    return files | {"recipe.yaml": recipe.dump().encode(), "environment.json": (json.dumps(about, indent=2) + "\n").encode()}
+    files["recipe.yaml"] = recipe.dump().encode()
+    files["environment.json"] = (json.dumps(about, indent=2) + "\n").encode()
+    return files
 
 
 def _write_all(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Every file, whole or not at all. A picture of an earlier run does not stay beside new samples."""
-    from edm_unified._files import write_atomic
-
-    for name, content in files.items():
-        write_atomic(directory / name, content)
-    if "samples.png" not in files:
+    """All files or none: they are written to a folder of their own and moved when every one of them is whole."""
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".") as staged:
+        for name, content in files.items():
+            try:
+                write_atomic(Path(staged) / name, content)
+            except OSError as error:  # a full disk does not say where
+                raise OSError(error.errno, error.strerror, str(directory / name)) from None
+        for name in files:
+            os.replace(Path(staged) / name, directory / name)
+    if "samples.png" not in files:  # that of an earlier run does not stay beside new samples
         (directory / "samples.png").unlink(missing_ok=True)
 
 

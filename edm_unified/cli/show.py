@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,7 +33,7 @@ _SYMBOLS = {
 @click.command(short_help="Print the design card of a method: formulas, levels, NFE.")
 @options.recipe_argument
 @options.swaps
-@click.option("--yaml", "as_yaml", is_flag=True, help="Print the resolved recipe as YAML instead, every field spelled out.")
+@click.option("--yaml", "as_yaml", is_flag=True, help="Print the resolved recipe as YAML, every field spelled out.")
 def show(recipe: str, as_yaml: bool, overrides: tuple[str, ...], **swaps: Any) -> None:
     """Print what RECIPE is made of: its formulas, the noise levels it visits, its evaluations, and σ(t).
 
@@ -56,7 +57,7 @@ def _card(recipe: Recipe, width: int) -> Iterator[str]:
     sampler = recipe.sampler
     nfe = count_nfe(sampler.steps, sampler.solver, recipe.schedule, sampler.renoising, sampler.corrector)
     random = sampler.solver.stochastic or sampler.renoising is not None or sampler.corrector is not None
-    falls = sum(b < a for a, b in zip(recipe.levels, recipe.levels[1:], strict=False))
+    falls = sum(b < a for a, b in pairwise(recipe.levels))
 
     yield from _heading(recipe.title, recipe.source, width)
     yield from _section("schedule", recipe.schedule, width)
@@ -89,14 +90,15 @@ def _line(name: str, text: str, width: int, style: str | None = "cyan") -> str:
     """``name`` in a column of its own, ``text`` wrapped beside it."""
     wrapped = textwrap.wrap(text, max(width - _INDENT, 20), break_on_hyphens=False) or [""]
     head = f"{name:<{_INDENT}}"
-    return "\n".join([(click.style(head, fg=style) if style else head) + wrapped[0], *(" " * _INDENT + w for w in wrapped[1:])])
+    head = click.style(head, fg=style) if style else head
+    return "\n".join([head + wrapped[0], *(" " * _INDENT + line for line in wrapped[1:])])
 
 
 def _section(name: str, component: Any, width: int) -> Iterator[str]:
     """A component with its parameters, then its formulas, or the sentence that says what it is."""
     if component is None:
         return
-    from edm_unified.recipe.schema import summary
+    from edm_unified.recipe.catalogue import summary
 
     yield _line(name, describe(component), width)
     formulas = getattr(component, "formulas", {})
@@ -125,9 +127,9 @@ def _value(value: Any) -> str:
 
 
 def walk_text(levels: Sequence[float], room: int) -> str:
-    """The levels in order, ``^`` before a rise and ``=`` before a repeat; the middle is left out where room is short."""
+    """The levels in order, ``^`` before a rise and ``=`` before a repeat; the middle is left out where it has no room."""
     words = [f"{levels[0]:.3g}"]
-    for a, b in zip(levels, levels[1:], strict=False):
+    for a, b in pairwise(levels):
         words.append(("^" if b > a else "=" if b == a else "") + f"{b:.3g}")
     if len("  ".join(words)) <= room:
         return "  ".join(words)
@@ -137,7 +139,7 @@ def walk_text(levels: Sequence[float], room: int) -> str:
 
 
 def _legend(levels: Sequence[float]) -> str:
-    pairs = list(zip(levels, levels[1:], strict=False))
+    pairs = list(pairwise(levels))
     notes = ["^ rises by fresh noise"] if any(b > a for a, b in pairs) else []
     notes += ["= is a corrector's step"] if any(a == b for a, b in pairs) else []
     return f"   ({', '.join(notes)})" if notes else ""
@@ -152,9 +154,9 @@ def _plot(recipe: Recipe, width: int) -> Iterator[str]:
     times = recipe.schedule.time(levels)
     columns = min(width, 100)
     # evenly in t as it is drawn, and evenly in log σ, so that neither a steep nor a flat stretch is coarse
-    ends = levels[[0, -1]].log()
+    low, high = float(levels[0].log()), float(levels[-1].log())
     even = torch.linspace(float(times[0]), float(times[-1]), 4 * columns, dtype=torch.float64)
-    t = torch.cat([even, recipe.schedule.time(torch.linspace(*ends.tolist(), 4 * columns, dtype=torch.float64).exp())])
+    t = torch.cat([even, recipe.schedule.time(torch.linspace(low, high, 4 * columns, dtype=torch.float64).exp())])
     t = t.clamp(times[0], times[-1]).sort().values
     log_sigma = recipe.schedule.sigma(t).clamp(levels[0], levels[-1]).log10()
     marks = list(zip(times.tolist(), levels.log10().tolist(), strict=True)) if len(levels) <= 64 else []
@@ -167,8 +169,9 @@ def _comparison_card(comparison: Comparison, width: int) -> Iterator[str]:
     yield from _heading(comparison.title, comparison.description, width)
     for name in comparison.recipes:
         recipe = Recipe.load(name)
-        parts = [part.kind for part in (recipe.schedule, recipe.sampler.steps, recipe.sampler.solver, recipe.sampler.renoising) if part]
-        yield _line(name, " · ".join(parts), width)
+        sampler = recipe.sampler
+        parts = (recipe.schedule, sampler.steps, sampler.solver, sampler.renoising, sampler.corrector)
+        yield _line(name, " · ".join(part.kind for part in parts if part is not None), width)
     yield ""
     for name in ("schedules", "steps_rules", "solvers"):
         if values := getattr(comparison, name):

@@ -4,7 +4,7 @@ A union of components is the registry: ``kind`` in a mapping picks the member, i
 annotations, and its constructor checks the values. What is not a component (numbers, words, lists of them) is left to
 pydantic, in strict mode: ``true`` is not 1, ``"7"`` is not 7 and 18.0 is not a count.
 
-All faults are collected; each is a path and a message: ``sampler.solver.kind``, ``unknown 'hein'; did you mean 'heun'?``.
+All faults are collected, each a path and a message: ``sampler.solver.kind``, ``unknown 'hein'; did you mean 'heun'?``
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import dataclasses
 import json
 import types
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -40,7 +40,8 @@ def members(hint: Any) -> tuple[Any, ...]:
 
 def components(hint: Any) -> dict[str, type]:
     """The components among the alternatives of ``hint``, by kind."""
-    return {kind_of(member): member for member in members(hint) if dataclasses.is_dataclass(member)}  # type: ignore[arg-type]
+    found: list[Any] = [member for member in members(hint) if dataclasses.is_dataclass(member)]
+    return {kind_of(member): member for member in found}
 
 
 def kind_of(cls: type) -> str:
@@ -52,7 +53,7 @@ def has_kind(cls: type) -> bool:
     return "kind" in _fields(cls)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _fields(cls: type) -> dict[str, Any]:
     """Field names of a component and their annotations, in the order of the constructor."""
     hints = get_type_hints(cls)
@@ -83,7 +84,7 @@ def decode(hint: Any, value: Any, path: str, faults: list[Fault]) -> Any:
 
 
 def checked(hint: Any, value: Any, label: str, remark: Callable[[Fault], str] = lambda fault: "") -> Any:
-    """``value`` decoded; the first fault, with a ``remark`` and how many others there are, is a :class:`RecipeError`."""
+    """``value`` decoded. Raises :class:`RecipeError` with the first fault, a ``remark`` on it, and how many follow."""
     faults: list[Fault] = []
     result = decode(hint, value, "", faults)
     if faults:
@@ -151,7 +152,7 @@ def unknown_key(cls: type, key: str) -> str:
     return f"unknown key{near} ({takes})" if near != ";" else f"unknown key; {takes}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _adapter(hint: Any) -> TypeAdapter[Any]:
     return TypeAdapter(hint)
 
@@ -193,7 +194,7 @@ def _is_number(text: str) -> bool:
 
 
 def _show(value: Any) -> str:
-    text = {True: "true", False: "false"}[value] if isinstance(value, bool) else "null" if value is None else repr(value)
+    text = str(value).lower() if isinstance(value, bool) else "null" if value is None else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

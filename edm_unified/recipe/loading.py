@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -12,7 +13,8 @@ import torch
 from edm_unified import _shipped
 from edm_unified.discretization import Steps, TableSubset, UniformTime
 from edm_unified.dynamics import Dynamics
-from edm_unified.recipe import codec, overrides as overriding, reader
+from edm_unified.recipe import codec, reader
+from edm_unified.recipe import overrides as overriding
 from edm_unified.recipe.codec import Fault
 from edm_unified.recipe.reader import RecipeError
 from edm_unified.recipe.tree import Comparison, Names, Recipe, Sampler
@@ -48,8 +50,9 @@ def from_tree(
     """A recipe or a comparison from plain data, such as ``codec.encode(recipe)`` gives."""
     found = Comparison if "recipes" in tree else Recipe
     if cls is not None and cls is not found:
-        is_a, other = ("comparison", "recipe") if found is Comparison else ("recipe", "comparison")
-        raise RecipeError(f"{label}: is a {is_a}, not a {other}; a comparison is a file with the key 'recipes'")
+        if found is Comparison:
+            raise RecipeError(f"{label}: is a comparison, not a recipe; run it with `edm-unified compare {label}`")
+        raise RecipeError(f"{label}: is a recipe, not a comparison, which is a file with the key 'recipes'")
     changed = overriding.apply(found, tree, overrides)
     result = codec.checked(found, changed, label, lambda fault: overriding.blame(fault, overrides))
     fault = walk_fault(result) if isinstance(result, Recipe) else None
@@ -63,16 +66,20 @@ def walk_fault(recipe: Recipe) -> Fault | None:
     sampler = recipe.sampler
     try:
         levels = recipe.levels
-        if sampler.corrector is None and any(a == b for a, b in zip(levels, levels[1:], strict=False)):
-            return Fault("sampler.corrector", "missing; the walk repeats levels, so add e.g. corrector: {kind: langevin}")
-        Dynamics(recipe.schedule, lambda x, sigma: x, {}, torch.device("cpu")).walk(levels)
+        if sampler.corrector is None and any(a == b for a, b in pairwise(levels)):
+            return Fault("sampler.corrector", "missing; the walk repeats levels: add corrector: {kind: langevin}")
+        Dynamics(recipe.schedule, _identity, {}, torch.device("cpu")).walk(levels)
     except ValueError as error:
         for part, value in (("sampler.steps", sampler.steps), ("sampler.renoising", sampler.renoising)):
             fault = codec.located(type(value), part, str(error)) if value is not None else None
             if fault is not None and fault.path != part:
                 return fault
-        return Fault("sampler.steps", str(error).removeprefix("steps: "))
+        return Fault("sampler.steps", str(error).removeprefix("steps: ").removeprefix("sigma: "))
     return None
+
+
+def _identity(x: torch.Tensor, sigma: torch.Tensor, **cond: Any) -> torch.Tensor:
+    return x
 
 
 def replace(recipe: Recipe, **parts: Any) -> Recipe:
@@ -116,7 +123,13 @@ def parse_component(union: Any, text: str, what: str) -> Any:
         if not equals or not key.strip():
             raise RecipeError(f"{label}: {item.strip()!r} is not a parameter; write {kind}:name=value,name=value")
         value[key.strip()] = reader.parse(number, f"{label}: {key.strip()}")
-    return codec.checked(union, value, label)
+    faults: list[Fault] = []
+    found = codec.decode(union, value, "", faults)
+    if faults:
+        fault = faults[0]
+        where = "" if fault.path in ("", "kind") else f"{fault.path}: "
+        raise RecipeError(f"{label}: {where}{fault.message}")
+    return found
 
 
 def _split(text: str) -> list[str]:

@@ -29,12 +29,12 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise yaml.MarkedYAMLError(problem="anchors and aliases (& and *) are not read; write the value out", problem_mark=event.start_mark)
+            raise _at(event, "anchors and aliases (& and *) are not read; write the value out")
         if getattr(event, "tag", None) is not None:
-            raise yaml.MarkedYAMLError(problem=f"tags such as {event.tag} are not read; remove it", problem_mark=event.start_mark)
+            raise _at(event, f"tags such as {event.tag} are not read; remove it")
         self.depth += 1
         if self.depth > MOST_DEPTH:
-            raise yaml.MarkedYAMLError(problem=f"nested more than {MOST_DEPTH} deep", problem_mark=event.start_mark)
+            raise _at(event, f"nested more than {MOST_DEPTH} deep")
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -43,18 +43,26 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key_node, _ in node.value:
             if key_node.tag != "tag:yaml.org,2002:str":
-                raise yaml.MarkedYAMLError(problem="a key must be plain text", problem_mark=key_node.start_mark)
+                raise _at(key_node, "a key must be plain text")
             if key_node.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key_node.value!r} is given twice", problem_mark=key_node.start_mark)
+                raise _at(key_node, f"the key {key_node.value!r} is given twice")
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
+
+
+def _at(place: Any, problem: str) -> yaml.MarkedYAMLError:
+    """A problem of ours at an event or a node."""
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
 
 
 _SCALARS = {  # the core schema of YAML 1.2, section 10.3.2, less octal and hexadecimal
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     "int": (r"[-+]?[0-9]+", list("-+0123456789")),
-    "float": (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+0123456789.")),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+0123456789."),
+    ),
 }
 _Loader.yaml_implicit_resolvers = {}
 for _tag, (_pattern, _first) in _SCALARS.items():
@@ -79,7 +87,7 @@ def parse(text: str, label: str) -> Any:
 
 def _line(error: yaml.YAMLError) -> str:
     if isinstance(error, yaml.reader.ReaderError):
-        return f"not YAML: a control character, {error.character!r}, at position {error.position}"
+        return f"not YAML: a control character, U+{int(error.character):04X}, at position {error.position}"
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = str(getattr(error, "problem", None) or getattr(error, "context", None) or error).splitlines()[0]
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
@@ -90,12 +98,12 @@ def _line(error: yaml.YAMLError) -> str:
 def read(path: Path, label: str) -> dict[str, Any]:
     """The mapping in the file ``path``. Raises :class:`RecipeError` for anything else."""
     try:
-        if path.is_dir():
-            raise RecipeError(f"{label}: is a directory; name a recipe file (.yaml) in it")
         with path.open("rb") as file:
             raw = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
         raise RecipeError(f"{label}: no such file; `edm-unified list recipes` names the shipped ones") from None
+    except IsADirectoryError:
+        raise RecipeError(f"{label}: is a directory; name a recipe file (.yaml) in it") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise RecipeError(f"{label}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(raw) > MOST_BYTES:

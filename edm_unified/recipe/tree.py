@@ -1,4 +1,4 @@
-"""The trunk of the tree: :class:`Recipe`, its :class:`Sampler`, and :class:`Comparison`. The leaves are the package's own."""
+"""The trunk of the tree: :class:`Recipe`, its :class:`Sampler`, and :class:`Comparison`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ from edm_unified.training import Objective
 
 T = TypeVar("T")
 Names = str | os.PathLike[str]
-MetricName = Literal[
-    "error_median", "error_rms", "sliced_wasserstein", "energy_distance", "frechet", "log_density_gap"
-]
+MetricName = Literal["error_median", "error_rms", "sliced_wasserstein", "energy_distance", "frechet", "log_density_gap"]
 
 
 @component
@@ -80,7 +78,7 @@ class Recipe:
     def build(self) -> tuple[exact.Gaussian | exact.GaussianMixture | exact.Empirical, Dataset]:
         """The denoiser and the data it was made from. Raises ``ValueError`` naming the field that is at fault."""
         if self.data is None:
-            raise ValueError(f"data: missing; the denoiser {self.denoiser.kind!r} is made from data, e.g. data: {{kind: digits}}")
+            raise ValueError(f"data: missing; {self.denoiser.kind} is made from data, such as data: {{kind: digits}}")
         try:
             dataset = self.data.load()
         except ValueError as error:
@@ -174,7 +172,7 @@ _Dumper.ignore_aliases = lambda self, data: True  # type: ignore[method-assign] 
 
 
 def _canonical(value: T) -> T:
-    """``value`` as a file would give it: a float that was written as an int is a float. Raises for what no file can say."""
+    """``value`` as a file would give it, with no int for a float. Raises ``ValueError`` for what no file can say."""
     return cast("T", codec.checked(type(value), codec.encode(value), type(value).__name__))
 
 

@@ -37,11 +37,11 @@ def build(data: ReportData) -> str:
     return build_page(data)
 
 
-def figures(data: ReportData) -> dict[str, bytes]:
+def figures(data: ReportData, dpi: int = 150) -> dict[str, bytes]:
     """The figures as PNG files, by file name."""
     from edm_unified.report.panels import figures as draw_figures
 
-    return draw_figures(data)
+    return draw_figures(data, dpi)
 
 
 def samples_grid_png(samples: Any, columns: int = 8, scale: int | None = None) -> bytes:

@@ -151,7 +151,8 @@ METRICS: dict[str, Metric] = {
             "Energy distance",
             "energy distance",
             "2 E‖x − y‖ − E‖x − x′‖ − E‖y − y′‖",
-            "Zero only when samples x and data y have one distribution; sensitive to location and spread.",
+            "Zero only when samples x and data y have one distribution; sensitive to location and spread. The "
+            "estimate is unbiased, so that near zero it may come out negative.",
         ),
         Metric(
             "frechet",

@@ -159,7 +159,7 @@ def _font(match: re.Match[str]) -> str:
     )
 
 
-def png(draw: Draw, size: tuple[float, float], dpi: int = 150) -> bytes:
+def png(draw: Draw, size: tuple[float, float], dpi: int) -> bytes:
     """The figure as a PNG file on white."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

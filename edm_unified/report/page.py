@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from edm_unified.report import images, panels
-from edm_unified.report.data import MethodView, ReportData, image_like, metric
+from edm_unified.report import images, panels, walks
+from edm_unified.report.data import Key, MethodView, ReportData, image_like, metric
 from edm_unified.report.markup import cited, data_uri, figure, formula, lines, section, swatch, table, text
 from edm_unified.report.plots import names
 from edm_unified.report.ranking import Table, summary, tabulate
@@ -103,7 +103,8 @@ def _errors(data: ReportData, t: Table) -> str:
     drawn = panels.error_panels(data, t)
     intro = (
         "<p>Both axes are logarithmic; down is better. Bands are 95&nbsp;% bootstrap intervals; a cross at the upper "
-        "edge is a run that diverged, and a line that leaves through it is off the scale.</p>"
+        "edge is a run that diverged, and a line that leaves through it is off the scale; a value at the lower edge "
+        "is there or below.</p>"
     )
     plots = "".join(figure(drawing, _explain(name)) for name, drawing in drawn.items())
     return f'{intro}{_legend(t)}<div class="panels">{plots}</div>'
@@ -154,9 +155,13 @@ def _levels(t: Table) -> str:
     if not drawing:
         return ""
     budget = f" at {t.grid_budget} evaluations" if t.grid_budget is not None else ""
+    far = any(x > walks.MOST for m in t.methods for x in m.levels)
+    beyond = f"; an arrow at the left: a level above {walks.MOST:g}" if far else ""
     return (
         "<p>Sampling is a walk on the noise axis. A fall is solved, a rise is noised, a repeat is corrected.</p>"
-        + figure(drawing, f"The walk of each method{budget}. Dots: levels; arcs: rises; rings: repeats.", "tall")
+        + figure(
+            drawing, f"The walk of each method{budget}. Dots: levels; arcs: rises; rings: repeats{beyond}.", "tall"
+        )
     )
 
 
@@ -206,14 +211,16 @@ def _trajectories(t: Table) -> str:
 
 def _methods(t: Table) -> str:
     rows = [_method(i, m) for i, m in enumerate(t.methods)]
-    head = ["method", "recipe", "schedule", "levels", "solver", "renoising", "source", "recipe hash"]
-    return table(head, rows, "What each method is, and where it is from", "cards")
+    head = ["method", *Key._fields, "source", "recipe hash"]
+    if all(m.label == m.key.recipe for m in t.methods):  # the recipe is told by the label
+        head, rows = [head[0], *head[2:]], [[row[0], *row[2:]] for row in rows]
+    return table(head, rows, "What each method is, and where it is from", "cards") if rows else ""
 
 
 def _method(index: int, m: MethodView) -> list[str]:
     title = f"<small>{text(m.title)}</small>" if m.title else ""
     name = f'<span id="method-{index}">{swatch(index)} {text(m.label)}</span>{title}'
-    return [name, *(text(part) for part in m.key), cited(m.source), f"<code>{text(m.hash)}</code>" if m.hash else ""]
+    return [name, *map(text, m.key), cited(m.source), f"<code>{text(m.hash)}</code>" if m.hash else ""]
 
 
 def _metrics(t: Table, floors: bool) -> str:

@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def figures(data: ReportData) -> dict[str, bytes]:
+def figures(data: ReportData, dpi: int = 150) -> dict[str, bytes]:
     """PNG files on white: ``{"error_vs_nfe.png": …, "schedules.png": …}``; a figure with nothing to show is absent."""
     table = tabulate(data)
     shown = curves.families(table.methods)
     files: dict[str, bytes] = {}
     if table.metrics:
-        files["error_vs_nfe.png"] = _errors(data, table)
+        files["error_vs_nfe.png"] = _errors(data, table, dpi)
     if shown:
-        files["schedules.png"] = _schedules(shown)
-        files["trajectories.png"] = _trajectories(shown)
+        files["schedules.png"] = _schedules(shown, dpi)
+        files["trajectories.png"] = _trajectories(shown, dpi)
     if any(len(m.levels) for m in table.methods):
-        files["levels.png"] = _levels(table)
+        files["levels.png"] = _levels(table, dpi)
     if pictures(data, table):
-        files["samples.png"] = _samples(data, table)
+        files["samples.png"] = _samples(data, table, dpi)
     return files
 
 
@@ -126,7 +126,7 @@ def _grid(panels: int, columns: int, panel: tuple[float, float], foot: float = 0
     return columns, (columns * panel[0], math.ceil(panels / columns) * panel[1] + foot)
 
 
-def _errors(data: ReportData, table: Table) -> bytes:
+def _errors(data: ReportData, table: Table, dpi: int) -> bytes:
     columns, size = _grid(len(table.metrics), 3, PANEL)
     rows = math.ceil(len(table.metrics) / columns)
 
@@ -135,10 +135,10 @@ def _errors(data: ReportData, table: Table) -> bytes:
             box = _box(PANEL, 0.66, plots.name_room(table.methods, PANEL[1] - 0.8), 0.5, 0.3)
             plots.error_against_nfe(part.add_axes(box), palette, table, name, data.floors.get(name))
 
-    return png(draw, size)
+    return png(draw, size, dpi)
 
 
-def _schedules(shown: list[curves.Family]) -> bytes:
+def _schedules(shown: list[curves.Family], dpi: int) -> bytes:
     panel = (4.5, 3.5)
 
     def draw(figure: Figure, palette: Palette) -> None:
@@ -156,10 +156,10 @@ def _schedules(shown: list[curves.Family]) -> bytes:
         right.legend(handles=handles, loc="center left", frameon=False, handlelength=3, labelcolor=palette.fg)
 
     size = (2 * panel[0] + 0.7 + 0.09 * max(len(f.label) for f in shown), panel[1])
-    return png(draw, size)
+    return png(draw, size, dpi)
 
 
-def _trajectories(shown: list[curves.Family]) -> bytes:
+def _trajectories(shown: list[curves.Family], dpi: int) -> bytes:
     panel = (4.5, 2.9)
     columns, size = _grid(len(shown), 3, panel)
 
@@ -168,17 +168,17 @@ def _trajectories(shown: list[curves.Family]) -> bytes:
         for part, family in zip(parts, shown, strict=False):
             curves.trajectories(part.add_axes(_box(panel, 0.58, 0.15, 0.45, 0.45)), palette, family)
 
-    return png(draw, size)
+    return png(draw, size, dpi)
 
 
-def _levels(table: Table) -> bytes:
+def _levels(table: Table, dpi: int) -> bytes:
     def draw(figure: Figure, palette: Palette) -> None:
         walks.levels(margins(figure, 0.12, 0.12, 0.5, 0.1), palette, table.methods)
 
-    return png(draw, (8.0, walks.levels_height(table.methods)))
+    return png(draw, (8.0, walks.levels_height(table.methods)), dpi)
 
 
-def _samples(data: ReportData, table: Table) -> bytes:
+def _samples(data: ReportData, table: Table, dpi: int) -> bytes:
     shown = [p for p in pictures(data, table) if p[2] is not None]
     columns, size = _grid(len(shown), 5, (2.6, 2.95))
     vectors = [p[2] for p in shown if not image_like(p[2])]
@@ -198,7 +198,7 @@ def _samples(data: ReportData, table: Table) -> bytes:
                 images.scatter(ax, palette, samples, limits, index)
             ax.set_title(label, loc="left", color=palette.fg if index < 0 else palette.line(index), fontsize=10)
 
-    return png(draw, size)
+    return png(draw, size, dpi)
 
 
 def _box(panel: tuple[float, float], left: float, right: float, bottom: float, top: float) -> Any:

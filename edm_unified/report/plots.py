@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edm_unified.report.data import Cell, MethodView, metric
+from edm_unified.report.data import Cell, MethodView, Score, metric
 from edm_unified.report.draw import Palette, dash, dress, marker, spread
 from edm_unified.report.ranking import Table, superscript
 
@@ -46,11 +46,12 @@ def power_of_ten(value: float, _: int | None = None) -> str:
     return f"{10.0**exponent:.{max(0, -exponent)}f}"
 
 
-def error_against_nfe(ax: Axes, palette: Palette, table: Table, name: str, floor: Sequence[float] | None) -> None:
+def error_against_nfe(ax: Axes, palette: Palette, table: Table, name: str, given: Sequence[float] | None) -> None:
     """One panel: metric ``name`` against counted evaluations, log-log, a line and an interval band per method."""
     shown = metric(name)
     dress(ax, palette, shown.title, "network evaluations (NFE)", f"|{shown.short}|" if shown.signed else shown.short)
     lines = [_line(table, method.label, name, shown.signed) for method in table.methods]
+    floor = None if given is None else Score(given[0], given[1], given[2], 1, 0).magnitude(shown.signed)
     low, high = _limits([v for line in lines for v in line[:, 1]], floor)
     ax.set_xscale("log")
     ax.set_yscale("log")
@@ -58,25 +59,15 @@ def error_against_nfe(ax: Axes, palette: Palette, table: Table, name: str, floor
     _budget_ticks(ax, table.budgets)
     _value_ticks(ax, low, high)
     if floor is not None:
-        ax.axhspan(max(floor[1], low), max(floor[2], low), color=palette.muted, alpha=0.15, linewidth=0)
-        ax.axhline(max(floor[0], low), color=palette.muted, linewidth=0.9, dashes=(2, 2))
-        ax.annotate(
-            "exact endpoints",
-            (0, max(floor[0], low)),
-            (4, 3),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            color=palette.muted,
-            fontsize=8,
-        )
+        _draw_floor(ax, palette, floor)
     for i, line in enumerate(lines):
         fine = np.isfinite(line[:, 1])
         if not len(line):
             continue
         colour, group = palette.line(i), f"m{i}"
-        nfe, value, below, above = line[fine].T
+        nfe, value, below, above = np.maximum(line[fine].T, low * 1.01)  # an unbiased distance may be negative
         style: dict[str, Any] = {"color": colour, "linewidth": 1.4, "linestyle": dash(i), "gid": group}
-        ax.fill_between(nfe, np.clip(below, low, None), above, color=colour, alpha=0.13, linewidth=0, gid=group)
+        ax.fill_between(nfe, below, above, color=colour, alpha=0.1, linewidth=0, gid=group)
         ax.plot(nfe, value, marker=marker(i), markersize=4, markeredgewidth=0, clip_on=True, **style)
         lost = line[~fine, 0]
         if len(lost):
@@ -94,6 +85,25 @@ def error_against_nfe(ax: Axes, palette: Palette, table: Table, name: str, floor
     _name_lines(ax, palette, lines, names(table.methods))
 
 
+def _draw_floor(ax: Axes, palette: Palette, floor: tuple[float, float, float]) -> None:
+    """The level of the exact endpoints and its interval; at the lower edge where it is below everything drawn."""
+    bottom = ax.get_ylim()[0]
+    value, low, high = (max(x, bottom) for x in floor)
+    lowest = value < 1.2 * bottom
+    ax.axhspan(low, high, color=palette.muted, alpha=0.15, linewidth=0)
+    ax.axhline(value, color=palette.muted, linewidth=0.9, dashes=(2, 2))
+    ax.annotate(
+        "exact endpoints below" if floor[0] < bottom else "exact endpoints",
+        (0, value),
+        (4, 3 if lowest else -3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        va="bottom" if lowest else "top",
+        color=palette.muted,
+        fontsize=8,
+    )
+
+
 def _line(table: Table, label: str, name: str, signed: bool) -> np.ndarray:
     """Rows (nfe, value, low, high) of one method, infinite where it diverged."""
     rows = []
@@ -108,12 +118,12 @@ def _line(table: Table, label: str, name: str, signed: bool) -> np.ndarray:
 def _limits(values: list[float], floor: Sequence[float] | None) -> tuple[float, float]:
     """The range worth drawing: all of it, unless a method about to diverge would flatten everything else."""
     array = np.array([v for v in values if math.isfinite(v) and v > 0] or [0.1, 10.0])
-    if floor is not None and floor[0] > 0:
+    if floor is not None and floor[0] > 0.1 * array.min():
         array = np.append(array, floor[0])
     top = min(array.max(), 300 * np.median(array))
     bottom = max(array.min(), 1e-12 * top)
     room = (top / bottom) ** 0.06 * 1.1
-    return bottom / room, top * room
+    return bottom / room ** (1 if floor is None else 1.7), top * room  # the floor's name is written below it
 
 
 def _budget_ticks(ax: Axes, budgets: Sequence[int]) -> None:

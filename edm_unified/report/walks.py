@@ -16,6 +16,8 @@ from edm_unified.report.plots import power_of_ten
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+MOST = 1e3
+"""Levels above this are drawn at the left edge: σ = 10⁶, which stands for ∞, would take up half of the axis."""
 _ROW = 0.46  # inches for one method
 
 
@@ -30,7 +32,7 @@ def levels(ax: Axes, palette: Palette, methods: Sequence[MethodView]) -> None:
 
     rows = [(i, m) for i, m in enumerate(methods) if len(m.levels)]
     positive = [x for _, m in rows for x in m.levels if x > 0 and math.isfinite(x)] or [1e-2, 1e2]
-    least, most = max(min(positive), 1e-5), min(max(positive), 1e7)
+    least, most = max(min(positive), 1e-5), min(max(positive), MOST)
     zero = least / (most / least) ** 0.07  # where σ = 0 is drawn on this log axis
     dress(ax, palette, "", "noise level σ, from noise to data (logarithmic, then 0)", "")
     ax.set_xscale("log")
@@ -47,7 +49,8 @@ def levels(ax: Axes, palette: Palette, methods: Sequence[MethodView]) -> None:
     ax.axvline(zero, color=palette.muted, linewidth=0.6, dashes=(2, 2))
     for row, (i, method) in enumerate(rows):
         colour, group = palette.line(i), f"m{i}"
-        walk = np.array([x if x > 0 else zero for x in method.levels], dtype=float).clip(zero, most)
+        own = np.array([x if x > 0 else zero for x in method.levels], dtype=float)
+        walk = own.clip(zero, most)
         ax.axhline(row, color=palette.grid, linewidth=0.8)
         ax.text(
             0.0,
@@ -58,10 +61,14 @@ def levels(ax: Axes, palette: Palette, methods: Sequence[MethodView]) -> None:
             fontsize=9,
             gid=group,
         )
-        fell = np.concatenate([[True], walk[1:] < walk[:-1]])
-        same = np.concatenate([[False], walk[1:] == walk[:-1]])
+        fell = np.concatenate([[True], own[1:] < own[:-1]])
+        same = np.concatenate([[False], own[1:] == own[:-1]])
+        beyond = own > most
         style: dict[str, Any] = {"color": colour, "linestyle": "none", "gid": group}
-        ax.plot(walk[fell], np.full(fell.sum(), row), marker="o", markersize=4, markeredgewidth=0, **style)
+        dots = walk[fell & ~beyond]
+        ax.plot(dots, np.full(len(dots), row), marker="o", markersize=4, markeredgewidth=0, **style)
+        if beyond.any():
+            ax.plot(most, row, marker="<", markersize=5.5, markeredgewidth=0, **style)
         if same.any():
             ax.plot(walk[same], np.full(same.sum(), row), marker="o", markersize=7, fillstyle="none", **style)
         _rises(ax, palette, walk, row, group)

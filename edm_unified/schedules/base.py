@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -13,7 +14,7 @@ PRACTICAL_INFINITY = 1e6
 """σ that stands for σ = ∞ (flow matching at t = 1, zero terminal SNR): a relative error of 1e-6 in the start."""
 
 
-def float64(value: float | Tensor) -> Tensor:
+def float64(value: float | Sequence[float] | Tensor) -> Tensor:
     """``value`` as a float64 tensor, on the device it is on."""
     return torch.as_tensor(value, dtype=torch.float64)
 
@@ -81,7 +82,8 @@ class Schedule(ABC):
         sigma = float64(sigma)
         if sigma.numel() == 0:
             return sigma
-        low, high = map(float, torch.aminmax(sigma.detach()))
+        values = sigma.detach().cpu().numpy()
+        low, high = float(values.min()), float(values.max())
         if not (low >= 0 and high < math.inf):  # so that NaN is caught as well
             bad = high if low >= 0 else low
             remedy = f"; use a large finite one such as {PRACTICAL_INFINITY:g}" if bad == math.inf else ""

@@ -139,7 +139,8 @@ def _panels(schedule: SDE, most: int = 4096) -> _Panels:
         halves_f = half_f + _integral_of_f(f, middle, right)
         halves_v = half_v + _integral_of_variance(f, g, middle, right, start + half_f)
         settled = abs(whole_f - halves_f) <= 1e-13 * (1 + abs(halves_f)) and abs(whole_v - halves_v) <= 1e-12 * halves_v
-        if settled or float(right - left) < 1e-15 * schedule.t_end or len(edges) + len(pending) > most:
+        finite = math.isfinite(halves_f) and math.isfinite(halves_v)  # if not, __post_init__ says so
+        if settled or not finite or float(right - left) < 1e-15 * schedule.t_end or len(edges) + len(pending) > most:
             edges.append(pending.pop())
             log_s.append(log_s[-1] + float(halves_f))
             variance.append(variance[-1] + float(halves_v))

@@ -177,8 +177,12 @@ class BetaTable(Schedule):
         index = (torch.searchsorted(nodes, B) - 1).clamp(0, cells - 1)
         low, high = torch.zeros_like(B), torch.full_like(B, 1 / cells)
         c3, c2, c1, c0 = _cubic(self).coefficients.to(sigma.device)[:, index]
-        for _ in range(54):  # bisection: B is monotone in the cell, and 54 halvings exhaust float64
-            middle = 0.5 * (low + high)
-            below = ((c3 * middle + c2) * middle + c1) * middle + c0 < B
-            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        return index.double() / cells + 0.5 * (low + high)
+        u = (B - c0) / (nodes[index + 1] - c0) / cells
+        for _ in range(200):  # Newton's method; a step that leaves the bracket is replaced by a halving of it
+            excess = ((c3 * u + c2) * u + c1) * u + c0 - B
+            low, high = torch.where(excess < 0, u, low), torch.where(excess < 0, high, u)
+            newton = u - excess / ((3 * c3 * u + 2 * c2) * u + c1)
+            last, u = u, torch.where((newton >= low) & (newton <= high), newton, 0.5 * (low + high))
+            if bool(((u - last).abs() <= 1e-15 * u).all()):
+                break
+        return index.double() / cells + u

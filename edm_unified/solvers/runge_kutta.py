@@ -101,7 +101,7 @@ def _plan(
     for i, (A_i, c_i) in enumerate(zip(tableau.A, tableau.c, strict=True)):
         levels = _stage_levels(dynamics, falls, c_i)
         s = np.array([level.s for level in levels])[:, None]
-        X = start + h * sum(A_ij * k for A_ij, k in zip(A_i, slopes, strict=True))
+        X = start + h * sum(A_ij * k for A_ij, k in zip(A_i, slopes, strict=True)) if i else start
         f, l = (rate[:, None] for rate in dynamics.rates(np.array([level.t for level in levels])))
         D_i = np.zeros_like(X)
         D_i[:, i] = 1

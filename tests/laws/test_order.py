@@ -130,5 +130,5 @@ def test_sample_converges_to_the_reference_at_zero(solver: Any, schedule: Any) -
         .sqrt()
         for n in (100, 400)
     )
-    assert fine < 0.5 * coarse
+    assert fine < max(0.5 * coarse, 1e-5)  # 1e-5: what the one Euler step from σ_min = 0.002 to 0 leaves
     assert fine < (2e-2 if solver.order == 1 else 1e-3)

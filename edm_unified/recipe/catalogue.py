@@ -1,4 +1,4 @@
-"""The JSON Schema of recipes: what an editor completes and underlines. Made from the dataclasses themselves."""
+"""What a recipe can name: the families of components, and the JSON Schema with which an editor completes and underlines."""
 
 from __future__ import annotations
 

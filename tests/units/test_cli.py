@@ -1,0 +1,243 @@
+"""The commands: what they print and write, and that they answer before torch is there."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import unicodedata
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.shell_completion import CompletionItem, ShellComplete
+from click.testing import CliRunner
+
+from edm_unified import _shipped, recipe
+from edm_unified.cli import COMMANDS, main
+from edm_unified.cli.drawing import curve
+from edm_unified.cli.show import walk_text
+from edm_unified.recipe import Recipe, codec
+from edm_unified.recipe.catalogue import FAMILIES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str, width: int = 80) -> str:
+    result = CliRunner(env={"COLUMNS": str(width)}).invoke(main, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def columns(line: str) -> int:
+    """How wide a line is on a terminal: accents that stand on the letter before them take no room."""
+    return sum(not unicodedata.combining(character) for character in line)
+
+
+QUICK = """
+import sys
+from click.testing import CliRunner
+from click.shell_completion import ShellComplete
+from edm_unified.cli import main
+for arguments in (["--help"], ["--version"], ["sample", "--help"], ["show", "--help"], ["compare", "--help"], ["list", "recipes"]):
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, (arguments, result.output)
+assert ShellComplete(main, {}, "edm-unified", "X").get_completions(["sample", "edm", "--solver"], "he")
+slow = {"torch", "numpy", "scipy", "pydantic", "matplotlib", "sklearn", "rich", "yaml"} & set(sys.modules)
+assert not slow, slow
+"""
+
+
+def test_help_and_completion_answer_without_torch() -> None:
+    subprocess.run([sys.executable, "-c", QUICK], check=True, cwd=ROOT)
+
+
+def test_help_lists_every_command_with_its_own_short_help() -> None:
+    text = run("--help", width=120)
+    for name, (_, short) in COMMANDS.items():
+        assert f"  {name}" in text
+        command = main.get_command(None, name)  # type: ignore[arg-type]
+        assert command is not None
+        assert command.name == name
+        assert short in " ".join(text.split())
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("name", _shipped.recipe_names())
+def test_show_fits_the_terminal_and_tells_the_method(name: str, width: int) -> None:
+    text = run("show", name, width=width)
+    assert max(map(columns, text.splitlines())) <= width
+    found = recipe.load_any(name)
+    assert found.hash in text
+    assert text.startswith(found.title)
+    if isinstance(found, Recipe):
+        for formula in {**found.schedule.formulas, **found.preconditioning.formulas}.values():  # type: ignore[union-attr]
+            assert "".join(formula.split()) in "".join(text.split())
+        assert f"{found.levels[0]:.3g}  " in text
+        assert "●" in text
+    else:
+        assert all(f"\n{method} " in text for method in found.recipes)
+
+
+def test_show_takes_other_parts_and_prints_them_as_yaml() -> None:
+    text = run("show", "ddim", "--schedule", "edm", "--solver", "second_order:alpha=0.5", "--steps", "5", "--yaml")
+    found = recipe.loads(text)
+    assert isinstance(found, Recipe)
+    assert found.schedule.kind == "edm"
+    assert found.sampler.solver == codec.decode(FAMILIES["solvers"], {"kind": "second_order", "alpha": 0.5}, "", [])
+    assert found.levels == Recipe.load("ddim", ["sampler.steps.n=5"]).levels
+
+
+def test_another_rule_takes_the_number_of_steps_along_unless_it_has_its_own() -> None:
+    for rule, n in (("log_linear", 18), ("log_linear:n=7", 7), ("log_linear:sigma_min=0.01", 18)):
+        found = recipe.loads(run("show", "edm", "--steps-rule", rule, "--yaml"))
+        assert isinstance(found, Recipe)
+        assert found.sampler.steps.n == n  # type: ignore[union-attr]
+
+
+def test_the_walk_marks_rises_and_repeats_and_leaves_out_the_middle() -> None:
+    assert walk_text([80, 1, 2, 2, 0.5, 0], 80) == "80  1  ^2  =2  0.5  0"
+    long = walk_text([float(i) for i in range(1000, -1, -1)], 100)
+    assert long.startswith("1e+03  999  998")
+    assert long.endswith("1  0   (1001 levels)")
+    assert "…" in long
+    assert len(long) <= 100
+
+
+def test_a_curve_is_drawn_from_corner_to_corner() -> None:
+    lines = curve([0, 1], [-2, 1], [(0.5, -0.5)], width=40, height=8)
+    drawn = [line[8:] for line in lines[:8]]
+    assert drawn[-1][0] not in " ●"
+    assert len(drawn[0]) == 31  # the upper right corner
+    assert drawn[0][-1] not in " ●"
+    assert sum(row.count("●") for row in drawn) == 1
+    assert all(len(line) <= 40 for line in lines)
+    assert [line.split()[0] for line in lines if "┤" in line] == ["10", "1", "0.1", "0.01"]
+
+
+def test_list_names_every_component_with_its_defaults() -> None:
+    text = run("list")
+    for family, union in FAMILIES.items():
+        assert f"{family}  (" in text
+        for kind in codec.components(union):
+            assert f"\n  {kind}" in text
+    assert "  karras  n=18, sigma_min=0.002, sigma_max=80, rho=7\n" in text
+    assert "  restart  intervals=[[0.06, 0.3, 3, 2]], rho=7, S_noise=1\n" in text
+    for name in _shipped.recipe_names():
+        assert f"\n  {name} " in text
+    only = run("list", "solvers")
+    assert "heun" in only
+    assert "karras" not in only
+
+
+def test_schema_is_json() -> None:
+    assert json.loads(run("schema")) == recipe.schema()
+
+
+def test_sample_writes_an_array_a_picture_the_recipe_and_the_environment(tmp_path: Path) -> None:
+    from PIL import Image
+
+    out = tmp_path / "deep" / "er"
+    arguments = ["edm", "--n", "5", "--steps", "4", "--set", "denoiser=gaussian", "--seed", "3", "--out", str(out)]
+    text = run("sample", *arguments)
+    assert text.startswith("5 samples of 1×8×8, 7 evaluations each, in ")
+    assert sorted(path.name for path in out.iterdir()) == ["environment.json", "recipe.yaml", "samples.npy", "samples.png"]
+    samples = np.load(out / "samples.npy")
+    assert samples.shape == (5, 1, 8, 8)
+    assert samples.dtype == np.float32
+    with Image.open(out / "samples.png") as image:
+        assert min(image.size) > 50
+    again = recipe.load_any(str(out / "recipe.yaml"))
+    assert again == Recipe.load("edm", ["denoiser=gaussian", "sampler.steps.n=4"])
+    assert json.loads((out / "environment.json").read_text())["nfe"] == 7
+
+    # the same seed in other batches, and the same run from the recipe that was written
+    run("sample", str(out / "recipe.yaml"), "--n", "5", "--batch", "2", "--seed", "3", "--out", str(tmp_path / "b"), "-q")
+    np.testing.assert_allclose(np.load(tmp_path / "b" / "samples.npy"), samples, atol=1e-6)
+    run("sample", *arguments[:-3], "4", "--out", str(tmp_path / "c"), "-q")
+    assert np.abs(np.load(tmp_path / "c" / "samples.npy") - samples).max() > 0.1
+
+
+def test_sample_of_a_class_is_of_that_class(tmp_path: Path) -> None:
+    assert run("sample", "edm", "--n", "12", "--steps", "8", "--class", "4", "--set", "denoiser=empirical",
+               "--out", str(tmp_path), "--quiet") == ""  # fmt: skip
+    data = Recipe.load("edm").data
+    assert data is not None
+    images, labels, _ = data.load()
+    samples = torch.from_numpy(np.load(tmp_path / "samples.npy"))
+    nearest = torch.cdist(samples.flatten(1), images.flatten(1)).argmin(1)
+    assert labels is not None
+    assert (labels[nearest] == 4).all()
+
+
+def test_vectors_have_no_picture(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(50, 3)))
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "samples.png").touch()  # of an earlier run
+    run("sample", "edm", "--n", "4", "--steps", "3", "--set", f"data={{kind: arrays, path: {tmp_path / 'x.npy'}}}",
+        "--set", "denoiser=gaussian", "--out", str(tmp_path / "o"))  # fmt: skip
+    assert np.load(tmp_path / "o" / "samples.npy").shape == (4, 3)
+    assert not (tmp_path / "o" / "samples.png").exists()
+
+
+def completions(arguments: str, incomplete: str) -> list[CompletionItem]:
+    return ShellComplete(main, {}, "edm-unified", "_EDM_UNIFIED_COMPLETE").get_completions(arguments.split(), incomplete)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "incomplete", "expected"),
+    [
+        ("", "s", ["sample", "show", "schema"]),
+        ("show", "ed", ["edm", "edm_stochastic"]),
+        ("sample", "qu", ["quickstart"]),
+        ("compare edm", "flow", ["flow_matching"]),
+        ("sample edm --solver", "dpm", ["dpmpp_2m", "dpmpp_2m_sde"]),
+        ("compare edm --solver", "eul", ["euler", "euler_maruyama"]),
+        ("sample edm --schedule", "v", ["ve", "vp"]),
+        ("compare edm --schedule", "co", ["cosine"]),
+        ("show edm --steps-rule", "k", ["karras"]),
+        ("list", "so", ["solvers"]),
+    ],
+)
+def test_the_tab_key_knows_commands_recipes_solvers_and_schedules(
+    arguments: str, incomplete: str, expected: list[str]
+) -> None:
+    assert [item.value for item in completions(arguments, incomplete)] == expected
+
+
+def test_the_tab_key_falls_back_to_files_for_a_recipe() -> None:
+    assert [(item.value, item.type) for item in completions("show", "./my")] == [("./my", "file")]
+
+
+def test_completion_works_in_bash() -> None:
+    words = {"_EDM_UNIFIED_COMPLETE": "bash_complete", "COMP_WORDS": "edm-unified sample edm --solver he", "COMP_CWORD": "4"}
+    program = "from edm_unified.cli import main; main(prog_name='edm-unified')"
+    done = subprocess.run([sys.executable, "-c", program], env=words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "plain,heun\n"
+
+
+def test_the_wheel_brings_the_recipes_along(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+        names = archive.namelist()
+    assert {f"edm_unified/_recipes/{name}.yaml" for name in _shipped.recipe_names()} <= set(names)
+    assert "edm_unified/py.typed" in names
+    assert any(b"edm-unified = edm_unified.cli:main" in archive_text(wheel, name) for name in names if "entry_points" in name)
+    program = "import edm_unified; from edm_unified.recipe import Recipe; print(edm_unified.__file__); print(Recipe.load('edm').hash)"
+    done = subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": str(tmp_path / "installed")}, cwd=tmp_path,
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    where, found = done.stdout.split()
+    assert where.startswith(str(tmp_path))
+    assert found == Recipe.load("edm").hash
+
+
+def archive_text(wheel: Path, name: str) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(wheel.read_bytes())) as archive:
+        return archive.read(name)
