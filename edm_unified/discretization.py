@@ -19,8 +19,6 @@ from edm_unified._component import choice, component, count, falling, nonnegativ
 from edm_unified.schedules import BetaTable, Schedule
 from edm_unified.schedules.base import float64
 
-Formulas = ClassVar[dict[str, str]]
-
 
 class Steps(Protocol):
     """A rule for the levels."""
@@ -59,7 +57,7 @@ class Karras:
     sigma_max: float = 80.0
     rho: float = 7.0
     kind: Literal["karras"] = "karras"
-    formulas: Formulas = {"levels": "σ_i = (σ_max^{1/ρ} + i/(N−1)(σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ, σ_N = 0"}
+    formulas: ClassVar[dict[str, str]] = {"levels": "σ_i = (σ_max^{1/ρ} + i/(N−1)(σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ, σ_N = 0"}
 
     def __post_init__(self) -> None:
         count("n", self.n)
@@ -84,7 +82,7 @@ class LogLinear:
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     kind: Literal["log_linear"] = "log_linear"
-    formulas: Formulas = {"levels": "σ_i = σ_max (σ_min/σ_max)^{i/(N−1)}, σ_N = 0"}
+    formulas: ClassVar[dict[str, str]] = {"levels": "σ_i = σ_max (σ_min/σ_max)^{i/(N−1)}, σ_N = 0"}
 
     def __post_init__(self) -> None:
         count("n", self.n)
@@ -108,7 +106,7 @@ class PolynomialExponential:
     sigma_max: float = 80.0
     rho: float = 1.0
     kind: Literal["polynomial_exponential"] = "polynomial_exponential"
-    formulas: Formulas = {"levels": "ln σ_i = ln σ_min + (1 − i/(N−1))^ρ ln(σ_max/σ_min), σ_N = 0"}
+    formulas: ClassVar[dict[str, str]] = {"levels": "ln σ_i = ln σ_min + (1 − i/(N−1))^ρ ln(σ_max/σ_min), σ_N = 0"}
 
     def __post_init__(self) -> None:
         count("n", self.n)
@@ -138,7 +136,7 @@ class UniformTime:
     sigma_max: float | None = None
     sigma_min: float | None = None
     kind: Literal["uniform_time"] = "uniform_time"
-    formulas: Formulas = {"levels": "σ_i = σ(t_i), t_i equally spaced from t_max to t_min (then 0), or to 0"}
+    formulas: ClassVar[dict[str, str]] = {"levels": "σ_i = σ(t_i), t_i equally spaced from t_max to t_min (then 0), or to 0"}
 
     def __post_init__(self) -> None:
         count("n", self.n)
@@ -189,7 +187,7 @@ class VPTime:
     power: float = 2.0
     epsilon: float = 1e-3
     kind: Literal["vp_time"] = "vp_time"
-    formulas: Formulas = {"levels": "σ_i = √(e^{½β_d t² + β_m t} − 1), t_i = (1 + i/(N−1)(ε^{1/p} − 1))^p, σ_N = 0"}
+    formulas: ClassVar[dict[str, str]] = {"levels": "σ_i = √(e^{½β_d t² + β_m t} − 1), t_i = (1 + i/(N−1)(ε^{1/p} − 1))^p, σ_N = 0"}
 
     def __post_init__(self) -> None:
         count("n", self.n)
@@ -220,7 +218,7 @@ class Tan:
     sigma_max: float = 80.0
     sigma_data: float = 0.5
     kind: Literal["tan"] = "tan"
-    formulas: Formulas = {"levels": "σ_i = σ_data tan θ_i, θ equally spaced, σ_N = 0"}
+    formulas: ClassVar[dict[str, str]] = {"levels": "σ_i = σ_data tan θ_i, θ equally spaced, σ_N = 0"}
 
     def __post_init__(self) -> None:
         count("n", self.n)
@@ -264,7 +262,7 @@ class TableSubset:
     offset: int = 0
     table: BetaTable | None = None
     kind: Literal["table"] = "table"
-    formulas: Formulas = {"levels": "σ_{k_i} of the table, k leading, trailing or linspace, then 0"}
+    formulas: ClassVar[dict[str, str]] = {"levels": "σ_{k_i} of the table, k leading, trailing or linspace, then 0"}
 
     def __post_init__(self) -> None:
         count("n", self.n)
@@ -295,7 +293,7 @@ class Explicit:
 
     sigmas: tuple[float, ...]
     kind: Literal["explicit"] = "explicit"
-    formulas: Formulas = {"levels": "as listed"}
+    formulas: ClassVar[dict[str, str]] = {"levels": "as listed"}
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigmas", tuple(map(float, self.sigmas)))  # from a list, an array or a tensor as well

@@ -35,21 +35,46 @@ def _whole_numbers(context: click.Context, parameter: click.Parameter, text: str
 
 @click.command(short_help="Compare methods at equal budgets; writes tables, figures and a report.")
 @click.argument("recipes", nargs=-1, required=True, shell_complete=options.complete_recipe)
-@click.option("--solver", "solvers", multiple=True, shell_complete=options.complete_solver,
-              help="Replace every recipe's solver; give it again for several. E.g. heun, ddim:eta=0.5")
-@click.option("--schedule", "schedules", multiple=True, shell_complete=options.complete_schedule,
-              help="Replace every recipe's schedule, over the same range of noise levels.")
-@click.option("--steps-rule", "steps_rules", multiple=True, shell_complete=options.complete_steps,
-              help="Replace every recipe's rule for the levels. E.g. karras:rho=5")
+@click.option(
+    "--solver",
+    "solvers",
+    multiple=True,
+    shell_complete=options.complete_solver,
+    help="Replace every recipe's solver; give it again for several. E.g. heun, ddim:eta=0.5",
+)
+@click.option(
+    "--schedule",
+    "schedules",
+    multiple=True,
+    shell_complete=options.complete_schedule,
+    help="Replace every recipe's schedule, over the same range of noise levels.",
+)
+@click.option(
+    "--steps-rule",
+    "steps_rules",
+    multiple=True,
+    shell_complete=options.complete_steps,
+    help="Replace every recipe's rule for the levels. E.g. karras:rho=5",
+)
 @click.option("--nfe", callback=_whole_numbers, metavar="N,N,...", help="Budgets: evaluations of the denoiser.")
 @click.option("--samples", type=click.IntRange(2, 10_000_000), help="Samples per method, budget and seed.")
 @click.option("--seeds", callback=_whole_numbers, metavar="S,S,...", help="One run of every cell for each.")
-@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE",
-              help="Set a value in every recipe (sampler.solver.alpha=0.5), or in the comparison (grid_nfe=20).")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="Set a value in every recipe (sampler.solver.alpha=0.5), or in the comparison (grid_nfe=20).",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Directory for the results.  [default: edm-compare/NAME]")
 @click.option("--fresh", is_flag=True, help="Start over instead of continuing what is there.")
-@click.option("--batch", type=click.IntRange(1, 1_000_000), default=1024, show_default=True,
-              help="Samples at a time; it does not change the results of a denoiser that treats samples alike.")
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 1_000_000),
+    default=1024,
+    show_default=True,
+    help="Samples at a time; it does not change the results of a denoiser that treats samples alike.",
+)
 @options.device
 @options.dtype
 @options.quiet
@@ -117,11 +142,15 @@ def _load(names: tuple[str, ...], overrides: tuple[str, ...]) -> tuple[Compariso
     from edm_unified.recipe import Comparison, Recipe, load_any
 
     fields = set(Comparison.__dataclass_fields__)
-    own = tuple(text for text in overrides if text.partition("=")[0].partition(".")[0].strip() in fields - {"data", "denoiser"})
+    own = tuple(
+        text for text in overrides if text.partition("=")[0].partition(".")[0].strip() in fields - {"data", "denoiser"}
+    )
     theirs = tuple(text for text in overrides if text not in own)
     whole = [(name, found) for name in names if isinstance(found := load_any(name), Comparison)]
     if len(whole) > 1:
-        raise ValueError(f"{whole[1][0]}: is a second comparison beside {whole[0][0]}; name one comparison and any number of recipes")
+        raise ValueError(
+            f"{whole[1][0]}: is a second comparison beside {whole[0][0]}; name one comparison and any number of recipes"
+        )
     wanted: list[str] = []
     for name in names:
         if whole and name == whole[0][0]:
@@ -137,19 +166,15 @@ def _load(names: tuple[str, ...], overrides: tuple[str, ...]) -> tuple[Compariso
 
 
 def _default_comparison(names: list[str], own: tuple[str, ...]) -> Comparison:
-    from edm_unified.recipe import Comparison, loads
-    from edm_unified.recipe import overrides as overriding
+    from edm_unified.recipe import Comparison, from_tree
 
-    short = ", ".join(_name((name,)) for name in names)
-    comparison = Comparison(title=f"Comparison of {short}", recipes=tuple(dict.fromkeys(names)))
-    if not own:
-        return comparison
-    import yaml
-
-    tree = overriding.apply(Comparison, yaml.safe_load(comparison.dump()), own)
-    found = loads(yaml.safe_dump(tree), "comparison")
-    assert isinstance(found, Comparison)
-    return found
+    tree = {
+        "title": f"Comparison of {', '.join(_name((name,)) for name in names)}",
+        "recipes": list(dict.fromkeys(names)),
+    }
+    comparison = from_tree(tree, "comparison", own)
+    assert isinstance(comparison, Comparison)
+    return comparison
 
 
 def _beside(comparison: str, recipe: str) -> str:
@@ -192,9 +217,13 @@ def _with_options(
     if solvers:
         changes["solvers"] = tuple(parse_component(AnySolver, text, "--solver") for text in dict.fromkeys(solvers))
     if schedules:
-        changes["schedules"] = tuple(parse_component(AnySchedule, text, "--schedule") for text in dict.fromkeys(schedules))
+        changes["schedules"] = tuple(
+            parse_component(AnySchedule, text, "--schedule") for text in dict.fromkeys(schedules)
+        )
     if steps_rules:
-        changes["steps_rules"] = tuple(parse_component(AnySteps, text, "--steps-rule") for text in dict.fromkeys(steps_rules))
+        changes["steps_rules"] = tuple(
+            parse_component(AnySteps, text, "--steps-rule") for text in dict.fromkeys(steps_rules)
+        )
     if nfe is not None:
         changes["nfe"] = nfe
         if comparison.grid_nfe not in nfe:
@@ -253,7 +282,9 @@ def _print_tables(table: Table) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     for budget in table.budgets:
         ranked = report.places(table, budget, table.rank_by) if table.rank_by else {}
-        grid = RichTable(title=f"{budget} evaluations", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        grid = RichTable(
+            title=f"{budget} evaluations", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+        )
         grid.add_column("rank", justify="right")
         grid.add_column("method", no_wrap=True)
         grid.add_column("steps", justify="right")

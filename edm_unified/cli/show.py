@@ -127,7 +127,7 @@ def _value(value: Any) -> str:
 
 
 def walk_text(levels: Sequence[float], room: int) -> str:
-    """The levels in order, ``^`` before a rise and ``=`` before a repeat; the middle is left out where it has no room."""
+    """The levels in order, ``^`` before a rise and ``=`` before a repeat; the middle is left out if too long."""
     words = [f"{levels[0]:.3g}"]
     for a, b in pairwise(levels):
         words.append(("^" if b > a else "=" if b == a else "") + f"{b:.3g}")

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from edm_unified.discretization import Explicit, Steps, TableSubset, UniformTime
-from edm_unified.recipe import Comparison, Recipe
+from edm_unified.discretization import Explicit, TableSubset
+from edm_unified.recipe import Comparison, Recipe, same_range
 from edm_unified.sampling import count_nfe
-from edm_unified.schedules import BetaTable, Schedule
+from edm_unified.schedules import BetaTable
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,9 @@ def make_plan(comparison: Comparison, recipes: Sequence[tuple[str, Recipe]]) -> 
         for budget in comparison.nfe:
             n = method.n_for(budget)
             if n is None:
-                skipped.append(f"{method.name}: one step costs {method.nfe(1)} evaluations, more than the budget of {budget}")
+                skipped.append(
+                    f"{method.name}: one step costs {method.nfe(1)} evaluations, more than the budget of {budget}"
+                )
                 continue
             cells += [Cell(method, budget, n, method.nfe(n), seed) for seed in comparison.seeds]
     if not cells:
@@ -156,11 +158,13 @@ def _override(
 ) -> Recipe:
     sampler = recipe.sampler
     if isinstance(steps or sampler.steps, Explicit):
-        raise ValueError(f"{name}: sampler.steps: a list of levels has one length and no budgets; use --steps-rule karras")
+        raise ValueError(
+            f"{name}: sampler.steps: a list of levels has one length and no budgets; use --steps-rule karras"
+        )
     if steps is not None:
         sampler = dataclasses.replace(sampler, steps=steps)
     elif schedule is not None:
-        sampler = dataclasses.replace(sampler, steps=_same_range(sampler.steps, recipe.schedule))
+        sampler = dataclasses.replace(sampler, steps=same_range(sampler.steps, recipe.schedule))
     if solver is not None:
         sampler = dataclasses.replace(sampler, solver=solver)
     changes: dict[str, Any] = {"sampler": sampler}
@@ -173,18 +177,6 @@ def _override(
     except ValueError as error:
         raise ValueError(f"{name} with {label(recipe.schedule)}, {label(sampler.steps)}: {error}") from None
     return recipe
-
-
-def _same_range(steps: Steps, schedule: Schedule) -> Steps:
-    """``steps`` freed from its ``schedule``: the same range of σ, whatever schedule it is used with next."""
-    if isinstance(steps, TableSubset) and steps.table is None and isinstance(schedule, BetaTable):
-        return dataclasses.replace(steps, table=schedule)
-    if isinstance(steps, UniformTime):
-        levels = steps.levels(schedule).tolist()
-        low = steps.t_min is not None or steps.sigma_min is not None
-        bottom = float(schedule.sigma(steps.t_min)) if steps.t_min is not None else steps.sigma_min
-        return UniformTime(n=steps.n, sigma_max=levels[0], sigma_min=bottom if low else None)
-    return steps
 
 
 def _most_steps(recipe: Recipe) -> int:

@@ -245,9 +245,7 @@ def reference_name(plan: Plan, problem: Problem, recipe: Recipe, sigma_max: floa
     return f"reference/{digest([denoiser, sigma_max, seed])}"
 
 
-def _reference(
-    plan: Plan, cell: Cell, problem: Problem, store: Store, settings: Settings, ledger: _Ledger
-) -> Tensor:
+def _reference(plan: Plan, cell: Cell, problem: Problem, store: Store, settings: Settings, ledger: _Ledger) -> Tensor:
     recipe = cell.method.with_steps(cell.n)
     sigma_max = start_of(recipe)
     name = reference_name(plan, problem, recipe, sigma_max, cell.seed)
@@ -258,7 +256,13 @@ def _reference(
     ledger.say(f"exact solution from σ = {sigma_max:.4g}")
     counted = Counted(problem.denoiser)
     exact = solve_reference(
-        counted, problem, sigma_max, cell.seed, number, plan.comparison.reference_tolerance, settings,
+        counted,
+        problem,
+        sigma_max,
+        cell.seed,
+        number,
+        plan.comparison.reference_tolerance,
+        settings,
         lambda sigma: ledger.work(number if counted.nfe < REFERENCE_EVALUATIONS else 0, counted.nfe),
     )
     ledger.say(f"{cell.method.name} · {cell.nfe} evaluations")
@@ -278,16 +282,20 @@ def solve_reference(
 ) -> Tensor:
     """The exact endpoints of the first ``number`` samples of ``seed``."""
     noise = unit_noise(number, problem.shape, seed=seed).to(settings.device)
-    return reference(
-        denoiser, noise, sigma_max=sigma_max, sigma_floor=1e-4, tolerance=tolerance, callback=callback
-    )
+    return reference(denoiser, noise, sigma_max=sigma_max, sigma_floor=1e-4, tolerance=tolerance, callback=callback)
 
 
 class _Ledger:
     """Adds up the work done and tells the observer."""
 
     def __init__(
-        self, plan: Plan, todo: list[Cell], store: Store, problems: Problems, settings: Settings, observe: Observer | None
+        self,
+        plan: Plan,
+        todo: list[Cell],
+        store: Store,
+        problems: Problems,
+        settings: Settings,
+        observe: Observer | None,
     ) -> None:
         self._observe, self._cells, self._cell, self._what, self._done = observe, len(todo), 0, "", 0.0
         self._total = float(sum(cell.nfe * plan.comparison.samples for cell in todo))

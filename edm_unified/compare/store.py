@@ -13,6 +13,7 @@ opened again. One process at a time may write.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import io
 import json
@@ -29,7 +30,16 @@ from torch import Tensor
 
 from edm_unified._files import write_atomic
 
-_OURS = ("records.jsonl", "reference", "samples", "recipes", "environment.json", "commands.txt", "figures", "report.html")
+_OURS = (
+    "records.jsonl",
+    "reference",
+    "samples",
+    "recipes",
+    "environment.json",
+    "commands.txt",
+    "figures",
+    "report.html",
+)
 
 
 class Store:
@@ -49,7 +59,9 @@ class Store:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
-            raise ValueError(f"{directory}: another run is writing here; wait for it, or name another with --out") from None
+            raise ValueError(
+                f"{directory}: another run is writing here; wait for it, or name another with --out"
+            ) from None
         try:
             if fresh:
                 self._clear()
@@ -63,7 +75,9 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -92,7 +106,9 @@ class Store:
         for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
-                records[record["cell"]].append({key: record[key] for key in ("metric", "value", "low", "high")} | record)
+                records[record["cell"]].append(
+                    {key: record[key] for key in ("metric", "value", "low", "high")} | record
+                )
             except (ValueError, KeyError, TypeError, UnicodeDecodeError):
                 raise ValueError(f"{self._path}: line {number} is not a record; start over with --fresh") from None
         return records
@@ -114,11 +130,11 @@ class Store:
             try:
                 written = os.write(handle, text)
                 if written != len(text):
-                    raise OSError(28, "No space left on device", str(self._path))
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(handle)
-            except OSError:
+            except OSError as error:
                 os.ftruncate(handle, size)  # nothing half-written
-                raise
+                raise OSError(error.errno, error.strerror, str(self._path)) from None
         finally:
             os.close(handle)
         self._records[cell] += records

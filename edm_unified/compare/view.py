@@ -47,7 +47,9 @@ def report_data(
     names = short_labels(keys)
     problem = problems.of(plan.methods[0].recipe)
     records = [
-        record for cell in plan.cells for record in store.records(cell.key(_common(plan, cell.method, problems, settings)))
+        record
+        for cell in plan.cells
+        for record in store.records(cell.key(_common(plan, cell.method, problems, settings)))
     ]
     reference = _shown_reference(plan, problem, store, settings)
     return ReportData(
@@ -57,7 +59,9 @@ def report_data(
         methods=[_view(plan, method, key, name) for method, key, name in zip(plan.methods, keys, names, strict=True)],
         facts=_facts(plan, problem),
         samples=_samples(plan, names, store, problems, settings),
-        reference_samples=None if reference is None else reference[: plan.comparison.grid_samples].float().cpu().numpy(),
+        reference_samples=None
+        if reference is None
+        else reference[: plan.comparison.grid_samples].float().cpu().numpy(),
         data_samples=problem.dataset.images[: plan.comparison.grid_samples].float().numpy(),
         grid_budget=plan.comparison.grid_nfe if plan.comparison.grid_nfe in plan.comparison.nfe else None,
         rank_by=plan.comparison.rank_by,
@@ -123,9 +127,13 @@ def _shown_reference(plan: Plan, problem: Problem, store: Store, settings: Setti
     name = f"reference/shown-{plan.comparison.samples}-{sigma_max:g}"
     saved = store.load(name)
     if saved is None and set(ENDPOINT) & set(plan.comparison.metrics):
-        saved = solve_reference(
-            problem.denoiser, problem, sigma_max, plan.comparison.seeds[0], plan.comparison.samples, 1e-6, settings
-        )
+        number = plan.comparison.samples
+        try:
+            saved = solve_reference(
+                problem.denoiser, problem, sigma_max, plan.comparison.seeds[0], number, 1e-6, settings
+            )
+        except FloatingPointError:  # a denoiser whose ODE has no solution has no endpoints to show
+            return None
         store.save(name, saved)
     return None if saved is None else saved.to(settings.device)
 
@@ -134,6 +142,11 @@ def _floors(plan: Plan, problem: Problem, reference: Tensor) -> dict[str, tuple[
     floors = {}
     for name in plan.comparison.metrics:
         estimate = None if name in ENDPOINT else problem.measure(reference, name, None)
-        if estimate is not None and estimate.value is not None and estimate.low is not None and estimate.high is not None:
+        if (
+            estimate is not None
+            and estimate.value is not None
+            and estimate.low is not None
+            and estimate.high is not None
+        ):
             floors[name] = (estimate.value, estimate.low, estimate.high)
     return floors

@@ -55,7 +55,7 @@ class VP(Predicts):
 
 @component
 class SubVP(Predicts):
-    """ε-network of the sub-VP SDE: as :class:`VP` with its σ⁻¹, t = B⁻¹(2 arsinh(σ/2)) (Song et al. 2021, Eq. 14).
+    """ε-network of the sub-VP SDE: as :class:`VP` with its σ⁻¹, t = B⁻¹(2 arsinh(σ/2)) (Song et al. 2021, Eq. 12).
 
     ``input``: ``unit_variance`` gives F the input z/√(1+σ²); ``state`` gives it x_t = s z, s = 2/(σ + √(σ²+4)), which
     is what the networks published with that paper were trained on, and down to 0.87 times as large. Choose ``state``

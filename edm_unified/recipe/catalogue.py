@@ -1,4 +1,4 @@
-"""What a recipe can name: the families of components, and the JSON Schema with which an editor completes and underlines."""
+"""What a recipe can name: the families of components, and the JSON Schema by which an editor completes them."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class VP(Schedule):
 
 @component
 class SubVP(Schedule):
-    """s = e^{−B/2}, s σ = 1 − e^{−B} with B = ½β_d t² + β_min t, hence σ = 2 sinh(B/2) (Song et al. 2021, Eq. 14).
+    """s = e^{−B/2}, s σ = 1 − e^{−B} with B = ½β_d t² + β_min t, hence σ = 2 sinh(B/2) (Song et al. 2021, Eq. 12).
 
     The variance is always below that of :class:`VP` with the same β, and the same at the end.
     """

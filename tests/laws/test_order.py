@@ -25,6 +25,7 @@ from variants import (
     name,
     slope,
     stochastic_amplitude,
+    zigzag_levels,
 )
 
 import edm_unified as edm
@@ -48,8 +49,8 @@ def schedule_blind(solver: Any) -> bool:
     )
 
 
-def final_error(solver: Any, schedule: Any, n: int, start_exactly: bool = True) -> float:
-    levels = log_levels(n, HIGH, LOW)
+def final_error(solver: Any, schedule: Any, n: int, start_exactly: bool = True, grid: Any = log_levels) -> float:
+    levels = grid(n, HIGH, LOW)
     eta = stochastic_amplitude(solver)
     given = exact_start(solver) if start_exactly else 0
     exact = exact_flow([*levels[: given + 1], LOW], START, eta)
@@ -77,6 +78,13 @@ def test_order(solver: Any, schedule: Any, table: list[tuple[str, ...]]) -> None
     order = slope(errors)
     table.append((name(solver), name(schedule), f"stated {solver.order}", f"measured {order:.2f}", f"{min(errors.values()):.1e}"))
     assert order == pytest.approx(solver.order, abs=0.15), errors
+
+
+@pytest.mark.parametrize("solver", [s for s in every(SOLVERS) if exact_start(s)], ids=name)
+def test_order_on_a_grid_of_uneven_steps(solver: Any) -> None:
+    """Short and long steps by turns: nodes that are placed as if the steps were even show here, and not on an even grid."""
+    errors = {n: final_error(solver, schedules.EDM(), n, grid=zigzag_levels) for n in (160, 320)}
+    assert slope(errors) == pytest.approx(solver.order, abs=0.15), errors
 
 
 @pytest.mark.parametrize("solver", [s for s in every(SOLVERS) if exact_start(s)], ids=name)

@@ -11,7 +11,18 @@ from torch import Tensor
 from variants import SCHEDULES, every, name
 
 from edm_unified import schedules
-from edm_unified.schedules import EDM, VE, VP, BetaTable, Cosine, FlowMatching, GeometricVE, SubVP, Trigonometric, from_sde
+from edm_unified.schedules import (
+    EDM,
+    VE,
+    VP,
+    BetaTable,
+    Cosine,
+    FlowMatching,
+    GeometricVE,
+    SubVP,
+    Trigonometric,
+    from_sde,
+)
 
 ALL = every(SCHEDULES)
 

@@ -178,6 +178,13 @@ def log_levels(n: int, high: float, low: float) -> list[float]:
     return [high, *levels[1:-1], low]
 
 
+def zigzag_levels(n: int, high: float, low: float) -> list[float]:
+    """n + 1 levels whose steps in ln σ are by turns short and twice as long: the ratio of steps matters at every order."""
+    ends = np.cumsum([0.0, *(1.0 + i % 2 for i in range(n))])
+    levels = (high * (low / high) ** (ends / ends[-1])).tolist()
+    return [high, *levels[1:-1], low]
+
+
 def dynamics_of(schedule: Any, denoiser: Callable[..., Tensor]) -> Dynamics:
     return Dynamics(schedule, denoiser, {}, torch.device("cpu"))
 

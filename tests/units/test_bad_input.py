@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (messages are compared whole, and read best in one piece)
 """Whatever a user gets wrong on the command line is one line on stderr that names the remedy, and exit code 2."""
 
 from __future__ import annotations
@@ -66,10 +67,8 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("sample edm --device cuda:99", "--device cuda:99: not available on this machine; use --device cpu"),
         ("sample edm --dtype int8", "invalid value for '--dtype': 'int8' is not one of 'float64', 'float32'; "
          "see edm-unified sample --help"),
-        ("sample edm --class 3 --set denoiser=gaussian -q", "--class 3: the denoiser has no classes; leave --class out, "
-         "or give data with classes"),
-        ("sample edm --class 12 --set denoiser=empirical -q", "--class 12: no such class; the denoiser has "
-         "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"),
+        ("sample edm --class 3 --set denoiser=gaussian -q", "--class 3: must be None or -1: this denoiser has no classes, got 3"),
+        ("sample edm --class 12 --set denoiser=empirical -q", "--class 12: must be one of 0..9 or -1 for all, got 12"),
         ("sample edm --set data=null", "edm: data: missing; gaussian_mixture is made from data, such as data: {kind: digits}"),
         ("sample edm --set data={kind:image_folder}", "edm: data.kind: missing; choose from digits, image_folder, "
          "arrays, torchvision (with --set data={kind:image_folder})"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -42,8 +41,8 @@ import sys
 from click.testing import CliRunner
 from click.shell_completion import ShellComplete
 from edm_unified.cli import main
-for arguments in (["--help"], ["--version"], ["sample", "--help"], ["show", "--help"], ["compare", "--help"], ["list", "recipes"]):
-    result = CliRunner().invoke(main, arguments)
+for arguments in ("--help", "--version", "sample --help", "show --help", "compare --help", "list recipes"):
+    result = CliRunner().invoke(main, arguments.split())
     assert result.exit_code == 0, (arguments, result.output)
 assert ShellComplete(main, {}, "edm-unified", "X").get_completions(["sample", "edm", "--solver"], "he")
 slow = {"torch", "numpy", "scipy", "pydantic", "matplotlib", "sklearn", "rich", "yaml"} & set(sys.modules)
@@ -144,7 +143,12 @@ def test_sample_writes_an_array_a_picture_the_recipe_and_the_environment(tmp_pat
     arguments = ["edm", "--n", "5", "--steps", "4", "--set", "denoiser=gaussian", "--seed", "3", "--out", str(out)]
     text = run("sample", *arguments)
     assert text.startswith("5 samples of 1×8×8, 7 evaluations each, in ")
-    assert sorted(path.name for path in out.iterdir()) == ["environment.json", "recipe.yaml", "samples.npy", "samples.png"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "environment.json",
+        "recipe.yaml",
+        "samples.npy",
+        "samples.png",
+    ]
     samples = np.load(out / "samples.npy")
     assert samples.shape == (5, 1, 8, 8)
     assert samples.dtype == np.float32
@@ -155,7 +159,19 @@ def test_sample_writes_an_array_a_picture_the_recipe_and_the_environment(tmp_pat
     assert json.loads((out / "environment.json").read_text())["nfe"] == 7
 
     # the same seed in other batches, and the same run from the recipe that was written
-    run("sample", str(out / "recipe.yaml"), "--n", "5", "--batch", "2", "--seed", "3", "--out", str(tmp_path / "b"), "-q")
+    run(
+        "sample",
+        str(out / "recipe.yaml"),
+        "--n",
+        "5",
+        "--batch",
+        "2",
+        "--seed",
+        "3",
+        "--out",
+        str(tmp_path / "b"),
+        "-q",
+    )
     np.testing.assert_allclose(np.load(tmp_path / "b" / "samples.npy"), samples, atol=1e-6)
     run("sample", *arguments[:-3], "4", "--out", str(tmp_path / "c"), "-q")
     assert np.abs(np.load(tmp_path / "c" / "samples.npy") - samples).max() > 0.1
@@ -184,7 +200,9 @@ def test_vectors_have_no_picture(tmp_path: Path) -> None:
 
 
 def completions(arguments: str, incomplete: str) -> list[CompletionItem]:
-    return ShellComplete(main, {}, "edm-unified", "_EDM_UNIFIED_COMPLETE").get_completions(arguments.split(), incomplete)
+    return ShellComplete(main, {}, "edm-unified", "_EDM_UNIFIED_COMPLETE").get_completions(
+        arguments.split(), incomplete
+    )
 
 
 @pytest.mark.parametrize(
@@ -213,10 +231,9 @@ def test_the_tab_key_falls_back_to_files_for_a_recipe() -> None:
 
 
 def test_completion_works_in_bash() -> None:
-    words = {"_EDM_UNIFIED_COMPLETE": "bash_complete", "COMP_WORDS": "edm-unified sample edm --solver he", "COMP_CWORD": "4"}
+    line = {"COMP_WORDS": "edm-unified sample edm --solver he", "COMP_CWORD": "4"}
     program = "from edm_unified.cli import main; main(prog_name='edm-unified')"
-    done = subprocess.run([sys.executable, "-c", program], env=words, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "plain,heun\n"
+    assert python(program, ROOT, {"_EDM_UNIFIED_COMPLETE": "bash_complete", **line}) == "plain,heun\n"
 
 
 def test_the_wheel_brings_the_recipes_along(tmp_path: Path) -> None:
@@ -227,17 +244,18 @@ def test_the_wheel_brings_the_recipes_along(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "installed")
         names = archive.namelist()
+        scripts = b"".join(archive.read(name) for name in names if name.endswith("entry_points.txt"))
     assert {f"edm_unified/_recipes/{name}.yaml" for name in _shipped.recipe_names()} <= set(names)
     assert "edm_unified/py.typed" in names
-    assert any(b"edm-unified = edm_unified.cli:main" in archive_text(wheel, name) for name in names if "entry_points" in name)
-    program = "import edm_unified; from edm_unified.recipe import Recipe; print(edm_unified.__file__); print(Recipe.load('edm').hash)"
-    done = subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": str(tmp_path / "installed")}, cwd=tmp_path,
-                          capture_output=True, text=True, check=True)  # fmt: skip
-    where, found = done.stdout.split()
+    assert b"edm-unified = edm_unified.cli:main" in scripts
+    program = "import edm_unified as e; print(e.__file__, e.Recipe.load('edm').hash)"
+    where, found = python(program, tmp_path, {"PYTHONPATH": str(tmp_path / "installed")}).split()
     assert where.startswith(str(tmp_path))
     assert found == Recipe.load("edm").hash
 
 
-def archive_text(wheel: Path, name: str) -> bytes:
-    with zipfile.ZipFile(io.BytesIO(wheel.read_bytes())) as archive:
-        return archive.read(name)
+def python(program: str, folder: Path, environment: dict[str, str]) -> str:
+    """What ``program`` prints, run in ``folder``."""
+    command = [sys.executable, "-c", program]
+    environment = {"HOME": str(folder), **environment}
+    return subprocess.run(command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True, check=True).stdout

