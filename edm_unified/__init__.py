@@ -5,7 +5,8 @@
     D = edm.exact.GaussianMixture(weights, means, covs)
     x = edm.sample(D, edm.unit_noise(64, D.shape), solver=edm.solvers.Heun(), steps=edm.discretization.Karras(n=18))
 
-Names are imported when they are first used, so that ``import edm_unified`` and ``edm-unified --help`` do not wait for torch.
+Names are imported when they are first used, so that ``import edm_unified`` and ``edm-unified --help`` do not wait for
+torch.
 """
 
 from __future__ import annotations

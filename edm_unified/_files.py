@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write ``content`` to ``path`` so that a reader, or a kill at any moment, finds the old file or the new one whole."""
+    """Write ``content`` to ``path``: a reader, or a kill at any moment, finds the old file or the new one whole."""
     data = content.encode() if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

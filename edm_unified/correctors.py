@@ -2,9 +2,9 @@
 
     x ← x + ε ∇ln p(x; σ) + √(2ε) n,    ∇ln p(x; σ) = (D(x; σ) − x)/σ²,
 
-leaves the marginal p(x; σ) unchanged as ε → 0, so it mends what discretization has done to the distribution of x without
-moving along the noise axis. They act on the repeats of a walk (``renoising=Corrected(repeats)``); each costs one
-evaluation. In x = x_t/s the step does not depend on the schedule.
+leaves the marginal p(x; σ) unchanged as ε → 0, so it mends what discretization has done to the distribution of x
+without moving along the noise axis. They act on the repeats of a walk (``renoising=Corrected(repeats)``); each costs
+one evaluation. In x = x_t/s the step does not depend on the schedule.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Discretizations: which noise levels σ_0 > σ_1 > … > σ_N a run visits.
 
 ``levels(schedule)`` returns them in float64. All rules but :class:`Explicit` end at σ_N = 0 and take ``n`` steps, so
-that n = N levels above zero are visited: those rules that have a σ_min put it in place N−1 (EDM Eq. 5), and n = 1 is the
-single step σ_max → 0.
+that n = N levels above zero are visited: those rules that have a σ_min put it in place N−1 (EDM Eq. 5), and n = 1 is
+the single step σ_max → 0.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class Karras:
     sigma_max: float = 80.0
     rho: float = 7.0
     kind: Literal["karras"] = "karras"
-    formulas: ClassVar[dict[str, str]] = {"levels": "σ_i = (σ_max^{1/ρ} + i/(N−1)(σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ, σ_N = 0"}
+    formulas: ClassVar[dict[str, str]] = {
+        "levels": "σ_i = (σ_max^{1/ρ} + i/(N−1)(σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ, σ_N = 0"
+    }
 
     def __post_init__(self) -> None:
         count("n", self.n)
@@ -127,7 +129,8 @@ class UniformTime:
     ``sigma_min`` the n levels include it and a last step goes to σ = 0 (Song et al. 2021: 1 → 1e-3); without, n equal
     steps reach t = 0 itself (flow matching: 1, 1 − 1/n, …, 0).
 
-    Raises ``ValueError`` where the schedule's axis has no end (EDM, VE) and neither ``t_max`` nor ``sigma_max`` is given.
+    Raises ``ValueError`` where the schedule's axis has no end (EDM, VE) and neither ``t_max`` nor ``sigma_max`` is
+    given.
     """
 
     n: int = 18
@@ -136,7 +139,9 @@ class UniformTime:
     sigma_max: float | None = None
     sigma_min: float | None = None
     kind: Literal["uniform_time"] = "uniform_time"
-    formulas: ClassVar[dict[str, str]] = {"levels": "σ_i = σ(t_i), t_i equally spaced from t_max to t_min (then 0), or to 0"}
+    formulas: ClassVar[dict[str, str]] = {
+        "levels": "σ_i = σ(t_i), t_i equally spaced from t_max to t_min (then 0), or to 0"
+    }
 
     def __post_init__(self) -> None:
         count("n", self.n)
@@ -165,7 +170,7 @@ class UniformTime:
         sigmas = schedule.sigma(t)
         if not 0 < float(sigmas[0]) < math.inf:
             raise ValueError(
-                f"t_max: sigma is {float(sigmas[0]):.6g} at t = {start:.6g} under {type(schedule).__name__}, and a walk "
+                f"t_max: sigma is {float(sigmas[0]):.6g} at t = {start:.6g} under {type(schedule).__name__}; a walk "
                 f"cannot start there; use t_max up to {schedule.t_max!r}, or a large finite sigma_max such as 1e6"
             )
         low = self.sigma_min if self.sigma_min is not None else float(sigmas[-1])
@@ -187,7 +192,9 @@ class VPTime:
     power: float = 2.0
     epsilon: float = 1e-3
     kind: Literal["vp_time"] = "vp_time"
-    formulas: ClassVar[dict[str, str]] = {"levels": "σ_i = √(e^{½β_d t² + β_m t} − 1), t_i = (1 + i/(N−1)(ε^{1/p} − 1))^p, σ_N = 0"}
+    formulas: ClassVar[dict[str, str]] = {
+        "levels": "σ_i = √(e^{½β_d t² + β_m t} − 1), t_i = (1 + i/(N−1)(ε^{1/p} − 1))^p, σ_N = 0"
+    }
 
     def __post_init__(self) -> None:
         count("n", self.n)
@@ -240,7 +247,9 @@ def _trailing(n: int, length: int, offset: int) -> list[int]:
 
 
 def _linspace(n: int, length: int, offset: int) -> list[int]:
-    return [round(Fraction((length - 1) * (n - 1 - i), max(n - 1, 1))) + offset for i in range(n)] if n > 1 else [length - 1]
+    if n == 1:
+        return [length - 1]
+    return [round(Fraction((length - 1) * (n - 1 - i), n - 1)) + offset for i in range(n)]
 
 
 _SPACINGS = {"leading": _leading, "trailing": _trailing, "linspace": _linspace}
@@ -273,14 +282,14 @@ class TableSubset:
         table = self.table if self.table is not None else schedule
         if not isinstance(table, BetaTable):
             raise ValueError(
-                f"table: {type(schedule).__name__} is not a table of betas; set table, or choose another rule for the steps"
+                f"table: {type(schedule).__name__} is not a table of betas; set table, or choose another rule"
             )
         sigmas = table.sigmas
         if self.n > len(sigmas):
             raise ValueError(f"n: {self.n} steps out of a table of {len(sigmas)}; lower n")
         index = _SPACINGS[self.spacing](self.n, len(sigmas), self.offset)
         if index[0] >= len(sigmas):
-            raise ValueError(f"offset: index {index[0]} is beyond the table, which ends at {len(sigmas) - 1}; lower offset")
+            raise ValueError(f"offset: index {index[0]} is beyond the table of {len(sigmas)}; lower offset")
         return torch.cat([sigmas[index], torch.zeros(1, dtype=torch.float64)])
 
 

@@ -60,7 +60,7 @@ class Walk(NamedTuple):
 
     @property
     def streaks(self) -> list[int]:
-        """For each fall, how many falls led up to it without a rise or repeat: the usable past of a multistep method."""
+        """For each fall, how many falls led up to it without a rise or repeat: the past that a multistep method has."""
         streaks, streak = [], 0
         for a, b in self.moves:
             streaks.extend([streak] if b.sigma < a.sigma else [])

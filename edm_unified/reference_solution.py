@@ -1,7 +1,7 @@
 """The reference: the probability-flow ODE solved to far more digits than any method under test.
 
-In λ = −ln σ the ODE is dx/dλ = D(x; σ) − x, the same for every schedule, smooth, and not stiff: its Jacobian runs from −1
-at high noise to 0 where σ is far below the finest scale of the data. It is integrated with scipy's DOP853 (Hairer,
+In λ = −ln σ the ODE is dx/dλ = D(x; σ) − x, the same for every schedule, smooth, and not stiff: its Jacobian runs from
+−1 at high noise to 0 where σ is far below the finest scale of the data. It is integrated with scipy's DOP853 (Hairer,
 Nørsett & Wanner 1993, section II.10), which shares no code with the solvers here.
 """
 
@@ -65,8 +65,8 @@ def reference(
         sigma = math.exp(-lam)
         if evaluations > most_evaluations:
             raise FloatingPointError(
-                f"reference: {most_evaluations:,} evaluations were not enough at sigma = {sigma:.3g}; raise the tolerance "
-                f"({tolerance:g}) if the denoiser is not smooth to that many digits"
+                f"reference: {most_evaluations:,} evaluations were not enough, at sigma = {sigma:.3g}; raise the "
+                f"tolerance ({tolerance:g}) if the denoiser is not smooth to that many digits"
             )
         if callback is not None:
             callback(sigma)

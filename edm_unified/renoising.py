@@ -12,6 +12,7 @@ stochastic sampler of this kind is in the list of its levels.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
@@ -53,7 +54,9 @@ class Churn:
     S_max: float = 50.0
     S_noise: float = 1.003
     kind: Literal["churn"] = "churn"
-    formulas: ClassVar[dict[str, str]] = {"walk": "σ_i ↑ (1+γ)σ_i ↓ σ_{i+1}, γ = min(S_churn/N, √2−1) on [S_min, S_max]"}
+    formulas: ClassVar[dict[str, str]] = {
+        "walk": "σ_i ↑ (1+γ)σ_i ↓ σ_{i+1}, γ = min(S_churn/N, √2−1) on [S_min, S_max]"
+    }
 
     def __post_init__(self) -> None:
         nonnegative("S_churn", self.S_churn)
@@ -92,7 +95,9 @@ class Ancestral:
     eta: float = 1.0
     S_noise: float = 1.0
     kind: Literal["ancestral"] = "ancestral"
-    formulas: ClassVar[dict[str, str]] = {"walk": "σ_i ↓ √(σ_{i+1}² − up²) ↑ σ_{i+1}, up = η σ_{i+1} √(1 − σ_{i+1}²/σ_i²)"}
+    formulas: ClassVar[dict[str, str]] = {
+        "walk": "σ_i ↓ √(σ_{i+1}² − up²) ↑ σ_{i+1}, up = η σ_{i+1} √(1 − σ_{i+1}²/σ_i²)"
+    }
 
     def __post_init__(self) -> None:
         nonnegative("eta", self.eta)
@@ -100,14 +105,14 @@ class Ancestral:
 
     def walk(self, levels: tuple[float, ...]) -> tuple[float, ...]:
         walk = [levels[0]]
-        for a, b in zip(levels, levels[1:], strict=False):
+        for a, b in itertools.pairwise(levels):
             down, _ = ancestral_split(a, b, self.eta)
             walk += [down, b] if down < b else [b]
         return tuple(walk)
 
 
 class RestartInterval(NamedTuple):
-    """Rise from the level nearest ``sigma_min`` to ``sigma_max`` and return in ``n`` Karras levels, ``repeats`` times."""
+    """Rise from the level nearest ``sigma_min`` to ``sigma_max``, return in ``n`` Karras levels; ``repeats`` times."""
 
     sigma_min: float
     sigma_max: float
@@ -154,13 +159,13 @@ class Restart:
         """Index of the level nearest σ_min among those above zero and below σ_max."""
         within = [i for i, sigma in enumerate(levels) if 0 < sigma < interval.sigma_max]
         if not within:
-            raise ValueError(f"intervals.sigma_max: no level lies below {interval.sigma_max!r}; raise it or take more steps")
+            raise ValueError(f"intervals.sigma_max: no level lies below {interval.sigma_max!r}; take more steps")
         return min(within, key=lambda i: abs(levels[i] - interval.sigma_min))
 
 
 @component
 class Corrected:
-    """Repeat every level above zero ``repeats`` times; the corrector acts on each repeat (Song et al. 2021, Algorithm 1)."""
+    """Repeat every level above zero; the corrector acts on each of the ``repeats`` (Song et al. 2021, Algorithm 1)."""
 
     repeats: int = 1
     S_noise: ClassVar[float] = 1.0  # there are no rises to scale

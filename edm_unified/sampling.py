@@ -28,7 +28,7 @@ from edm_unified.solvers import Heun, Randn, Solver
 
 
 class Progress(NamedTuple):
-    """What a callback is told after each move. ``x`` is the state at ``sigma``; reading its values waits for the device."""
+    """What a callback is told after each move: ``x`` is the state at ``sigma``. Reading it waits for the device."""
 
     move: int
     moves: int
@@ -80,7 +80,9 @@ def levels_of(steps: Steps, schedule: Schedule, renoising: Renoising | None = No
     levels = tuple(torch.as_tensor(steps.levels(schedule), dtype=torch.float64).tolist())
     for i, (a, b) in enumerate(pairwise(levels)):
         if not (b < a and math.isfinite(a) and b >= 0):
-            raise ValueError(f"steps: the levels must fall from a finite start to at least 0; level {i + 1} is {b} after {a}")
+            raise ValueError(
+                f"steps: levels must fall from a finite start to at least 0; level {i + 1} is {b} after {a}"
+            )
     if len(levels) < 2 or len(levels) > MOST_LEVELS:
         raise ValueError(f"steps: a walk needs from 2 to {MOST_LEVELS:,} levels, got {len(levels):,}")
     return levels if renoising is None else renoising.walk(levels)
@@ -129,7 +131,7 @@ def sample(
     cond: Mapping[str, object] | None = None,
     callback: Callable[[Progress], object] | None = None,
 ) -> Tensor:
-    """Turn unit normal ``noise`` (B, *shape) into samples x_0 of the same shape, in ``dtype``, in the units of the data.
+    """Turn unit normal ``noise`` (B, *shape) into samples x_0 of the same shape, in ``dtype`` and in data units.
 
     The run starts from x = σ_0 · noise, visits the levels of ``steps`` under ``schedule`` as ``renoising`` rearranges
     them, lets ``solver`` make the falls and ``corrector`` act on the repeats. ``denoiser`` is any callable
@@ -152,7 +154,7 @@ def sample(
     check_range(denoiser, torch.tensor(levels, dtype=torch.float64))
     levels = levels if renoising is None else renoising.walk(levels)
     if corrector is None and any(a == b for a, b in pairwise(levels)):
-        raise ValueError("corrector: the walk repeats levels but no corrector is given; add corrector=Langevin(snr=0.16)")
+        raise ValueError("corrector: the walk repeats levels but there is none; add corrector=Langevin(snr=0.16)")
 
     with torch.set_grad_enabled(torch.is_grad_enabled() and noise.requires_grad):
         dynamics = Dynamics(schedule, denoiser, dict(cond or {}), noise.device)
@@ -185,8 +187,9 @@ def _blame(denoiser: Denoiser, run: Callable[..., Tensor], moves: int) -> None:
         move = progress.move + 1
         if not bool(torch.isfinite(progress.x).all()):
             raise FloatingPointError(
-                f"the state overflowed in move {progress.move} of {progress.moves}, going to sigma = {progress.sigma:.6g}, "
-                "while the denoiser's outputs were finite; take more steps or a more stable solver"
+                f"the state overflowed in move {progress.move} of {progress.moves}, going to sigma = "
+                f"{progress.sigma:.6g}, while the outputs of the denoiser were finite; take more steps "
+                "or a more stable solver"
             )
 
     def watched(x: Tensor, sigma: Tensor, **cond: object) -> Tensor:
@@ -195,12 +198,18 @@ def _blame(denoiser: Denoiser, run: Callable[..., Tensor], moves: int) -> None:
         if bool(bad.any()):
             raise FloatingPointError(
                 f"denoiser: returned NaN or infinity in move {move} of {moves} at sigma = {float(sigma):.6g}, "
-                f"for {int(bad.sum())} of {len(bad)} samples, the first being sample {int(bad.nonzero()[0])} of the batch"
+                f"for {int(bad.sum())} of {len(bad)} samples, first for sample {int(bad.nonzero()[0])} of the batch"
             )
         return out
 
     run(watched, watch)
-    raise FloatingPointError("the run ended in NaN or infinity, and did not when it was repeated: the denoiser is not deterministic")
+    raise FloatingPointError(
+        "the run ended in NaN or infinity, and did not when it was repeated: the denoiser is not deterministic"
+    )
+
+
+def _null(x: Tensor, sigma: Tensor, **cond: object) -> Tensor:
+    return torch.zeros_like(x)
 
 
 def count_nfe(
@@ -211,7 +220,7 @@ def count_nfe(
     corrector: Corrector | None = None,
 ) -> int:
     """Evaluations of D in one run, counted by a wrapper on D in a run on a single number, not claimed by the solver."""
-    counted = Counted(lambda x, sigma: 0 * x)
+    counted = Counted(_null)
     sample(
         counted,
         torch.ones(1, 1, dtype=torch.float64),

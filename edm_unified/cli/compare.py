@@ -98,8 +98,8 @@ def compare(
 ) -> None:
     """Run every RECIPE (a shipped name or a YAML file; a recipe or a whole comparison) at every budget.
 
-    At each budget a method takes as many steps as its counted evaluations allow. All start from the same noise. The same
-    command again continues an interrupted run.
+    At each budget a method takes as many steps as its counted evaluations allow. All start from the same noise. The
+    same command again continues an interrupted run.
 
     \b
     edm-unified compare quickstart
@@ -158,10 +158,7 @@ def _load(names: tuple[str, ...], overrides: tuple[str, ...]) -> tuple[Compariso
         else:
             wanted.append(name)
     loaded = [(_name((name,)), Recipe.load(name, theirs)) for name in dict.fromkeys(wanted)]
-    if whole:
-        comparison = Comparison.load(whole[0][0], own)
-    else:
-        comparison = _default_comparison(wanted, own)
+    comparison = Comparison.load(whole[0][0], own) if whole else _default_comparison(wanted, own)
     return comparison, _told_apart(loaded, list(dict.fromkeys(wanted)))
 
 

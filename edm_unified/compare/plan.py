@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from edm_unified.discretization import Explicit, TableSubset
 from edm_unified.recipe import Comparison, Recipe, same_range
@@ -46,7 +46,7 @@ class Method:
 
     def with_steps(self, n: int) -> Recipe:
         """The recipe at ``n`` steps."""
-        steps = dataclasses.replace(self.recipe.sampler.steps, n=n)
+        steps: Any = dataclasses.replace(cast(Any, self.recipe.sampler.steps), n=n)
         return dataclasses.replace(self.recipe, sampler=dataclasses.replace(self.recipe.sampler, steps=steps))
 
     def nfe(self, n: int) -> int:
@@ -74,7 +74,7 @@ class Cell:
     seed: int
 
     def key(self, common: str) -> str:
-        """Identifies the outcome: two cells of one key give the same samples. ``common`` covers data, dtype, samples."""
+        """Two cells of one key give the same samples. ``common`` covers data, dtype and number of samples."""
         return digest([self.method.with_steps(self.n).hash, self.seed, common])
 
 
@@ -164,7 +164,7 @@ def _override(
     if steps is not None:
         sampler = dataclasses.replace(sampler, steps=steps)
     elif schedule is not None:
-        sampler = dataclasses.replace(sampler, steps=same_range(sampler.steps, recipe.schedule))
+        sampler = dataclasses.replace(sampler, steps=cast(Any, same_range(sampler.steps, recipe.schedule)))
     if solver is not None:
         sampler = dataclasses.replace(sampler, solver=solver)
     changes: dict[str, Any] = {"sampler": sampler}

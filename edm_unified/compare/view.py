@@ -139,7 +139,7 @@ def _shown_reference(plan: Plan, problem: Problem, store: Store, settings: Setti
 
 
 def _floors(plan: Plan, problem: Problem, reference: Tensor) -> dict[str, tuple[float, float, float]]:
-    floors = {}
+    floors: dict[str, tuple[float, float, float]] = {}
     for name in plan.comparison.metrics:
         estimate = None if name in ENDPOINT else problem.measure(reference, name, None)
         if (

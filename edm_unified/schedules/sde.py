@@ -146,5 +146,4 @@ def _panels(schedule: SDE, most: int = 4096) -> _Panels:
             variance.append(variance[-1] + float(halves_v))
         else:
             pending.append(float(middle))
-    to = {"dtype": torch.float64}
-    return _Panels(torch.tensor(edges, **to), torch.tensor(log_s, **to), torch.tensor(variance, **to))
+    return _Panels(*(torch.tensor(column, dtype=torch.float64) for column in (edges, log_s, variance)))

@@ -126,9 +126,7 @@ class BetaTable(Schedule):
     @property
     def table(self) -> Tensor:
         """β_1 … β_M."""
-        return beta_table(
-            self.betas, self.num_steps, self.beta_start, self.beta_end, self.offset, self.max_beta
-        )
+        return beta_table(self.betas, self.num_steps, self.beta_start, self.beta_end, self.offset, self.max_beta)
 
     @property
     def sigmas(self) -> Tensor:

@@ -58,7 +58,7 @@ class Plan(NamedTuple):
     """State: rows for each fall (weights of history oldest first, then x; noise), which is next, and past outputs."""
 
     rows: tuple[tuple[int, Row, float], ...]  # how many past outputs are used, weights, standard deviation
-    index: int
+    turn: int
     history: tuple[Tensor, ...]  # oldest first
 
 
@@ -96,15 +96,13 @@ class ExponentialMultistep(ABC):
         keep = b / a * math.exp(-eta2 * h)
         return past, row((*reversed(outputs), keep)), b * math.sqrt(-math.expm1(-2 * eta2 * h))
 
-    def step(
-        self, dynamics: Dynamics, x: Tensor, a: Level, b: Level, state: Plan, randn: Randn
-    ) -> tuple[Tensor, Plan]:
+    def step(self, dynamics: Dynamics, x: Tensor, a: Level, b: Level, state: Plan, randn: Randn) -> tuple[Tensor, Plan]:
         """One fall from level a to level b."""
-        past, weights, std = state.rows[state.index]
+        past, weights, std = state.rows[state.turn]
         used = (*state.history[len(state.history) - past :], dynamics.denoise(x, a))
         x = combine(weights, (*used, x))
         history = used[-(self.most_outputs - 1) :] if self.most_outputs > 1 else ()
-        return torch.add(x, randn(), alpha=std) if std else x, Plan(state.rows, state.index + 1, history)
+        return torch.add(x, randn(), alpha=std) if std else x, Plan(state.rows, state.turn + 1, history)
 
 
 def lagrange_weights(H: float, nodes: list[float]) -> list[float]:
@@ -169,8 +167,8 @@ def _midpoint_weights(H: float, nodes: list[float]) -> list[float]:
 class DPMSolverPP2M(ExponentialMultistep):
     """DPM-Solver++(2M): x_b = (b/a) x + (1 − e^{−h}) [D_0 + (D_0 − D_{−1})/(2r)], r = h_prev/h.
 
-    Lu et al. 2022b, Algorithm 2. Order 2, one evaluation per step. The bracket is the value of the linear interpolant in
-    the middle of the step, where :class:`ExponentialAdams` of order 2 integrates it exactly.
+    Lu et al. 2022b, Algorithm 2. Order 2, one evaluation per step. The bracket is the value of the linear interpolant
+    in the middle of the step, where :class:`ExponentialAdams` of order 2 integrates it exactly.
     """
 
     kind: Literal["dpmpp_2m"] = "dpmpp_2m"

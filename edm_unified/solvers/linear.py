@@ -63,7 +63,7 @@ class Plan(NamedTuple):
     """State of a one-evaluation solver: its rows, one for each fall, and which is next."""
 
     rows: tuple[tuple[Row, float], ...]  # weights of (D, x), standard deviation of the noise
-    index: int
+    turn: int
 
 
 class OneEvaluation(ABC):
@@ -78,10 +78,8 @@ class OneEvaluation(ABC):
         weights = [self.weights(dynamics, a, b) for a, b in walk.falls]
         return Plan(tuple((row((w_D, w_x)), std) for w_D, w_x, std in weights), 0)
 
-    def step(
-        self, dynamics: Dynamics, x: Tensor, a: Level, b: Level, state: Plan, randn: Randn
-    ) -> tuple[Tensor, Plan]:
+    def step(self, dynamics: Dynamics, x: Tensor, a: Level, b: Level, state: Plan, randn: Randn) -> tuple[Tensor, Plan]:
         """One fall from level a to level b."""
-        weights, std = state.rows[state.index]
+        weights, std = state.rows[state.turn]
         x = combine(weights, (dynamics.denoise(x, a), x))
-        return torch.add(x, randn(), alpha=std) if std else x, Plan(state.rows, state.index + 1)
+        return torch.add(x, randn(), alpha=std) if std else x, Plan(state.rows, state.turn + 1)

@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from edm_unified._component import component
@@ -48,7 +49,7 @@ class Plan(NamedTuple):
     """State of a Runge–Kutta solver: for each fall its stages and closing weights; and which fall is next."""
 
     steps: tuple[tuple[tuple[Stage, ...], Row], ...]
-    index: int
+    turn: int
 
 
 class RungeKutta(ABC):
@@ -69,15 +70,13 @@ class RungeKutta(ABC):
         plans = iter(_plan(dynamics, above_zero, self.tableau) if above_zero else ())
         return Plan(tuple(next(plans) if b.sigma > 0 else _fall_to_zero(dynamics, a, b) for a, b in falls), 0)
 
-    def step(
-        self, dynamics: Dynamics, x: Tensor, a: Level, b: Level, state: Plan, randn: Randn
-    ) -> tuple[Tensor, Plan]:
+    def step(self, dynamics: Dynamics, x: Tensor, a: Level, b: Level, state: Plan, randn: Randn) -> tuple[Tensor, Plan]:
         """One fall from level a to level b."""
-        stages, closing = state.steps[state.index]
+        stages, closing = state.steps[state.turn]
         outputs: tuple[Tensor, ...] = ()
         for level, weights in stages:
             outputs += (dynamics.denoise(combine(weights, (*outputs, x)), level),)
-        return combine(closing, (*outputs, x)), Plan(state.steps, state.index + 1)
+        return combine(closing, (*outputs, x)), Plan(state.steps, state.turn + 1)
 
 
 def _fall_to_zero(dynamics: Dynamics, a: Level, b: Level) -> tuple[tuple[Stage, ...], Row]:
@@ -118,7 +117,7 @@ def _stage_levels(dynamics: Dynamics, falls: list[tuple[Level, Level]], c: float
     if c in (0, 1):
         return [fall[int(c)] for fall in falls]
     t = [a.t + c * (b.t - a.t) for a, b in falls]
-    return list(dynamics.levels(dynamics.schedule.sigma(np.array(t)).tolist(), t))
+    return list(dynamics.levels(dynamics.schedule.sigma(torch.tensor(t, dtype=torch.float64)).tolist(), t))
 
 
 @component

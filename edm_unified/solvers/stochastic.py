@@ -41,7 +41,7 @@ class DDIM(OneEvaluation):
 
 @component
 class DDPM(OneEvaluation):
-    """Ancestral sampling: the posterior mean, and noise of one of its two published variances (Ho et al. 2020, Eq. 6, §3.2).
+    """Ancestral sampling: the posterior mean, and noise of one of two variances (Ho et al. 2020, Eq. 6, §3.2).
 
     ``small``: β̃, the exact posterior variance when x_0 is a point; in x, std = (b/a) √(a² − b²).
     ``large``: β, that of the forward step; in x, std = (s_a/s_b) √(a² − b²), which depends on the schedule's s.

@@ -1,4 +1,4 @@
-"""Law 1, the levels: they fall, their ends are the numbers that were asked for, and the rules are those of the papers."""
+"""Law 1, the levels: they fall, their ends are the numbers asked for, and the rules are those of the papers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,18 @@ from edm_unified.discretization import (
     VPTime,
 )
 from edm_unified.schedules import EDM, VE, VP, BetaTable, Cosine, FlowMatching, GeometricVE, Trigonometric
+import itertools
 
 ALL = every(STEPS)
 COUNTED = [steps for steps in ALL if hasattr(steps, "n")]
-BOUNDED = [Karras(), LogLinear(), PolynomialExponential(rho=2.0), VPTime(), Tan(), UniformTime(sigma_max=80.0, sigma_min=0.002)]
+BOUNDED = [
+    Karras(),
+    LogLinear(),
+    PolynomialExponential(rho=2.0),
+    VPTime(),
+    Tan(),
+    UniformTime(sigma_max=80.0, sigma_min=0.002),
+]
 
 
 @pytest.mark.parametrize("steps", ALL, ids=name)
@@ -97,7 +105,7 @@ def test_vp_time_is_the_vp_row_of_edm_table_1() -> None:
 
 
 def test_vp_time_refuses_an_epsilon_that_makes_no_schedule() -> None:
-    with pytest.raises(ValueError, match="^epsilon: "):
+    with pytest.raises(ValueError, match=r"^epsilon: "):
         VPTime(n=10, sigma_min=9.0, sigma_max=10.0, epsilon=0.1).levels(EDM())
 
 
@@ -136,7 +144,7 @@ def test_uniform_time_on_a_schedule_that_never_reaches_zero() -> None:
 
 @pytest.mark.parametrize("schedule", [EDM(), VE()], ids=name)
 def test_uniform_time_without_an_end_asks_for_one(schedule: Any) -> None:
-    with pytest.raises(ValueError, match="sigma_max: .* give sigma_max or t_max"):
+    with pytest.raises(ValueError, match=r"sigma_max: .* give sigma_max or t_max"):
         UniformTime().levels(schedule)
 
 
@@ -147,9 +155,9 @@ def test_infinite_start_is_refused_with_the_remedy(t_max: float) -> None:
 
 
 def test_uniform_time_ends_below_its_start() -> None:
-    with pytest.raises(ValueError, match="^t_min: must lie below the start"):
+    with pytest.raises(ValueError, match=r"^t_min: must lie below the start"):
         UniformTime(t_min=2.0).levels(VP())
-    with pytest.raises(ValueError, match="^sigma_min: must lie below the start"):
+    with pytest.raises(ValueError, match=r"^sigma_min: must lie below the start"):
         UniformTime(sigma_min=3.0, sigma_max=2.0).levels(VP())
 
 
@@ -158,14 +166,14 @@ def test_uniform_time_ends_below_its_start() -> None:
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 def test_every_n_is_a_subset_of_the_table(spacing: Any) -> None:
-    """For all n of 1 … 1000: n different indices, falling, none below 0 (trailing in floats gives −1 for 62 of them)."""
+    """For n = 1 … 1000: n different indices, falling, none below 0 (trailing in floats gives −1 for 62 of them)."""
     table = BetaTable()
     place = {sigma: k for k, sigma in enumerate(table.sigmas.tolist())}
     for n in range(1, 1001):
         levels = TableSubset(n=n, spacing=spacing).levels(table).tolist()
         indices = [place[sigma] for sigma in levels[:-1]]
         assert len(indices) == n
-        assert all(a > b for a, b in zip(indices, indices[1:], strict=False))
+        assert all(a > b for a, b in itertools.pairwise(indices))
         assert levels[-1] == 0.0
 
 
@@ -185,13 +193,13 @@ def test_spacings_as_lin_et_al_print_them() -> None:
 
 
 def test_table_errors() -> None:
-    with pytest.raises(ValueError, match="^n: 1001 steps out of a table of 1000"):
+    with pytest.raises(ValueError, match=r"^n: 1001 steps out of a table of 1000"):
         TableSubset(n=1001).levels(BetaTable())
-    with pytest.raises(ValueError, match="^table: EDM is not a table"):
+    with pytest.raises(ValueError, match=r"^table: EDM is not a table"):
         TableSubset().levels(EDM())
-    with pytest.raises(ValueError, match="^offset: index 1000 is beyond the table"):
+    with pytest.raises(ValueError, match=r"^offset: index 1000 is beyond the table"):
         TableSubset(n=1000, spacing="leading", offset=1).levels(BetaTable())
-    with pytest.raises(ValueError, match="^spacing: unknown 'traling'; did you mean 'trailing'"):
+    with pytest.raises(ValueError, match=r"^spacing: unknown 'traling'; did you mean 'trailing'"):
         TableSubset(spacing="traling")  # type: ignore[arg-type]
 
 

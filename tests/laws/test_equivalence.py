@@ -22,17 +22,20 @@ from edm_unified.renoising import Ancestral
 from edm_unified.sampling import walk
 from edm_unified.schedules import EDM, VP, BetaTable, FlowMatching
 from edm_unified.solvers.exponential import phi
+import itertools
 
 D = Mixture()
 NOISE = edm.unit_noise(6, (3,), seed=11)
 LEVELS = tuple(Karras(n=12).levels(EDM()).tolist())
 
 
-def run(solver: Any, schedule: Any = EDM(), levels: tuple[float, ...] = LEVELS, draws: int = 0, denoiser: Any = D) -> Tensor:  # noqa: B008
+def run(
+    solver: Any, schedule: Any = EDM(), levels: tuple[float, ...] = LEVELS, draws: int = 0, denoiser: Any = D
+) -> Tensor:
     """The walk over ``levels`` with noises n_0, n_1, … that are the same for every solver."""
     generator = torch.Generator().manual_seed(draws)
     dynamics, path = walk_over(levels, schedule, denoiser)
-    noise = lambda: torch.randn(NOISE.shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    noise = lambda: torch.randn(NOISE.shape, generator=generator, dtype=torch.float64)
     return walk(dynamics, NOISE * levels[0], path, solver, None, 1.0, noise)
 
 
@@ -45,7 +48,11 @@ def near(a: Tensor, b: Tensor, tolerance: float = 1e-12) -> bool:
     return float((a - b).abs().max()) <= tolerance * float(b.abs().max())
 
 
-BLIND = [s for s in every(SOLVERS) if isinstance(s, solvers.DDIM | solvers.DPMSolverPP2M | solvers.DPMSolverPP2MSDE | solvers.ExponentialAdams)]
+BLIND = [
+    s
+    for s in every(SOLVERS)
+    if isinstance(s, solvers.DDIM | solvers.DPMSolverPP2M | solvers.DPMSolverPP2MSDE | solvers.ExponentialAdams)
+]
 
 
 @pytest.mark.parametrize("schedule", [s for s in every(SCHEDULES) if s.sigma_limit > 80], ids=name)
@@ -56,7 +63,11 @@ def test_exponential_solvers_do_not_see_the_schedule(solver: Any, schedule: Any)
 
 
 @pytest.mark.parametrize("schedule", [VP(), FlowMatching(), schedules.VE()], ids=name)
-@pytest.mark.parametrize("solver", [solvers.Euler(), solvers.Heun(), solvers.RK4(), solvers.EulerMaruyama(), solvers.DDPM(variance="large")], ids=name)
+@pytest.mark.parametrize(
+    "solver",
+    [solvers.Euler(), solvers.Heun(), solvers.RK4(), solvers.EulerMaruyama(), solvers.DDPM(variance="large")],
+    ids=name,
+)
 def test_the_others_do(solver: Any, schedule: Any) -> None:
     """But for two: s = 1 leaves the large variance alone, and the flow's straight lines are straight in σ as well."""
     blind = (solvers.DDPM, schedules.VE), (solvers.Euler, FlowMatching)
@@ -73,9 +84,21 @@ SAME = [
     ("the alpha family at 2/3 is Ralston's", solvers.SecondOrder(alpha=2 / 3), solvers.Ralston()),
     ("Euler-Maruyama without noise is Euler", solvers.EulerMaruyama(eta=0.0), solvers.Euler()),
     ("2M SDE without noise is 2M", solvers.DPMSolverPP2MSDE(eta=0.0), solvers.DPMSolverPP2M()),
-    ("2M SDE, heun, is exponential Adams of order 2", solvers.DPMSolverPP2MSDE(correction="heun"), solvers.ExponentialAdams(order=2, eta=1.0)),
-    ("and at any eta", solvers.DPMSolverPP2MSDE(eta=0.3, correction="heun"), solvers.ExponentialAdams(order=2, eta=0.3)),
-    ("DDPM is the reverse SDE's exponential step (eta = 1)", solvers.DDPM(), solvers.ExponentialAdams(order=1, eta=1.0)),
+    (
+        "2M SDE, heun, is exponential Adams of order 2",
+        solvers.DPMSolverPP2MSDE(correction="heun"),
+        solvers.ExponentialAdams(order=2, eta=1.0),
+    ),
+    (
+        "and at any eta",
+        solvers.DPMSolverPP2MSDE(eta=0.3, correction="heun"),
+        solvers.ExponentialAdams(order=2, eta=0.3),
+    ),
+    (
+        "DDPM is the reverse SDE's exponential step (eta = 1)",
+        solvers.DDPM(),
+        solvers.ExponentialAdams(order=1, eta=1.0),
+    ),
 ]
 
 
@@ -142,7 +165,7 @@ def test_flow_matching_is_euler_and_heun_on_its_velocity(solver: Any) -> None:
         denoised = D(x, at(sigma))
         return (x - denoised) / sigma - denoised
 
-    for a, b in zip(t, t[1:], strict=False):
+    for a, b in itertools.pairwise(t):
         v = velocity(y, a)
         euler = y + (b - a) * v
         y = euler if b == 0 or isinstance(solver, solvers.Euler) else y + (b - a) * 0.5 * (v + velocity(euler, b))
@@ -168,7 +191,7 @@ def test_heun_under_vp_is_algorithm_1_in_the_scaled_state() -> None:
         return (rate / sigma(t) + s_rate / scale(t)) * x - rate * scale(t) / sigma(t) * denoised
 
     x = NOISE * levels[0] * scale(t[0])
-    for a, b in zip(t, t[1:], strict=False):
+    for a, b in itertools.pairwise(t):
         d = slope(x, a)
         x_euler = x + (b - a) * d
         x = x_euler if b == 0 else x + (b - a) * 0.5 * (d + slope(x_euler, b))
@@ -179,10 +202,10 @@ def test_heun_under_vp_is_algorithm_1_in_the_scaled_state() -> None:
 
 
 def by_hand(step: Callable[..., Tensor], levels: tuple[float, ...] = LEVELS, draws: int = 0) -> Tensor:
-    """A textbook loop: ``step(x, a, b, D_now, D_before, h_before, noise)``, and x = D on the fall to 0."""
+    """A textbook loop: ``step(x, a, b, D_now, D_before, h_before, generator)``; x = D on the fall to 0."""
     generator = torch.Generator().manual_seed(draws)
     x, before, h_before = NOISE * levels[0], None, None
-    for a, b in zip(levels, levels[1:], strict=False):
+    for a, b in itertools.pairwise(levels):
         now = D(x, at(a))
         if b == 0:
             return now
@@ -345,7 +368,7 @@ def test_ddim_over_a_whole_subset_of_the_table() -> None:
     _, alpha_bar = textbook()
     kept = [alpha_bar[1000 - 20 * i] for i in range(50)] + [1.0]
     x_t = NOISE * math.sqrt(1 - kept[0])
-    for bar, bar_before in zip(kept, kept[1:], strict=False):
+    for bar, bar_before in itertools.pairwise(kept):
         x_0 = D(x_t / math.sqrt(bar), at(math.sqrt((1 - bar) / bar)))
         epsilon = (x_t - math.sqrt(bar) * x_0) / math.sqrt(1 - bar)
         x_t = math.sqrt(bar_before) * x_0 + math.sqrt(1 - bar_before) * epsilon

@@ -47,7 +47,9 @@ def imports(path: Path, all_levels: bool = True) -> list[tuple[str, int]]:
             base = package[: len(package) - node.level + 1] if node.level else ()
             module = ".".join((*base, *([node.module] if node.module else [])))
             # "from edm_unified import solvers" imports the module solvers
-            found += [(f"{module}.{alias.name}" if module == "edm_unified" else module, node.lineno) for alias in node.names]
+            found += [
+                (f"{module}.{alias.name}" if module == "edm_unified" else module, node.lineno) for alias in node.names
+            ]
     return found
 
 
@@ -82,7 +84,9 @@ def test_the_core_is_light(path: Path) -> None:
     assert not used & heavy, used & heavy
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if top(p) not in {"cli", "__main__"}], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if top(p) not in {"cli", "__main__"}], ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_only_the_cli_prints_reads_argv_or_exits(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):

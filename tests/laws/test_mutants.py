@@ -124,7 +124,7 @@ def no_root(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sampling, "math", SimpleNamespace(sqrt=lambda variance: variance, isfinite=math.isfinite))
 
 
-std_of = lambda eta, b, h: b * math.sqrt(-math.expm1(-2 * eta**2 * h))  # noqa: E731
+std_of = lambda eta, b, h: b * math.sqrt(-math.expm1(-2 * eta**2 * h))
 three = solvers.ExponentialAdams(order=3)
 adams_sde = solvers.ExponentialAdams(order=2, eta=0.5)
 churn = renoising.Churn(S_churn=20, S_min=0.0, S_max=math.inf, S_noise=1.0)
@@ -163,7 +163,9 @@ MUTANTS: dict[str, tuple[Patch, Callable[[], float], float]] = {
     "RK4 with two weights exchanged": (
         tableau(
             solvers.RK4,
-            Tableau(A=((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), b=(1 / 3, 1 / 6, 1 / 3, 1 / 6), c=(0.0, 0.5, 0.5, 1.0)),
+            Tableau(
+                A=((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), b=(1 / 3, 1 / 6, 1 / 3, 1 / 6), c=(0.0, 0.5, 0.5, 1.0)
+            ),
         ),
         lambda: order(solvers.RK4()),
         4,

@@ -44,9 +44,7 @@ def test_union_is_covered(family: str) -> None:
 
 
 def schedule_blind(solver: Any) -> bool:
-    return isinstance(solver, solvers.DDIM | solvers.DPMSolverPP2M | solvers.DPMSolverPP2MSDE | solvers.ExponentialAdams) or (
-        isinstance(solver, solvers.DDPM)
-    )
+    return isinstance(solver, (solvers.DDIM | solvers.DPMSolverPP2M | solvers.DPMSolverPP2MSDE | solvers.ExponentialAdams, solvers.DDPM))
 
 
 def final_error(solver: Any, schedule: Any, n: int, start_exactly: bool = True, grid: Any = log_levels) -> float:
@@ -76,7 +74,9 @@ def test_order(solver: Any, schedule: Any, table: list[tuple[str, ...]]) -> None
     grid = GRIDS[solver.order] if solver.order < 4 or not exact_start(solver) else (160, 320)
     errors = {n: final_error(solver, schedule, n) for n in grid}
     order = slope(errors)
-    table.append((name(solver), name(schedule), f"stated {solver.order}", f"measured {order:.2f}", f"{min(errors.values()):.1e}"))
+    table.append(
+        (name(solver), name(schedule), f"stated {solver.order}", f"measured {order:.2f}", f"{min(errors.values()):.1e}")
+    )
     assert order == pytest.approx(solver.order, abs=0.15), errors
 
 
@@ -116,7 +116,9 @@ def test_reference_is_the_exact_flow_of_a_gaussian() -> None:
 
 def test_reference_agrees_with_the_oracle_of_this_file() -> None:
     truth = exact_flow([HIGH, LOW], START)[-1]
-    assert torch.allclose(edm.reference(Mixture(), START / HIGH, sigma_max=HIGH, sigma_min=LOW), truth, rtol=0, atol=1e-9)
+    assert torch.allclose(
+        edm.reference(Mixture(), START / HIGH, sigma_max=HIGH, sigma_min=LOW), truth, rtol=0, atol=1e-9
+    )
 
 
 def test_reference_of_a_sample_does_not_lean_on_its_batch() -> None:

@@ -136,7 +136,12 @@ def test_every_rule_for_steps_and_noise_runs(steps: Any, rule: Any) -> None:
             continue
         for corrector in every(CORRECTORS) if isinstance(rule, Corrected) else [None]:
             x = edm.sample(
-                elementwise, edm.unit_noise(2, (2,)), schedule=schedule, steps=steps, renoising=rule, corrector=corrector
+                elementwise,
+                edm.unit_noise(2, (2,)),
+                schedule=schedule,
+                steps=steps,
+                renoising=rule,
+                corrector=corrector,
             )
             assert bool(torch.isfinite(x).all())
 
@@ -147,7 +152,9 @@ def test_ancestral_beyond_one_falls_to_zero_on_the_way(solver: Any) -> None:
     rule = Ancestral(eta=1.5)
     assert 0.0 in rule.walk(levels_of(Karras(n=6), EDM()))[1:-1]
     for schedule in (EDM(), schedules.VP(), schedules.GeometricVE()):
-        x = edm.sample(elementwise, edm.unit_noise(2, (2,)), solver=solver, steps=Karras(n=6), renoising=rule, schedule=schedule)
+        x = edm.sample(
+            elementwise, edm.unit_noise(2, (2,)), solver=solver, steps=Karras(n=6), renoising=rule, schedule=schedule
+        )
         assert bool(torch.isfinite(x).all())
 
 
@@ -162,7 +169,10 @@ def test_nfe_is_stages_times_steps_less_the_last(solver: Any, n: int) -> None:
 
 
 def test_nfe_counts_correctors_and_detours() -> None:
-    assert edm.count_nfe(Karras(n=5), solvers.DDIM(), renoising=Corrected(repeats=2), corrector=correctors.Langevin()) == 15
+    assert (
+        edm.count_nfe(Karras(n=5), solvers.DDIM(), renoising=Corrected(repeats=2), corrector=correctors.Langevin())
+        == 15
+    )
     rule = Churn(S_min=0.0, S_max=1e9)
     assert edm.count_nfe(Karras(n=5), solvers.Heun(), renoising=rule) == 9
     assert edm.count_nfe(Karras(n=5), solvers.Heun(), renoising=Ancestral()) == 9
@@ -247,7 +257,7 @@ def test_a_denoiser_of_another_dtype_is_cast_back() -> None:
 @pytest.mark.parametrize("solver", every(SOLVERS), ids=name)
 def test_gradient_of_a_gaussian_is_its_flow(solver: Any) -> None:
     """Only where the noise asks for one; then it is exact: D is linear, so the gradient is the ratio x/noise."""
-    linear = lambda x, sigma: x / (1 + sigma**2)  # noqa: E731
+    linear = lambda x, sigma: x / (1 + sigma**2)
     noise = edm.unit_noise(1, (1,)).requires_grad_()
     still = edm.unit_noise(1, (1,))
     quiet = solver if not solver.stochastic else solvers.Heun()
@@ -322,7 +332,7 @@ def test_the_loop_never_waits_for_the_device(solver: Any, rule: Any, schedule: A
     levels = levels_of(Karras(n=8), schedule, rule)
     dynamics, path = walk_over(levels, schedule, elementwise)
     x = edm.unit_noise(2, (3,)) * levels[0]
-    randn = lambda: torch.zeros_like(x)  # noqa: E731
+    randn = lambda: torch.zeros_like(x)
     for corrector in every(CORRECTORS):
         prepared = Prepared(solver, dynamics, path)
         with NoWaiting():
@@ -332,7 +342,9 @@ def test_the_loop_never_waits_for_the_device(solver: Any, rule: Any, schedule: A
 def test_the_test_for_waiting_can_fail() -> None:
     dynamics, path = walk_over((2.0, 1.0, 0.0), EDM(), lambda x, sigma: x * float(sigma))
     with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
-        walk(dynamics, torch.ones(1, 1).double(), path, Prepared(solvers.DDIM(), dynamics, path), None, 1.0, torch.empty)
+        walk(
+            dynamics, torch.ones(1, 1).double(), path, Prepared(solvers.DDIM(), dynamics, path), None, 1.0, torch.empty
+        )
 
 
 @pytest.mark.parametrize("solver", every(SOLVERS), ids=name)

@@ -257,7 +257,9 @@ def test_a_table_has_its_own_levels_at_its_own_times(schedule: BetaTable, betas:
 
 def test_tables_end_where_they_are_known_to() -> None:
     assert BetaTable().sigma_limit == pytest.approx(157.407, rel=1e-5)
-    assert BetaTable(betas="scaled_linear", beta_start=0.00085, beta_end=0.012).sigma_limit == pytest.approx(14.6146, rel=1e-5)
+    assert BetaTable(betas="scaled_linear", beta_start=0.00085, beta_end=0.012).sigma_limit == pytest.approx(
+        14.6146, rel=1e-5
+    )
     assert BetaTable(betas="cosine").sigma_limit == pytest.approx(20291, rel=1e-4)
 
 

@@ -63,7 +63,15 @@ def test_weak_order(solver: Any, schedule: Any, table: list[tuple[str, ...]]) ->
     grid = (320, 640) if weak_order(solver) == 1 else (160, 320)
     errors = {n: relative_error(log_levels(n, HIGH, LOW), solver, schedule=schedule) for n in grid}
     order = slope(errors)
-    table.append((name(solver), name(schedule), f"weak {weak_order(solver)}", f"measured {order:.2f}", f"{min(errors.values()):.1e}"))
+    table.append(
+        (
+            name(solver),
+            name(schedule),
+            f"weak {weak_order(solver)}",
+            f"measured {order:.2f}",
+            f"{min(errors.values()):.1e}",
+        )
+    )
     assert order == pytest.approx(weak_order(solver), abs=0.15), errors
 
 
@@ -96,7 +104,9 @@ def test_renoising_keeps_the_order_of_the_solver(rule: Any, solver: Any, table: 
             fitted = renoising.Restart(intervals=(renoising.RestartInterval(0.3, 2.0, n // 2 + 1, 2),))
         errors[n] = relative_error(around(fitted, log_levels(n, HIGH, LOW)), solver)
     order = slope(errors)
-    table.append((name(rule), name(solver), f"weak {solver.order}", f"measured {order:.2f}", f"{min(errors.values()):.1e}"))
+    table.append(
+        (name(rule), name(solver), f"weak {solver.order}", f"measured {order:.2f}", f"{min(errors.values()):.1e}")
+    )
     assert order == pytest.approx(solver.order, abs=0.15), errors
 
 
@@ -119,7 +129,7 @@ def test_noise_is_drawn_only_where_it_is_used(solver: Any, rule: Any) -> None:
     """One draw for each rise and repeat, one for each fall of an SDE solver that does not end at 0, none otherwise."""
     from edm_unified.sampling import walk
 
-    levels = tuple(log_levels(9, 80.0, 0.02)) + (0.0,)
+    levels = (*tuple(log_levels(9, 80.0, 0.02)), 0.0)
     levels = levels if rule is None else rule.walk(levels)
     falls, rises, repeats = moves_of(levels)
     drawn = 0
@@ -130,7 +140,15 @@ def test_noise_is_drawn_only_where_it_is_used(solver: Any, rule: Any) -> None:
         return torch.zeros(1, 1, dtype=torch.float64)
 
     dynamics = dynamics_of(schedules.EDM(), Wiener((1.0,)))
-    walk(dynamics, torch.ones(1, 1, dtype=torch.float64), dynamics.walk(levels), solver, needs_corrector(rule), 1.0, randn)
+    walk(
+        dynamics,
+        torch.ones(1, 1, dtype=torch.float64),
+        dynamics.walk(levels),
+        solver,
+        needs_corrector(rule),
+        1.0,
+        randn,
+    )
     assert drawn == rises + repeats + (falls if solver.stochastic else 0)
 
 
@@ -153,7 +171,11 @@ def test_annealed_langevin_forgets_a_wrong_start() -> None:
     denoiser = Wiener(VARIANCES)
     dynamics = dynamics_of(schedules.EDM(), denoiser)
     level = dynamics.walk((1.0, 0.0)).levels[0]
-    corrector, x, steps = correctors.AnnealedLangevin(snr=0.15), torch.zeros(4, 400, dtype=torch.float64), iter(range(400))
+    corrector, x, steps = (
+        correctors.AnnealedLangevin(snr=0.15),
+        torch.zeros(4, 400, dtype=torch.float64),
+        iter(range(400)),
+    )
 
     def basis() -> torch.Tensor:
         return torch.nn.functional.one_hot(torch.tensor([next(steps)] * 4), 400).double()

@@ -55,17 +55,17 @@ SOLVERS: dict[type, tuple[Any, ...]] = {
         solvers.DPMSolverPP2MSDE(correction="heun"),
         solvers.DPMSolverPP2MSDE(eta=0.0),
     ),
-    solvers.ExponentialAdams: tuple(
-        solvers.ExponentialAdams(order=order, eta=eta) for order in (1, 2, 3) for eta in (0.0, 0.5, 1.0)
-    )
-    + (solvers.ExponentialAdams(order=4),),
+    solvers.ExponentialAdams: (*tuple(solvers.ExponentialAdams(order=order, eta=eta) for order in (1, 2, 3) for eta in (0.0, 0.5, 1.0)), solvers.ExponentialAdams(order=4)),
 }
 
 STEPS: dict[type, tuple[Any, ...]] = {
     discretization.Karras: (discretization.Karras(), discretization.Karras(n=7, rho=1.0)),
     discretization.LogLinear: (discretization.LogLinear(),),
     discretization.PolynomialExponential: (discretization.PolynomialExponential(rho=1.5),),
-    discretization.UniformTime: (discretization.UniformTime(sigma_max=80.0), discretization.UniformTime(sigma_max=80.0, sigma_min=0.02)),
+    discretization.UniformTime: (
+        discretization.UniformTime(sigma_max=80.0),
+        discretization.UniformTime(sigma_max=80.0, sigma_min=0.02),
+    ),
     discretization.VPTime: (discretization.VPTime(), discretization.VPTime(power=1.0)),
     discretization.Tan: (discretization.Tan(),),
     discretization.TableSubset: (discretization.TableSubset(n=18, table=schedules.BetaTable()),),
@@ -77,7 +77,9 @@ RENOISING: dict[type, tuple[Any, ...]] = {
     renoising.Ancestral: (renoising.Ancestral(), renoising.Ancestral(eta=0.5), renoising.Ancestral(eta=1.5)),
     renoising.Restart: (
         renoising.Restart(),
-        renoising.Restart(intervals=(renoising.RestartInterval(0.1, 1.0, 4, 2), renoising.RestartInterval(1.0, 10.0, 3, 1))),
+        renoising.Restart(
+            intervals=(renoising.RestartInterval(0.1, 1.0, 4, 2), renoising.RestartInterval(1.0, 10.0, 3, 1))
+        ),
     ),
     renoising.Corrected: (renoising.Corrected(repeats=2),),
 }

@@ -77,7 +77,7 @@ def test_a_denoiser_that_changes_its_mind_is_said_to() -> None:
     def once(x: Tensor, sigma: Tensor) -> Tensor:
         return x * next(calls, 0.5)
 
-    with pytest.raises(FloatingPointError, match="not deterministic"):
+    with pytest.raises(FloatingPointError, match=r"not deterministic"):
         edm.sample(once, NOISE)
 
 
@@ -95,7 +95,9 @@ def test_a_denoiser_that_changes_its_mind_is_said_to() -> None:
 )
 def test_a_wrong_shape_names_the_move_and_the_level(bad: Any, got: str) -> None:
     move, sigma = first_below_one()
-    with pytest.raises(ValueError, match=rf"^denoiser: returned {got} for x of shape \(3, 2\) at sigma = {sigma:.6g}") as error:
+    with pytest.raises(
+        ValueError, match=rf"^denoiser: returned {got} for x of shape \(3, 2\) at sigma = {sigma:.6g}"
+    ) as error:
         edm.sample(below_one(bad), NOISE, solver=solvers.DDIM())
     assert f"(in move {move} of 18)" in str(error.value)
 
@@ -104,7 +106,7 @@ def test_an_error_of_the_denoiser_itself_passes_through() -> None:
     def broken(x: Tensor, sigma: Tensor) -> Tensor:
         raise RuntimeError("mine")
 
-    with pytest.raises(RuntimeError, match="mine"):
+    with pytest.raises(RuntimeError, match=r"mine"):
         edm.sample(broken, NOISE)
 
 
@@ -118,7 +120,10 @@ def test_an_error_of_the_denoiser_itself_passes_through() -> None:
         ({"noise": NOISE * math.nan}, "^noise: holds NaN"),
         ({"denoiser": None}, "^denoiser: must be callable"),
         ({"dtype": torch.int64}, "^dtype: must be a floating-point type"),
-        ({"dtype": torch.float16, "schedule": FlowMatching(), "steps": UniformTime(n=4)}, "^dtype: .* overflows torch.float16"),
+        (
+            {"dtype": torch.float16, "schedule": FlowMatching(), "steps": UniformTime(n=4)},
+            "^dtype: .* overflows torch.float16",
+        ),
         ({"seed": -1}, "^seed, first: "),
         ({"seed": 1.5}, "^seed, first: "),
         ({"first": -1}, "^seed, first: "),
@@ -126,7 +131,10 @@ def test_an_error_of_the_denoiser_itself_passes_through() -> None:
         ({"steps": UniformTime(n=4)}, "^sigma_max: the time axis of EDM has no end"),
         ({"steps": UniformTime(n=4, t_max=1.0), "schedule": FlowMatching()}, "^t_max: sigma is inf .* such as 1e6"),
         ({"schedule": BetaTable(betas="scaled_linear", beta_end=0.012)}, "^sigma: 80 is beyond .* lower sigma_max"),
-        ({"schedule": FlowMatching(), "steps": Explicit(sigmas=(1e17, 1.0, 0.0))}, r"^sigma: 1e\+17 is so high .* 1e\+06"),
+        (
+            {"schedule": FlowMatching(), "steps": Explicit(sigmas=(1e17, 1.0, 0.0))},
+            r"^sigma: 1e\+17 is so high .* 1e\+06",
+        ),
         ({"schedule": schedules.VP(), "steps": Explicit(sigmas=(1e160, 1.0, 0.0))}, r"^sigma: 1e\+160 is so high"),
         ({"steps": Karras(n=9999, sigma_min=1.0, sigma_max=1 + 1e-13)}, "^steps: the levels must fall"),
     ],
@@ -149,15 +157,18 @@ class Steps:
         return torch.tensor(self.given, dtype=torch.float32)
 
 
-@pytest.mark.parametrize("levels", [(1.0, 2.0), (1.0, 1.0, 0.0), (math.inf, 1.0), (1.0, math.nan), (1.0, -1.0), (1.0,), ()])
+@pytest.mark.parametrize(
+    "levels", [(1.0, 2.0), (1.0, 1.0, 0.0), (math.inf, 1.0), (1.0, math.nan), (1.0, -1.0), (1.0,), ()]
+)
 def test_levels_of_a_users_own_rule_are_checked(levels: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="^steps: "):
+    with pytest.raises(ValueError, match=r"^steps: "):
         edm.sample(fine, NOISE, steps=Steps(*levels))
 
 
 def test_a_users_own_rule_works() -> None:
     assert torch.equal(
-        edm.sample(fine, NOISE, steps=Steps(4.0, 2.0, 0.0)), edm.sample(fine, NOISE, steps=Explicit(sigmas=(4.0, 2.0, 0.0)))
+        edm.sample(fine, NOISE, steps=Steps(4.0, 2.0, 0.0)),
+        edm.sample(fine, NOISE, steps=Explicit(sigmas=(4.0, 2.0, 0.0))),
     )
 
 
@@ -169,7 +180,7 @@ class Ranged:
 
 
 def test_a_network_that_does_not_know_the_level_is_not_asked() -> None:
-    with pytest.raises(ValueError, match="^sigma_max: the network supports σ up to 50"):
+    with pytest.raises(ValueError, match=r"^sigma_max: the network supports σ up to 50"):
         edm.sample(Ranged(), NOISE)
     with pytest.raises(ValueError, match=r"^sigma_min: the network supports σ down to 0\.01"):
         edm.sample(Ranged(), NOISE, steps=Karras(sigma_max=50.0))
