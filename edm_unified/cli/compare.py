@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from edm_unified.report import Table
 
 
+SMALL = 4096
+"""Numbers in a sample below which one thread is the fastest."""
+
+
 def _whole_numbers(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
@@ -75,6 +79,11 @@ def _whole_numbers(context: click.Context, parameter: click.Parameter, text: str
     show_default=True,
     help="Samples at a time; it does not change the results of a denoiser that treats samples alike.",
 )
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 4096),
+    help=f"CPU threads.  [default: 1 below {SMALL:,} numbers a sample, where more are slower; else all]",
+)
 @options.device
 @options.dtype
 @options.quiet
@@ -91,6 +100,7 @@ def compare(
     out: Path | None,
     fresh: bool,
     batch: int,
+    threads: int | None,
     device: str,
     dtype: str,
     quiet: bool,
@@ -117,6 +127,7 @@ def compare(
     problems = Problems(settings)
     for method in plan.methods:
         problems.of(method.recipe).check()
+    _set_threads(threads, max(math.prod(problems.of(method.recipe).shape) for method in plan.methods))
     directory = out or Path("edm-compare") / _name(recipes)
 
     with comparing.Store(directory, fresh=fresh) as store:
@@ -135,6 +146,14 @@ def compare(
                 click.echo(f"left out: {line}")
             _print_tables(report.tabulate(data))
             click.echo(f"\nreport: {directory / 'report.html'}")
+
+
+def _set_threads(threads: int | None, size: int) -> None:
+    """One thread for small samples: numpy's and torch's own wait for each other and take ten times as long."""
+    import torch
+
+    if threads is not None or size < SMALL:
+        torch.set_num_threads(threads or 1)
 
 
 def _load(names: tuple[str, ...], overrides: tuple[str, ...]) -> tuple[Comparison, list[tuple[str, Recipe]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -22,7 +23,6 @@ from edm_unified.discretization import (
     VPTime,
 )
 from edm_unified.schedules import EDM, VE, VP, BetaTable, Cosine, FlowMatching, GeometricVE, Trigonometric
-import itertools
 
 ALL = every(STEPS)
 COUNTED = [steps for steps in ALL if hasattr(steps, "n")]

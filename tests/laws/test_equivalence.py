@@ -6,6 +6,7 @@ coordinates, and share no code with the package.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,6 @@ from edm_unified.renoising import Ancestral
 from edm_unified.sampling import walk
 from edm_unified.schedules import EDM, VP, BetaTable, FlowMatching
 from edm_unified.solvers.exponential import phi
-import itertools
 
 D = Mixture()
 NOISE = edm.unit_noise(6, (3,), seed=11)
@@ -30,12 +30,16 @@ LEVELS = tuple(Karras(n=12).levels(EDM()).tolist())
 
 
 def run(
-    solver: Any, schedule: Any = EDM(), levels: tuple[float, ...] = LEVELS, draws: int = 0, denoiser: Any = D
+    solver: Any,
+    schedule: Any = EDM(),  # noqa: B008
+    levels: tuple[float, ...] = LEVELS,
+    draws: int = 0,
+    denoiser: Any = D,
 ) -> Tensor:
     """The walk over ``levels`` with noises n_0, n_1, … that are the same for every solver."""
     generator = torch.Generator().manual_seed(draws)
     dynamics, path = walk_over(levels, schedule, denoiser)
-    noise = lambda: torch.randn(NOISE.shape, generator=generator, dtype=torch.float64)
+    noise = lambda: torch.randn(NOISE.shape, generator=generator, dtype=torch.float64)  # noqa: E731
     return walk(dynamics, NOISE * levels[0], path, solver, None, 1.0, noise)
 
 
@@ -219,7 +223,7 @@ def fresh(generator: torch.Generator) -> Tensor:
 
 
 def test_2m_as_printed() -> None:
-    """Lu et al. 2022b, Algorithm 2: x ← (σ_b/σ_a) x − (e^{−h} − 1) [(1 + 1/2r) D_0 − (1/2r) D_{−1}], r = h_{i−1}/h_i."""
+    """Lu et al. 2022b, Algorithm 2: x ← (σ_b/σ_a) x − (e^{−h} − 1) [(1 + 1/2r) D_0 − (1/2r) D_{−1}], r = h_prev/h."""
 
     def step(x: Tensor, a: float, b: float, now: Tensor, before: Any, h_before: Any, generator: Any) -> Tensor:
         h = math.log(a) - math.log(b)

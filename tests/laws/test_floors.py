@@ -36,7 +36,7 @@ def top(path: Path) -> str:
 
 
 def imports(path: Path, all_levels: bool = True) -> list[tuple[str, int]]:
-    """Absolute dotted names that the file imports, with the line; inside functions too unless ``all_levels`` is False."""
+    """Absolute dotted names that the file imports, with the line; inside functions too if ``all_levels``."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     package = ("edm_unified", *path.relative_to(ROOT).parts[:-1])
     found: list[tuple[str, int]] = []

@@ -1,7 +1,7 @@
 """Law 8: the laws can fail. Slips of the kind that has shipped in published samplers are planted and must be caught.
 
-Each mutant passes a glance at its pictures: it runs, converges, and at few steps some are even a little better. The order
-test (law 3) or the exact variance (law 4) tells it apart; without the slip the same law holds.
+Each mutant passes a glance at its pictures: it runs, converges, and at few steps some are even a little better. The
+order test (law 3) or the exact variance (law 4) tells it apart; without the slip the same law holds.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def no_root(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sampling, "math", SimpleNamespace(sqrt=lambda variance: variance, isfinite=math.isfinite))
 
 
-std_of = lambda eta, b, h: b * math.sqrt(-math.expm1(-2 * eta**2 * h))
+std_of = lambda eta, b, h: b * math.sqrt(-math.expm1(-2 * eta**2 * h))  # noqa: E731
 three = solvers.ExponentialAdams(order=3)
 adams_sde = solvers.ExponentialAdams(order=2, eta=0.5)
 churn = renoising.Churn(S_churn=20, S_min=0.0, S_max=math.inf, S_noise=1.0)

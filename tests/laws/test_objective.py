@@ -20,7 +20,7 @@ from edm_unified.training import objective as ob
 SCHEDULES = {"uniform_time": schedules.VP(), "logit_normal_time": schedules.FlowMatching()}
 NOISES = [noise() for noise in get_args(ob.AnyNoise)]
 WEIGHTS = [weight() for weight in get_args(ob.AnyWeight)]
-ids = lambda component: component.kind
+ids = lambda component: component.kind  # noqa: E731
 EDM_SCHEDULE = schedules.EDM()
 
 
@@ -99,7 +99,7 @@ def test_loss_of_the_exact_denoiser_is_its_closed_form(noise, weight):
     for level in (0.05, 0.5, 0.95):
         u = torch.full((len(x0),), level, dtype=torch.float64)
         sigma = noise.quantile(u[:1], schedule)
-        exact = lambda x, sigma: c / (c + sigma[:, None] ** 2) * x
+        exact = lambda x, sigma: c / (c + sigma[:, None] ** 2) * x  # noqa: E731
         loss = (w * ob.Objective(noise, weight).losses(exact, x0, u, n, schedule)).sum()
         expected = weight(sigma) * c * sigma**2 / (c + sigma**2)
         torch.testing.assert_close(loss, expected[0], rtol=1e-10, atol=0)

@@ -19,7 +19,7 @@ from edm_unified.denoiser import Preconditioned
 
 ROWS = [row() for row in get_args(pre.AnyPreconditioning)]
 FORMS = [form() for form in get_args(parametrization.AnyParametrization)]
-ids = lambda row: row.kind
+ids = lambda row: row.kind  # noqa: E731
 
 
 def log_uniform(n: int, low: float, high: float, seed: int = 0) -> Tensor:
@@ -247,7 +247,7 @@ def test_ddpm_counts_the_levels_of_its_table(row):
 
 @pytest.mark.parametrize("row", [pre.IDDPM(), pre.IDDPM(C_1=0.1, C_2=0.05, M=20)], ids=["published", "small"])
 def test_iddpm_index_against_the_recursion(row):
-    alpha_bar = lambda j: np.sin(np.longdouble(np.pi) / 2 * j / (row.M * (row.C_2 + 1))) ** 2
+    alpha_bar = lambda j: np.sin(np.longdouble(np.pi) / 2 * j / (row.M * (row.C_2 + 1))) ** 2  # noqa: E731
     u = [np.longdouble(0)]
     for j in range(row.M, 0, -1):
         u.insert(0, np.sqrt((u[0] ** 2 + 1) / max(alpha_bar(j - 1) / alpha_bar(j), np.longdouble(row.C_1)) - 1))

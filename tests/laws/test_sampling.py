@@ -257,7 +257,7 @@ def test_a_denoiser_of_another_dtype_is_cast_back() -> None:
 @pytest.mark.parametrize("solver", every(SOLVERS), ids=name)
 def test_gradient_of_a_gaussian_is_its_flow(solver: Any) -> None:
     """Only where the noise asks for one; then it is exact: D is linear, so the gradient is the ratio x/noise."""
-    linear = lambda x, sigma: x / (1 + sigma**2)
+    linear = lambda x, sigma: x / (1 + sigma**2)  # noqa: E731
     noise = edm.unit_noise(1, (1,)).requires_grad_()
     still = edm.unit_noise(1, (1,))
     quiet = solver if not solver.stochastic else solvers.Heun()
@@ -332,7 +332,7 @@ def test_the_loop_never_waits_for_the_device(solver: Any, rule: Any, schedule: A
     levels = levels_of(Karras(n=8), schedule, rule)
     dynamics, path = walk_over(levels, schedule, elementwise)
     x = edm.unit_noise(2, (3,)) * levels[0]
-    randn = lambda: torch.zeros_like(x)
+    randn = lambda: torch.zeros_like(x)  # noqa: E731
     for corrector in every(CORRECTORS):
         prepared = Prepared(solver, dynamics, path)
         with NoWaiting():

@@ -141,7 +141,7 @@ def test_round_trip_through_the_sde(schedule: Any) -> None:
 
 
 def test_round_trip_of_a_table_through_the_sde() -> None:
-    """The cubic between the nodes has jumps in its third derivative, so quadrature sees 1000 pieces: 20 are enough here."""
+    """The cubic between the nodes has jumps in its third derivative, so quadrature sees M pieces: 20 will do."""
     schedule = BetaTable(num_steps=20, beta_start=5e-3, beta_end=0.4)
     again = from_sde(schedule.f, schedule.g)
     t = torch.linspace(0.05, 1, 20, dtype=torch.float64)

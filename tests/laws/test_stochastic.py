@@ -1,8 +1,8 @@
 """Law 4: the exact law of every stochastic method, with no Monte Carlo.
 
-For data ~ N(0, v) the denoiser is linear and a sampler is a linear map of its noises. Feed it orthonormal basis vectors in
-place of random numbers, and the squared length of its output *is* the variance of its samples. Started from the true
-marginal at σ_0, the variance at σ_N must converge to v + σ_N² at the weak order of the method.
+For data ~ N(0, v) the denoiser is linear and a sampler is a linear map of its noises. Feed it orthonormal basis
+vectors in place of random numbers, and the squared length of its output *is* the variance of its samples. Started from
+the true marginal at σ_0, the variance at σ_N must converge to v + σ_N² at the weak order of the method.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def test_noise_is_drawn_only_where_it_is_used(solver: Any, rule: Any) -> None:
 
 
 def test_annealed_langevin_keeps_the_marginal_to_second_order_in_snr() -> None:
-    """A long stay on one level: x' = (1 − qk) x + √(2q) σ n, q = 2 snr², k = σ²/(v+σ²), settles at (v+σ²)/(1 − qk/2)."""
+    """A long stay: x' = (1 − qk) x + √(2q) σ n, q = 2 snr², k = σ²/(v+σ²), settles at (v+σ²)/(1 − qk/2)."""
     sigma, errors = 0.7, {}
     for snr in (0.2, 0.1):
         repeats = int(12 / snr**2)
@@ -212,7 +212,7 @@ def test_corrector_keeps_the_marginal_in_high_dimension(corrector: Any) -> None:
 
 @pytest.mark.parametrize("solver", STOCHASTIC, ids=name)
 def test_stochastic_solvers_reach_the_data_variance_at_zero(solver: Any) -> None:
-    """From σ_max to 0 through ``Karras``' own grid, 400 steps: the variance of the samples is that of the data to 3 %."""
+    """From σ_max to 0 on ``Karras``' grid of 400 steps: the variance of the samples is that of the data to 5 %."""
     from edm_unified.discretization import Karras
 
     levels = Karras(n=400).levels(schedules.EDM()).tolist()

@@ -55,7 +55,10 @@ SOLVERS: dict[type, tuple[Any, ...]] = {
         solvers.DPMSolverPP2MSDE(correction="heun"),
         solvers.DPMSolverPP2MSDE(eta=0.0),
     ),
-    solvers.ExponentialAdams: (*tuple(solvers.ExponentialAdams(order=order, eta=eta) for order in (1, 2, 3) for eta in (0.0, 0.5, 1.0)), solvers.ExponentialAdams(order=4)),
+    solvers.ExponentialAdams: (
+        *(solvers.ExponentialAdams(order=order, eta=eta) for order in (1, 2, 3) for eta in (0.0, 0.5, 1.0)),
+        solvers.ExponentialAdams(order=4),
+    ),
 }
 
 STEPS: dict[type, tuple[Any, ...]] = {
@@ -181,7 +184,7 @@ def log_levels(n: int, high: float, low: float) -> list[float]:
 
 
 def zigzag_levels(n: int, high: float, low: float) -> list[float]:
-    """n + 1 levels whose steps in ln σ are by turns short and twice as long: the ratio of steps matters at every order."""
+    """n + 1 levels whose steps in ln σ are by turns short and twice as long."""
     ends = np.cumsum([0.0, *(1.0 + i % 2 for i in range(n))])
     levels = (high * (low / high) ** (ends / ends[-1])).tolist()
     return [high, *levels[1:-1], low]

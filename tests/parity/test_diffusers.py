@@ -42,13 +42,13 @@ def D(x: Tensor, sigma: Tensor | float) -> Tensor:
 def drive(scheduler: Any, start: Tensor, levels: list[float], output: Callable[..., Tensor], **step: Any) -> Tensor:
     """diffusers' driver loop. ``output`` is what a network of the scheduler's prediction type would return."""
     x = start.float()
-    for t, sigma in zip(scheduler.timesteps, levels, strict=True):
+    for t, sigma in zip(scheduler.timesteps, levels, strict=False):
         scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         x = scheduler.step(output(x, scaled, sigma).float(), t, x, **step).prev_sample
     return x.double()
 
 
-def ours(solver: Any, levels: list[float], schedule: Any = EDM(), noises: list[Tensor] | None = None) -> Tensor:
+def ours(solver: Any, levels: list[float], schedule: Any = EDM(), noises: list[Tensor] | None = None) -> Tensor:  # noqa: B008
     dynamics = Dynamics(schedule, D, {}, torch.device("cpu"))
     given = iter(noises or [])
     return walk(dynamics, NOISE * levels[0], dynamics.walk(levels), solver, None, 1.0, lambda: next(given))
@@ -127,7 +127,7 @@ def test_ddpm(n: int, variance: Any) -> None:
     scheduler.set_timesteps(n)
     levels = levels_of_timesteps(scheduler)
     if variance == "large" and n < 1000:  # diffusers adds noise even to the clean sample there: stop before that step
-        levels, scheduler.timesteps = levels[:-1], scheduler.timesteps[:-1]
+        levels = levels[:-1]
     start = NOISE * levels[0] / (1 + levels[0] ** 2) ** 0.5
     theirs = drive(scheduler, start, levels[:-1], epsilon_vp, generator=torch.Generator().manual_seed(8))
     generator = torch.Generator().manual_seed(8)
@@ -188,7 +188,7 @@ def test_flow_match_euler(n: int) -> None:
 
 
 def test_our_table_is_theirs() -> None:
-    """σ of diffusers' float32 cumulative product against our float64 table: 1.3e-5 is the float32 product's own error."""
+    """σ of diffusers' float32 product against our float64 table: 2⁻²⁴ in ᾱ is 3e-4 of σ_1² = 1e-4, less above."""
     scheduler = diffusers.DDIMScheduler()
     theirs = torch.sqrt((1 - scheduler.alphas_cumprod.double()) / scheduler.alphas_cumprod.double())
     assert torch.allclose(BetaTable().sigmas, theirs, rtol=3e-4)
@@ -201,7 +201,7 @@ def test_our_table_is_theirs() -> None:
         assert torch.allclose(levels, theirs[scheduler.timesteps], rtol=3e-4)
 
 
-# -- an oracle that is no implementation at all -------------------------------------------------------------------------
+# -- an oracle that is no implementation at all -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("schedule", [EDM(), VP(), FlowMatching(), BetaTable()], ids=lambda s: s.kind)
