@@ -37,7 +37,7 @@ class EDM(Schedule):
         return torch.zeros_like(t)
 
     def _log_sigma_rate(self, t: Tensor) -> Tensor:
-        return 1 / t
+        return torch.reciprocal(t)
 
     def _time(self, sigma: Tensor) -> Tensor:
         return sigma

@@ -106,19 +106,22 @@ class ExponentialMultistep(ABC):
 
 
 def lagrange_weights(H: float, nodes: list[float]) -> list[float]:
-    """∫_0^1 H e^{−H(1−v)} ℓ_j(v) dv for the Lagrange basis ℓ_j on ``nodes``, exactly."""
-    moments = [math.factorial(k) * H * value for k, value in enumerate(phis(len(nodes), -H)[1:])]
-    weights = []
-    for j, v_j in enumerate(nodes):
-        coefficients = [1.0]  # of ℓ_j, constant first
-        for m, v_m in enumerate(nodes):
-            if m != j:
-                scale = 1 / (v_j - v_m)
-                shifted = [0.0, *coefficients]
-                padded = [*coefficients, 0.0]
-                coefficients = [scale * (up - v_m * same) for up, same in zip(shifted, padded, strict=True)]
-        weights.append(sum(c * moment for c, moment in zip(coefficients, moments, strict=True)))
-    return weights
+    """∫_0^1 H e^{−H(1−v)} ℓ_j(v) dv for the Lagrange basis ℓ_j on ``nodes``.
+
+    They are the w with Σ_j w_j v_j^k = ∫_0^1 H e^{−H(1−v)} v^k dv, a Vandermonde system, which is solved by Björck &
+    Pereyra 1970 (Golub & Van Loan 2013, Algorithm 4.6.2).
+    """
+    w = [math.factorial(k) * H * value for k, value in enumerate(phis(len(nodes), -H)[1:])]
+    last = len(w) - 1
+    for k in range(last):
+        for i in range(last, k, -1):
+            w[i] -= nodes[k] * w[i - 1]
+    for k in range(last - 1, -1, -1):
+        for i in range(k + 1, last + 1):
+            w[i] /= nodes[i] - nodes[i - k - 1]
+        for i in range(k, last):
+            w[i] -= w[i + 1]
+    return w
 
 
 @component

@@ -39,7 +39,7 @@ def row(weights: Sequence[float]) -> Row:
         previous, total = total, total + weight
         if abs(total) < 1e-3 * (abs(previous) + abs(weight)):  # a partial sum cancels: lerp would lose digits
             return Row(weights)
-        ratios.append(previous / total)
+        ratios.append(weight / total)
     return Row(weights, tuple(ratios))
 
 
@@ -47,15 +47,15 @@ def combine(row: Row, tensors: Sequence[Tensor]) -> Tensor:
     """Σ_j weights_j · tensors_j, without touching the tensors. The fewest passes come from the state being *last*."""
     weights, ratios = row
     if ratios:
-        out = tensors[0]
-        for ratio, tensor in zip(ratios, tensors[1:], strict=True):
-            out = torch.lerp(tensor, out, ratio)
+        out = torch.lerp(tensors[0], tensors[1], ratios[0])
+        for ratio, tensor in zip(ratios[1:], tensors[2:], strict=True):
+            out.lerp_(tensor, ratio)
         return out
     if len(weights) == 1:
         return tensors[0] if weights[0] == 1 else tensors[0] * weights[0]
     out = tensors[0] * weights[0]
     for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
-        out = out.add_(tensor, alpha=weight)
+        out.add_(tensor, alpha=weight)
     return out
 
 

@@ -6,9 +6,9 @@ coordinates, and share no code with the package.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from variants import SCHEDULES, SOLVERS, Mixture, dynamics_of, every, name, walk
 import edm_unified as edm
 from edm_unified import schedules, solvers
 from edm_unified.discretization import Explicit, Karras, LogLinear, TableSubset, UniformTime
-from edm_unified.renoising import Ancestral
+from edm_unified.renoising import Ancestral, Churn
 from edm_unified.sampling import walk
 from edm_unified.schedules import EDM, VP, BetaTable, FlowMatching
 from edm_unified.solvers.exponential import phi
@@ -169,7 +169,7 @@ def test_flow_matching_is_euler_and_heun_on_its_velocity(solver: Any) -> None:
         denoised = D(x, at(sigma))
         return (x - denoised) / sigma - denoised
 
-    for a, b in itertools.pairwise(t):
+    for a, b in pairwise(t):
         v = velocity(y, a)
         euler = y + (b - a) * v
         y = euler if b == 0 or isinstance(solver, solvers.Euler) else y + (b - a) * 0.5 * (v + velocity(euler, b))
@@ -195,7 +195,7 @@ def test_heun_under_vp_is_algorithm_1_in_the_scaled_state() -> None:
         return (rate / sigma(t) + s_rate / scale(t)) * x - rate * scale(t) / sigma(t) * denoised
 
     x = NOISE * levels[0] * scale(t[0])
-    for a, b in itertools.pairwise(t):
+    for a, b in pairwise(t):
         d = slope(x, a)
         x_euler = x + (b - a) * d
         x = x_euler if b == 0 else x + (b - a) * 0.5 * (d + slope(x_euler, b))
@@ -209,7 +209,7 @@ def by_hand(step: Callable[..., Tensor], levels: tuple[float, ...] = LEVELS, dra
     """A textbook loop: ``step(x, a, b, D_now, D_before, h_before, generator)``; x = D on the fall to 0."""
     generator = torch.Generator().manual_seed(draws)
     x, before, h_before = NOISE * levels[0], None, None
-    for a, b in itertools.pairwise(levels):
+    for a, b in pairwise(levels):
         now = D(x, at(a))
         if b == 0:
             return now
@@ -312,6 +312,57 @@ def test_phi_functions(z: float) -> None:
         assert phi(k, z) == pytest.approx(integral, rel=1e-12)
 
 
+# -- stochastic methods in the coordinates of their papers ------------------------------------------------------------
+
+
+def test_heun_with_churn_is_algorithm_2() -> None:
+    """Karras et al. 2022, Algorithm 2, line by line, with noise drawn on the churned steps alone."""
+    rule = Churn(S_churn=5, S_min=0.05, S_max=50, S_noise=1.007)
+    generator = torch.Generator().manual_seed(0)
+    gamma = min(5 / 12, math.sqrt(2) - 1)
+    x = NOISE * LEVELS[0]
+    for t, t_next in pairwise(LEVELS):
+        t_hat = t + (gamma if 0.05 <= t <= 50 else 0) * t
+        if t_hat > t:
+            x = x + math.sqrt(t_hat**2 - t**2) * 1.007 * fresh(generator)
+        d = (x - D(x, at(t_hat))) / t_hat
+        x_next = x + (t_next - t_hat) * d
+        if t_next != 0:
+            d_prime = (x_next - D(x_next, at(t_next))) / t_next
+            x_next = x + (t_next - t_hat) * (0.5 * d + 0.5 * d_prime)
+        x = x_next
+    generator = torch.Generator().manual_seed(0)
+    dynamics, path = walk_over(rule.walk(LEVELS), EDM(), D)
+    ours = walk(dynamics, NOISE * LEVELS[0], path, solvers.Heun(), None, rule.S_noise, lambda: fresh(generator))
+    assert near(ours, x)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("schedule", [VP(), schedules.SubVP()], ids=name)
+def test_euler_maruyama_is_songs_on_x_t(schedule: Any, eta: float) -> None:
+    """x ← x − [f x − ½(1+η²) g² ∇ln p] Δt + η g √Δt n, with β, g² and the score as Song et al. 2021 print them."""
+    sub = isinstance(schedule, schedules.SubVP)
+    generator = torch.Generator().manual_seed(0)
+    t = torch.linspace(0.9, 0.05, 15, dtype=torch.float64).tolist()
+
+    def mean_and_std(t: float) -> tuple[float, float]:
+        alpha = math.exp(-0.25 * t**2 * 19.9 - 0.5 * t * 0.1)
+        return alpha, 1 - alpha**2 if sub else math.sqrt(1 - alpha**2)
+
+    alpha, std = mean_and_std(t[0])
+    x = NOISE * std
+    for a, b in pairwise(t):
+        alpha, std = mean_and_std(a)
+        beta = 0.1 + a * 19.9
+        g2 = beta * (1 - math.exp(-2 * 0.1 * a - 19.9 * a**2)) if sub else beta
+        score = (alpha * D(x / alpha, at(std / alpha)) - x) / std**2
+        drift = -0.5 * beta * x - 0.5 * (1 + eta**2) * g2 * score
+        x = x + drift * (b - a) + eta * math.sqrt(g2 * (a - b)) * fresh(generator)
+    levels = schedule.sigma(torch.tensor(t, dtype=torch.float64)).tolist()
+    ours = run(solvers.EulerMaruyama(eta=eta), schedule, tuple(levels))
+    assert near(ours * mean_and_std(t[-1])[0], x, 1e-9)  # t is recovered from σ here
+
+
 # -- DDPM and DDIM in the coordinates of their papers, on all thousand steps ------------------------------------------
 
 
@@ -372,7 +423,7 @@ def test_ddim_over_a_whole_subset_of_the_table() -> None:
     _, alpha_bar = textbook()
     kept = [alpha_bar[1000 - 20 * i] for i in range(50)] + [1.0]
     x_t = NOISE * math.sqrt(1 - kept[0])
-    for bar, bar_before in itertools.pairwise(kept):
+    for bar, bar_before in pairwise(kept):
         x_0 = D(x_t / math.sqrt(bar), at(math.sqrt((1 - bar) / bar)))
         epsilon = (x_t - math.sqrt(bar) * x_0) / math.sqrt(1 - bar)
         x_t = math.sqrt(bar_before) * x_0 + math.sqrt(1 - bar_before) * epsilon
