@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from edm_unified.parametrization import along
@@ -26,7 +27,9 @@ from edm_unified.schedules.base import float64
 class Denoiser(Protocol):
     """Anything that estimates x_0 from z = x_0 + σ n: ``D(x, sigma, **cond)``."""
 
-    def __call__(self, x: Tensor, sigma: Tensor, **cond: Any) -> Tensor: ...
+    def __call__(
+        self, x: Float[Tensor, "B *shape"], sigma: Float[Tensor, ""] | Float[Tensor, " B"], **cond: Any
+    ) -> Float[Tensor, "B *shape"]: ...
 
 
 class Preconditioned(nn.Module):
@@ -68,7 +71,7 @@ class Preconditioned(nn.Module):
         """The highest σ that the network was made for."""
         return self.preconditioning.sigma_max
 
-    def forward(self, x: Tensor, sigma: float | Tensor, **cond: Any) -> Tensor:
+    def forward(self, x: Float[Tensor, "B *shape"], sigma: float | Tensor, **cond: Any) -> Float[Tensor, "B *shape"]:
         if not x.is_floating_point():
             raise ValueError(f"x: must be floating point, got {x.dtype}; convert images to float in [-1, 1]")
         sigma = float64(sigma)

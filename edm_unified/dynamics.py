@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,6 +38,10 @@ class Level(NamedTuple):
     sigma: float
     t: float
     s: float
+    f: float
+    """s'/s, the log-rate of the scale."""
+    l: float
+    """σ'/σ, the log-rate of the noise level; infinite at t = 0."""
     sigma_tensor: Tensor
     """``sigma`` as a 0-d float64 tensor on the device of the state: what D is called with."""
 
@@ -80,8 +83,9 @@ class Dynamics:
     def levels(self, sigmas: Sequence[float], times: Sequence[float] | None = None) -> tuple[Level, ...]:
         """Levels for ``sigmas``; ``times`` where they are known already, or else σ⁻¹. One transfer to the device."""
         times = self._times(sigmas) if times is None else times
-        s = self.schedule.s(float64(times)).tolist()
-        return tuple(map(Level, sigmas, times, s, float64(sigmas).to(self.device).unbind()))
+        t = float64(times)
+        s, f, l = (of(t).tolist() for of in (self.schedule.s, self.schedule.log_s_rate, self.schedule.log_sigma_rate))
+        return tuple(map(Level, sigmas, times, s, f, l, float64(sigmas).to(self.device).unbind()))
 
     def _times(self, sigmas: Sequence[float]) -> list[float]:
         """σ⁻¹ of the levels. Raises ``ValueError`` where σ is so high that rounding makes its time another level's."""
@@ -98,11 +102,6 @@ class Dynamics:
     def walk(self, sigmas: Sequence[float]) -> Walk:
         """The walk over ``sigmas``, each a finite level that the schedule has."""
         return Walk(self.levels(sigmas))
-
-    def rates(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(s'/s, σ'/σ) at the times ``t``."""
-        times = torch.from_numpy(t)
-        return self.schedule.log_s_rate(times).numpy(), self.schedule.log_sigma_rate(times).numpy()
 
     def denoise(self, x: Tensor, level: Level) -> Tensor:
         """D(x; σ) in the dtype of x. Raises :class:`OutputError` where D returns another shape."""

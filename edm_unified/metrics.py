@@ -16,6 +16,7 @@ import math
 from typing import NamedTuple, Protocol
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 RESAMPLES = 1000
@@ -51,7 +52,7 @@ class Density(Protocol):
         ...
 
 
-def endpoint_error(x: Tensor, reference: Tensor, seed: int = 0) -> EndpointError:
+def endpoint_error(x: Float[Tensor, "N *shape"], reference: Float[Tensor, "N *shape"], seed: int = 0) -> EndpointError:
     """‖x−reference‖/√d of each pair of rows, in data units: its median and root mean square.
 
     For deterministic methods, against the exact solution from the same noise.
@@ -70,7 +71,9 @@ def endpoint_error(x: Tensor, reference: Tensor, seed: int = 0) -> EndpointError
     )
 
 
-def sliced_wasserstein(x: Tensor, data: Tensor, directions: int = 128, seed: int = 0) -> Estimate:
+def sliced_wasserstein(
+    x: Float[Tensor, "N *shape"], data: Float[Tensor, "M *shape"], directions: int = 128, seed: int = 0
+) -> Estimate:
     """Sliced 2-Wasserstein distance: √ of the mean over random unit directions u of W₂²(u·x, u·data), in data units.
 
     (Bonneel et al. 2015.) In one dimension W₂² = ∫₀¹ (F⁻¹(q) − G⁻¹(q))² dq, exact for any two sample sizes.
@@ -101,7 +104,7 @@ def sliced_wasserstein(x: Tensor, data: Tensor, directions: int = 128, seed: int
     return _linear(squared, influence, seed, root=True)
 
 
-def energy_distance(x: Tensor, data: Tensor, seed: int = 0) -> Estimate:
+def energy_distance(x: Float[Tensor, "N *shape"], data: Float[Tensor, "M *shape"], seed: int = 0) -> Estimate:
     """2 E‖X−Y‖ − E‖X−X'‖ − E‖Y−Y'‖ in data units, by unbiased U-statistics (Székely & Rizzo 2013).
 
     Zero only for equal distributions. Without bias it may come out slightly negative for a perfect method. Distances
@@ -133,7 +136,11 @@ def energy_distance(x: Tensor, data: Tensor, seed: int = 0) -> Estimate:
     return _estimate(values[0], values[1:][pairs[1:] > 1e-12])
 
 
-def frechet(x: Tensor, data: Tensor | tuple[Tensor, Tensor], seed: int = 0) -> Estimate:
+def frechet(
+    x: Float[Tensor, "N *shape"],
+    data: Float[Tensor, "M *shape"] | tuple[Float[Tensor, "*shape"], Float[Tensor, "d d"]],
+    seed: int = 0,
+) -> Estimate:
     """‖μ₁−μ₂‖² + tr(C₁ + C₂ − 2 (C₁^½ C₂ C₁^½)^½), the squared W₂ of the two Gaussians (Fréchet distance, as in FID).
 
     In data space, in squared data units. ``data``: samples (M, *shape), or their (mean, covariance), (*shape) and
@@ -177,7 +184,12 @@ def frechet(x: Tensor, data: Tensor | tuple[Tensor, Tensor], seed: int = 0) -> E
 
 
 def log_density_gap(
-    x: Tensor, density: Density, sigma: float = 0.0, label: Tensor | None = None, draws: int = 2048, seed: int = 0
+    x: Float[Tensor, "N *shape"],
+    density: Density,
+    sigma: float = 0.0,
+    label: Tensor | None = None,
+    draws: int = 2048,
+    seed: int = 0,
 ) -> Estimate:
     """(mean log p of fresh exact draws − mean log p of x) / d, in nats per dimension, under the exact p(·; σ).
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from edm_unified.denoiser import Denoiser
 
 def reference(
     denoiser: Denoiser,
-    noise: Tensor,
+    noise: Float[Tensor, "B *shape"],
     *,
     sigma_max: float = 80.0,
     sigma_min: float = 0.0,
@@ -30,7 +31,7 @@ def reference(
     cond: Mapping[str, object] | None = None,
     most_evaluations: int = 100_000,
     callback: Callable[[float], object] | None = None,
-) -> Tensor:
+) -> Float64[Tensor, "B *shape"]:
     """The exact flow from x = σ_max · noise to σ_min: DOP853 in ln σ at relative and absolute ``tolerance``.
 
     ``noise`` is unit normal, (B, *shape); the result is float64. For ``sigma_min`` = 0 the flow is followed to

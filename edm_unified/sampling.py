@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from edm_unified.correctors import Corrector
@@ -37,7 +38,7 @@ class Progress(NamedTuple):
 
 
 class Source:
-    """Unit noise for a batch: sample i of seed S has its own counter-based stream (Philox), keyed by (S, i, purpose).
+    """Unit noise for a batch: sample i of seed S has its own stream (SFC64), seeded with (S, purpose, i).
 
     So a sample is the same bit for bit in a batch of 1 or 64, alone or on any rank, on a CPU or a GPU, and in float32
     it is the rounding of what it is in float64. Calling the source draws the next (B, *shape) normals.
@@ -55,16 +56,15 @@ class Source:
     def __call__(self) -> Tensor:
         if not self.streams:  # at the first draw: a run that draws nothing does not pay for it
             sequences = (np.random.SeedSequence(self.seed, spawn_key=key) for key in self.keys)
-            self.streams = [np.random.Generator(np.random.Philox(sequence)) for sequence in sequences]
+            self.streams = [np.random.Generator(np.random.SFC64(sequence)) for sequence in sequences]
         pinned = self.device.type == "cuda"
         noise = torch.empty((len(self.keys), *self.shape), dtype=torch.float64, pin_memory=pinned)
-        array = noise.numpy()
-        for stream, row in zip(self.streams, array, strict=True):
-            stream.standard_normal(out=row) if row.ndim else array.put(0, stream.standard_normal())
+        for stream, row in zip(self.streams, noise.numpy().reshape(len(self.keys), -1), strict=True):
+            stream.standard_normal(out=row)
         return noise.to(self.device, non_blocking=True).to(self.dtype)  # rounded there: no wait for the device
 
 
-def unit_noise(n: int, shape: Sequence[int], seed: int = 0, first: int = 0) -> Tensor:
+def unit_noise(n: int, shape: Sequence[int], seed: int = 0, first: int = 0) -> Float[Tensor, "n *shape"]:
     """Unit normal noise of shape (n, *shape), float64, for samples first … first + n − 1 of ``seed``.
 
     Sample i is the same whatever the batch it is drawn in: ``unit_noise(64, s)[7] == unit_noise(1, s, first=7)[0]``.
@@ -118,7 +118,7 @@ def walk(
 
 def sample(
     denoiser: Denoiser,
-    noise: Tensor,
+    noise: Float[Tensor, "B *shape"],
     *,
     schedule: Schedule = EDM(),  # noqa: B008  # frozen
     steps: Steps = Karras(),  # noqa: B008
@@ -130,7 +130,7 @@ def sample(
     dtype: torch.dtype = torch.float64,
     cond: Mapping[str, object] | None = None,
     callback: Callable[[Progress], object] | None = None,
-) -> Tensor:
+) -> Float[Tensor, "B *shape"]:
     """Turn unit normal ``noise`` (B, *shape) into samples x_0 of the same shape, in ``dtype`` and in data units.
 
     The run starts from x = σ_0 · noise, visits the levels of ``steps`` under ``schedule`` as ``renoising`` rearranges

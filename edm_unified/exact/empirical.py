@@ -24,6 +24,7 @@ import math
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ._common import CHUNK_BYTES, Label, Sigma, classes, count, flat, generator, levels, moved
@@ -84,7 +85,7 @@ class Empirical:
         """A copy on ``device``."""
         return moved(self, device)
 
-    def __call__(self, x: Tensor, sigma: Sigma, label: Label = None) -> Tensor:
+    def __call__(self, x: Float[Tensor, "B *shape"], sigma: Sigma, label: Label = None) -> Float[Tensor, "B *shape"]:
         """The posterior mean E[x_0 | x], of the shape and dtype of x (B, *shape)."""
         rows = flat(x, self.shape)
         s, low = levels(sigma, rows)
@@ -93,13 +94,13 @@ class Empirical:
             return torch.where(zero, rows, self._by_class(rows, s, label)[1]).reshape(x.shape).to(x.dtype)
         return self._by_class(rows, s, label)[1].reshape(x.shape).to(x.dtype)
 
-    def score(self, x: Tensor, sigma: Sigma, label: Label = None) -> Tensor:
+    def score(self, x: Float[Tensor, "B *shape"], sigma: Sigma, label: Label = None) -> Float[Tensor, "B *shape"]:
         """∇_x log p(x; σ) = (D−x)/σ²; σ must be positive."""
         rows = flat(x, self.shape)
         s = self._positive(sigma, rows)
         return ((self._by_class(rows, s, label)[1] - rows) / s.square()).reshape(x.shape).to(x.dtype)
 
-    def log_prob(self, x: Tensor, sigma: Sigma, label: Label = None) -> Tensor:
+    def log_prob(self, x: Float[Tensor, "B *shape"], sigma: Sigma, label: Label = None) -> Float[Tensor, " B"]:
         """log p(x; σ) in nats, shape (B,); σ must be positive, since points have no density."""
         rows = flat(x, self.shape)
         return self._by_class(rows, self._positive(sigma, rows), label)[0]

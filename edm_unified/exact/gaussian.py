@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ._common import TINY, Label, Sigma, classes, count, flat, float64, generator, levels, moved, spectrum
@@ -95,7 +96,7 @@ class Gaussian:
         # The remainder is a difference of vectors, not of squares, so it stays accurate for any floor.
         return out if self._rest is None else out + gain(self._rest) * (z - y @ self._axes)
 
-    def __call__(self, x: Tensor, sigma: Sigma, label: Label = None) -> Tensor:
+    def __call__(self, x: Float[Tensor, "B *shape"], sigma: Sigma, label: Label = None) -> Float[Tensor, "B *shape"]:
         """The posterior mean E[x_0 | x]. ``label`` may only be None or −1: a Gaussian has no classes."""
         classes(label, len(x), ())
         rows = flat(x, self.shape)
@@ -104,7 +105,7 @@ class Gaussian:
         out = self._apply(z, lambda v: v / (v + s.square()).clamp(min=TINY)) + self._mean
         return torch.where(s == 0, rows, out).reshape(x.shape).to(x.dtype)
 
-    def score(self, x: Tensor, sigma: Sigma, label: Label = None) -> Tensor:
+    def score(self, x: Float[Tensor, "B *shape"], sigma: Sigma, label: Label = None) -> Float[Tensor, "B *shape"]:
         """∇_x log p(x; σ), computed without the cancellation of (D−x)/σ² at small σ."""
         classes(label, len(x), ())
         z = flat(x, self.shape) - self._mean
@@ -112,7 +113,7 @@ class Gaussian:
         self._need_density(low)
         return self._apply(z, lambda v: -1 / (v + s.square())).reshape(x.shape).to(x.dtype)
 
-    def log_prob(self, x: Tensor, sigma: Sigma = 0.0, label: Label = None) -> Tensor:
+    def log_prob(self, x: Float[Tensor, "B *shape"], sigma: Sigma = 0.0, label: Label = None) -> Float[Tensor, " B"]:
         """log p(x; σ) in nats, shape (B,). At σ = 0 the covariance must be positive definite."""
         classes(label, len(x), ())
         z = flat(x, self.shape) - self._mean

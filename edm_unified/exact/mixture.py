@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ._common import CHUNK_BYTES, TINY, Label, Sigma, classes, count, flat, float64, generator, levels, moved, spectrum
@@ -172,14 +173,14 @@ class GaussianMixture:
 
     # -- the closed formulas --------------------------------------------------------------------------------------
 
-    def __call__(self, x: Tensor, sigma: Sigma, label: Label = None) -> Tensor:
+    def __call__(self, x: Float[Tensor, "B *shape"], sigma: Sigma, label: Label = None) -> Float[Tensor, "B *shape"]:
         """The posterior mean E[x_0 | x], of the shape and dtype of x (B, *shape)."""
         rows = flat(x, self.shape)
         s, low = levels(sigma, rows)
         out = self._by_class(rows, s, low, label, lambda v, t: v / (v + t).clamp(min=TINY), 1.0)
         return torch.where(s == 0, rows, out).reshape(x.shape).to(x.dtype)
 
-    def score(self, x: Tensor, sigma: Sigma, label: Label = None) -> Tensor:
+    def score(self, x: Float[Tensor, "B *shape"], sigma: Sigma, label: Label = None) -> Float[Tensor, "B *shape"]:
         """∇_x log p(x; σ), computed without the cancellation of (D−x)/σ² at small σ."""
         rows = flat(x, self.shape)
         s, low = levels(sigma, rows)
@@ -187,7 +188,7 @@ class GaussianMixture:
         out = self._by_class(rows, s, low, label, lambda v, t: -1 / (v + t), 0.0)
         return out.reshape(x.shape).to(x.dtype)
 
-    def log_prob(self, x: Tensor, sigma: Sigma = 0.0, label: Label = None) -> Tensor:
+    def log_prob(self, x: Float[Tensor, "B *shape"], sigma: Sigma = 0.0, label: Label = None) -> Float[Tensor, " B"]:
         """log p(x; σ) in nats, shape (B,). At σ = 0 all covariances must be positive definite."""
         rows = flat(x, self.shape)
         s, low = levels(sigma, rows)

@@ -17,7 +17,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,28 +87,31 @@ def _fall_to_zero(dynamics: Dynamics, a: Level, b: Level) -> tuple[tuple[Stage, 
 def _plan(
     dynamics: Dynamics, falls: list[tuple[Level, Level]], tableau: Tableau
 ) -> tuple[tuple[tuple[Stage, ...], Row], ...]:
-    """The recursion of the module docstring on weight vectors: axis 0 is the fall, axis 1 is (D_1 … D_s, x)."""
-    stages = len(tableau.b)
-    t0, t1 = (np.array([fall[end].t for fall in falls]) for end in (0, 1))
-    s0, s1 = (np.array([fall[end].s for fall in falls]) for end in (0, 1))
-    h = (t1 - t0)[:, None]
-    start = np.zeros((len(falls), stages + 1))
-    start[:, -1] = s0
-    slopes: list[np.ndarray] = []
-    columns: list[list[Stage]] = []
-    for i, (A_i, c_i) in enumerate(zip(tableau.A, tableau.c, strict=True)):
-        levels = _stage_levels(dynamics, falls, c_i)
-        s = np.array([level.s for level in levels])[:, None]
-        X = start + h * sum(A_ij * k for A_ij, k in zip(A_i, slopes, strict=True)) if i else start
-        f, l = (rate[:, None] for rate in dynamics.rates(np.array([level.t for level in levels])))
-        D_i = np.zeros_like(X)
-        D_i[:, i] = 1
-        slopes.append(f * X + l * (X - s * D_i))
-        inputs = np.concatenate([X[:, :i], X[:, -1:]], axis=1) / s  # the outputs that exist by then, and x
-        rows = map(row, inputs.tolist()) if i else [UNTOUCHED] * len(falls)
-        columns.append(list(map(Stage, levels, rows)))
-    closing = (start + h * sum(b_i * k for b_i, k in zip(tableau.b, slopes, strict=True))) / s1[:, None]
-    return tuple(zip(zip(*columns, strict=True), map(row, closing.tolist()), strict=True))
+    columns = [_stage_levels(dynamics, falls, c) for c in tableau.c]
+    return tuple(_weights(tableau, a, b, levels) for (a, b), *levels in zip(falls, *columns, strict=True))
+
+
+def _weights(tableau: Tableau, a: Level, b: Level, levels: list[Level]) -> tuple[tuple[Stage, ...], Row]:
+    """The recursion of the module docstring, on the weights of (D_1 … D_s, x) in place of tensors."""
+    h = b.t - a.t
+    x = [0.0] * len(levels) + [a.s]
+    slopes: list[list[float]] = []
+    stages = []
+    for i, (level, A_i) in enumerate(zip(levels, tableau.A, strict=True)):
+        X = _advance(x, h, A_i, slopes)
+        inputs = row([w / level.s for w in (*X[:i], X[-1])]) if i else UNTOUCHED  # outputs that exist by then, and x
+        stages.append(Stage(level, inputs))
+        slope = [(level.f + level.l) * w for w in X]
+        slope[i] -= level.l * level.s
+        slopes.append(slope)
+    return tuple(stages), row([w / b.s for w in _advance(x, h, tableau.b, slopes)])
+
+
+def _advance(x: list[float], h: float, weights: tuple[float, ...], slopes: list[list[float]]) -> list[float]:
+    """x + h Σ_j weights_j slopes_j."""
+    for weight, slope in zip(weights, slopes, strict=True):
+        x = [w + h * weight * k for w, k in zip(x, slope, strict=True)]
+    return x
 
 
 def _stage_levels(dynamics: Dynamics, falls: list[tuple[Level, Level]], c: float) -> list[Level]:

@@ -88,9 +88,7 @@ class EulerMaruyama(OneEvaluation):
         if b.sigma == 0 and not dynamics.schedule.reaches_zero:
             return 1.0, 0.0, 0.0
         h = b.t - a.t
-        f = float(dynamics.schedule.log_s_rate(a.t))
-        l = float(dynamics.schedule.log_sigma_rate(a.t))
-        pull = h * (1 + self.eta**2) * l
-        std = self.eta * a.sigma * math.sqrt(-2 * l * h) if b.sigma > 0 else 0.0
+        pull = h * (1 + self.eta**2) * a.l
+        std = self.eta * a.sigma * math.sqrt(-2 * a.l * h) if b.sigma > 0 else 0.0
         ratio = a.s / b.s
-        return -ratio * pull, ratio * (1 + h * f + pull), ratio * std
+        return -ratio * pull, ratio * (1 + h * a.f + pull), ratio * std

@@ -71,7 +71,20 @@ STEPS: dict[type, tuple[Any, ...]] = {
     ),
     discretization.VPTime: (discretization.VPTime(), discretization.VPTime(power=1.0)),
     discretization.Tan: (discretization.Tan(),),
-    discretization.TableSubset: (discretization.TableSubset(n=18, table=schedules.BetaTable()),),
+    discretization.ResolutionShift: (discretization.ResolutionShift(), discretization.ResolutionShift(sigma_max=80.0)),
+    discretization.BetaQuantiles: (discretization.BetaQuantiles(),),
+    discretization.TableSubset: (
+        discretization.TableSubset(n=18, table=schedules.BetaTable()),
+        discretization.TableSubset(n=18, table=schedules.BetaTable(), spacing="simple"),
+        discretization.TableSubset(n=18, table=schedules.BetaTable(), spacing="sgm_uniform"),
+    ),
+    discretization.AlignYourSteps: (
+        discretization.AlignYourSteps(),
+        discretization.AlignYourSteps(n=18, model="stable_diffusion_xl"),
+    ),
+    discretization.DensitySpaced: (
+        discretization.DensitySpaced(sigmas=(80.0, 1.0, 0.002), density=(0.5, 2.0, 0.1)),
+    ),
     discretization.Explicit: (discretization.Explicit(sigmas=(80.0, 5.0, 1.0, 0.1, 0.0)),),
 }
 

@@ -120,7 +120,7 @@ def test_a_denoiser_that_returns_nan_is_reported_with_the_noise_level(monkeypatc
     assert code == 2
     assert err == (
         "Error: edm: denoiser: returned NaN or infinity in move 1 of 18 at sigma = 80, for 3 of 3 samples, "
-        "the first being sample 0 of the batch\n"
+        "first for sample 0 of the batch\n"
     )
     assert os.listdir() == []
 

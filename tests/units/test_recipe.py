@@ -105,7 +105,7 @@ FAULTS: list[tuple[str, Any, str]] = [
     )),
     ("sampler.steps", {"kind": "explicit", "sigmas": [80, "1", 0]}, "sampler.steps.sigmas: item 1: must be a number, got '1'; remove the quotes"),
     ("sampler.steps", {"kind": "table"}, (
-        "sampler.steps.table: EDM is not a table of betas; set table, or choose another rule for the steps"
+        "sampler.steps.table: EDM is not a table of betas; set table, or choose another rule"
     )),
     ("sampler.steps", {"kind": "uniform_time"}, (
         "sampler.steps.sigma_max: the time axis of EDM has no end of its own; give sigma_max or t_max"

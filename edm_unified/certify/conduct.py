@@ -1,0 +1,119 @@
+"""Conduct: what every solver must do whatever its order, each item one small run on a random denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edm_unified.certify.noise import draws
+from edm_unified.certify.orders import evaluations
+from edm_unified.certify.runs import dynamics_of, run
+from edm_unified.certify.targets import Random, graded
+from edm_unified.schedules import VP, EDM, FlowMatching
+
+_START = torch.linspace(-1.6, 1.9, 20, dtype=torch.float64).reshape(4, 5)
+_AFTER_RISE = (8.0, 4.0, 2.0, 0.5)
+
+
+def conduct(solver: Any) -> dict[str, str]:
+    """For each item nothing if it is met, else what was seen."""
+    return {name: _seen(check, solver) for name, check in CHECKS.items()}
+
+
+def _seen(check: Callable[[Any], str], solver: Any) -> str:
+    try:
+        return check(solver)
+    except Exception as error:  # a plugin may raise anything; the certificate says what
+        return f"raised {type(error).__name__}: {error}"
+
+
+def _quiet() -> Tensor:
+    return torch.zeros_like(_START)
+
+
+def _short(solver: Any) -> str:
+    for schedule in (EDM(), VP(), FlowMatching()):
+        for levels in ((80.0, 0.0), (80.0, 0.002), (10.0, 1.0, 0.0)):
+            out = run(solver, levels, Random(), levels[0] * _START, _quiet, schedule)
+            if out.shape != _START.shape or not bool(torch.isfinite(out).all()):
+                return f"the walk {levels} under {schedule.kind} ends in {tuple(out.shape)} with NaN or infinity"
+    return ""
+
+
+def _history(solver: Any) -> str:
+    for again in (_AFTER_RISE[0], 5.0):  # a rise, a repeat
+        levels = (20.0, 10.0, 5.0, again, *_AFTER_RISE[1:])
+        dynamics = dynamics_of(Random())
+        path = dynamics.walk(levels)
+        x, state = 20.0 * _START, solver.init(dynamics, path)
+        between = x
+        for a, b in path.moves:
+            if b.sigma < a.sigma:
+                x, state = solver.step(dynamics, x, a, b, state, _quiet)
+            else:
+                between = x
+        fresh = run(solver, (again, *_AFTER_RISE[1:]), Random(), between, _quiet)
+        off = _apart(x, fresh)
+        if not off < 1e-12:
+            return f"after a move to {again:g} it differs by {off:.1e} from a run that starts there"
+    return ""
+
+
+def _fall_to_zero(solver: Any) -> str:
+    drawn = draws(solver, (10.0, 1.0, 0.0)) - draws(solver, (10.0, 1.0))
+    return f"draws noise {drawn} time(s) on the fall to 0" if drawn else ""
+
+
+def _noise_as_stated(solver: Any) -> str:
+    stated = getattr(solver, "stochastic", None)
+    drawn = draws(solver, graded(4))
+    return f"says stochastic = {stated} and draws noise {drawn} times" if stated not in (None, drawn > 0) else ""
+
+
+def _repeatable(solver: Any) -> str:
+    first, second = (run(solver, graded(6), Random(), 8.0 * _START, _quiet) for _ in range(2))
+    return "" if torch.equal(first, second) else "the same run twice gives two results: state is kept on the solver"
+
+
+def _untouched(solver: Any) -> str:
+    start = 8.0 * _START
+    run(solver, graded(3), Random(), start, _quiet)
+    return "" if torch.equal(start, 8.0 * _START) else "writes into the state that it is given"
+
+
+def _alone(solver: Any) -> str:
+    together = run(solver, graded(6), Random(), 8.0 * _START, _quiet)
+    alone = torch.cat(
+        [run(solver, graded(6), Random(), 8.0 * row[None], lambda: torch.zeros(1, 5).double()) for row in _START]
+    )
+    off = _apart(together, alone)
+    return "" if off < 1e-11 else f"a sample alone differs by {off:.1e} from itself in a batch"
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+CHECKS = {
+    "one step": _short,
+    "history": _history,
+    "fall to 0": _fall_to_zero,
+    "noise": _noise_as_stated,
+    "repeatable": _repeatable,
+    "state": _untouched,
+    "batch": _alone,
+}
+
+
+def counted_nfe(solver: Any) -> tuple[str, dict[int, int]]:
+    """Evaluations in N steps that end at 0, as a formula where it is one: ``2N − 1``."""
+    counts = {n: evaluations(solver, [*graded(n - 1, 80.0, 0.002), 0.0]) for n in (10, 11, 20, 23)}
+    each, rest = divmod(counts[20] - counts[10], 10)
+    offset = counts[10] - 10 * each
+    if rest or any(count != each * n + offset for n, count in counts.items()):
+        return f"{counts[10]} in 10, {counts[20]} in 20", counts
+    sign = "+" if offset > 0 else "−"
+    return (f"{each if each != 1 else ''}N" + (f" {sign} {abs(offset)}" if offset else "")), counts

@@ -1,0 +1,96 @@
+"""Orders: the slope of the log error against the log step, and the error beside Heun's at equal evaluations."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+
+from edm_unified.certify.runs import WARM, Errors, final_errors, local_errors, pooled, run, slope
+from edm_unified.certify.targets import DIMENSIONS, Flow, exact_flow, graded, mixtures, uneven
+from edm_unified.denoiser import Counted
+from edm_unified.schedules import VP, FlowMatching
+from edm_unified.solvers import Heun
+
+GRIDS = (20, 40, 80, 160, 320)
+BUDGETS = (10, 20, 40, 80)
+SCHEDULES = {"vp": VP(), "flow_matching": FlowMatching()}
+"""Under EDM t = σ and s = 1, so that a time in place of a level would go unseen; these two tell them apart."""
+
+
+class Orders(NamedTuple):
+    """What the mixtures tell. ``exact``, ``plain``, ``local`` and ``uneven`` are orders pooled over the targets."""
+
+    exact: float
+    plain: float
+    local: float
+    uneven: float
+    by_dimension: dict[int, float]
+    by_schedule: dict[str, float]
+    curves: dict[str, dict[int, float]]
+
+
+def orders(solver: Any, stated: int | None, flow: Flow) -> Orders:
+    """Measure them; ``flow`` is the exact flow of the solver's own drift."""
+    fine = GRIDS[-3:] if (stated or 4) >= 3 else GRIDS[-2:]
+    plain = {n: final_errors(solver, graded(n), flow) for n in GRIDS}
+    exact = {n: final_errors(solver, graded(n), flow, WARM) for n in GRIDS}
+    local = {n: local_errors(solver, graded(n), flow) for n in (80, 160)}
+    jagged = {n: final_errors(solver, uneven(n), flow, WARM) for n in fine}
+    other = {
+        name: {n: final_errors(solver, graded(n), flow, WARM, schedule) for n in fine[-3:-1] or fine}
+        for name, schedule in SCHEDULES.items()
+    }
+    return Orders(
+        exact=_order(exact),
+        plain=_order(plain),
+        local=_order(local),
+        uneven=_order(jagged),
+        by_dimension={d: slope({n: e[i] for n, e in exact.items()}) for i, d in enumerate(DIMENSIONS)},
+        by_schedule={name: _order(found) for name, found in other.items()},
+        curves={"exact": _pool(exact), "plain": _pool(plain)},
+    )
+
+
+def _pool(errors: dict[int, Errors]) -> dict[int, float]:
+    return {n: pooled(e) for n, e in errors.items()}
+
+
+def _order(errors: dict[int, Errors]) -> float:
+    return slope(_pool(errors))
+
+
+def beside_heun(solver: Any) -> dict[int, float]:
+    """Error over Heun's error for the same number of counted evaluations, from a plain start."""
+    return {b: e / heun for b in BUDGETS if (e := error_at(solver, b)) is not None and (heun := _heun(b))}
+
+
+def error_at(solver: Any, budget: int) -> float | None:
+    """Pooled error of the most steps whose counted evaluations stay within ``budget``; None where one is too many."""
+    low, high = 0, budget
+    while low < high:  # the count grows with n
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if evaluations(solver, graded(middle)) <= budget else (low, middle - 1)
+    return pooled(final_errors(solver, graded(low), exact_flow())) if low else None
+
+
+@cache
+def _heun(budget: int) -> float:
+    return error_at(Heun(), budget) or 0.0
+
+
+def evaluations(solver: Any, levels: list[float]) -> int:
+    """Evaluations of D, counted by a wrapper on it."""
+    counted = Counted(lambda x, sigma: torch.zeros_like(x))
+    x = torch.ones(1, 1, dtype=torch.float64)
+    run(solver, levels, counted, x, lambda: torch.zeros_like(x))
+    return counted.nfe
+
+
+def drift_error(solver: Any, flow: Flow, n: int = 8) -> float:
+    """Pooled error over ``n`` falls: for an adaptive method, what its tolerance amounts to."""
+    return pooled(final_errors(solver, graded(n), flow))
+
+
+__all__ = ["BUDGETS", "GRIDS", "Orders", "beside_heun", "drift_error", "error_at", "evaluations", "mixtures", "orders"]
