@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -44,6 +45,49 @@ class Level(NamedTuple):
     """σ'/σ, the log-rate of the noise level; infinite at t = 0."""
     sigma_tensor: Tensor
     """``sigma`` as a 0-d float64 tensor on the device of the state: what D is called with."""
+
+
+def levels(
+    schedule: Schedule, sigmas: Sequence[float], times: Sequence[float] | None, device: torch.device
+) -> tuple[Level, ...]:
+    """Levels for ``sigmas`` at ``times``, or else at σ⁻¹, in one transfer to the device.
+
+    Remembered for the last few lists, since batch after batch is drawn with the same settings.
+    """
+    key = (schedule, tuple(sigmas), None if times is None else tuple(times), device, torch.is_inference_mode_enabled())
+    try:
+        return _remembered_levels(*key)
+    except TypeError:  # a schedule of the user's own that cannot be hashed
+        return _levels(*key)
+
+
+def _levels(
+    schedule: Schedule,
+    sigmas: tuple[float, ...],
+    times: tuple[float, ...] | None,
+    device: torch.device,
+    inference: bool,
+) -> tuple[Level, ...]:
+    times = _times(schedule, sigmas) if times is None else times
+    t = float64(times)
+    s, f, l = (of(t).tolist() for of in (schedule.s, schedule.log_s_rate, schedule.log_sigma_rate))
+    return tuple(map(Level, sigmas, times, s, f, l, float64(sigmas).to(device).unbind()))
+
+
+_remembered_levels = lru_cache(maxsize=64)(_levels)
+
+
+def _times(schedule: Schedule, sigmas: tuple[float, ...]) -> tuple[float, ...]:
+    """σ⁻¹ of the levels. Raises ``ValueError`` where σ is so high that rounding makes its time another level's."""
+    positive = iter(schedule.time(float64([sigma for sigma in sigmas if sigma > 0])).tolist())
+    times = tuple(next(positive) if sigma > 0 else 0.0 for sigma in sigmas)
+    high = sigmas[0]  # a walk may rise above its start, but not by orders of magnitude
+    if high > PRACTICAL_INFINITY and not abs(float(schedule.sigma(times[0])) - high) <= 1e-6 * high:
+        raise ValueError(
+            f"sigma: {high:.6g} is so high that its time under {type(schedule).__name__} rounds to the "
+            f"end of the axis; start at {PRACTICAL_INFINITY:g} or below"
+        )
+    return times
 
 
 class Walk(NamedTuple):
@@ -81,23 +125,8 @@ class Dynamics:
     device: torch.device
 
     def levels(self, sigmas: Sequence[float], times: Sequence[float] | None = None) -> tuple[Level, ...]:
-        """Levels for ``sigmas``; ``times`` where they are known already, or else σ⁻¹. One transfer to the device."""
-        times = self._times(sigmas) if times is None else times
-        t = float64(times)
-        s, f, l = (of(t).tolist() for of in (self.schedule.s, self.schedule.log_s_rate, self.schedule.log_sigma_rate))
-        return tuple(map(Level, sigmas, times, s, f, l, float64(sigmas).to(self.device).unbind()))
-
-    def _times(self, sigmas: Sequence[float]) -> list[float]:
-        """σ⁻¹ of the levels. Raises ``ValueError`` where σ is so high that rounding makes its time another level's."""
-        positive = iter(self.schedule.time(float64([sigma for sigma in sigmas if sigma > 0])).tolist())
-        times = [next(positive) if sigma > 0 else 0.0 for sigma in sigmas]
-        high = sigmas[0]  # a walk may rise above its start, but not by orders of magnitude
-        if high > PRACTICAL_INFINITY and not abs(float(self.schedule.sigma(times[0])) - high) <= 1e-6 * high:
-            raise ValueError(
-                f"sigma: {high:.6g} is so high that its time under {type(self.schedule).__name__} rounds to the "
-                f"end of the axis; start at {PRACTICAL_INFINITY:g} or below"
-            )
-        return times
+        """Levels for ``sigmas``; ``times`` where they are known already, or else σ⁻¹."""
+        return levels(self.schedule, sigmas, times, self.device)
 
     def walk(self, sigmas: Sequence[float]) -> Walk:
         """The walk over ``sigmas``, each a finite level that the schedule has."""

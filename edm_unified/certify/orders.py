@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from edm_unified.certify.runs import WARM, Errors, final_errors, local_errors, pooled, run, slope
-from edm_unified.certify.targets import DIMENSIONS, Flow, exact_flow, graded, mixtures, uneven
+from edm_unified.certify.targets import DIMENSIONS, Flow, exact_flow, graded, uneven
 from edm_unified.denoiser import Counted
 from edm_unified.schedules import VP, FlowMatching
 from edm_unified.solvers import Heun
@@ -39,7 +39,7 @@ def orders(solver: Any, stated: int | None, flow: Flow) -> Orders:
     local = {n: local_errors(solver, graded(n), flow) for n in (80, 160)}
     jagged = {n: final_errors(solver, uneven(n), flow, WARM) for n in fine}
     other = {
-        name: {n: final_errors(solver, graded(n), flow, WARM, schedule) for n in fine[-3:-1] or fine}
+        name: {n: final_errors(solver, graded(n), flow, WARM, schedule) for n in (80, 160)}
         for name, schedule in SCHEDULES.items()
     }
     return Orders(
@@ -91,6 +91,3 @@ def evaluations(solver: Any, levels: list[float]) -> int:
 def drift_error(solver: Any, flow: Flow, n: int = 8) -> float:
     """Pooled error over ``n`` falls: for an adaptive method, what its tolerance amounts to."""
     return pooled(final_errors(solver, graded(n), flow))
-
-
-__all__ = ["BUDGETS", "GRIDS", "Orders", "beside_heun", "drift_error", "error_at", "evaluations", "mixtures", "orders"]

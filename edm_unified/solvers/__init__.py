@@ -24,6 +24,21 @@ solver                          order  NFE   the method
 :class:`DPMSolverPP2M`          2      1     DPM-Solver++(2M)
 :class:`DPMSolverPP2MSDE`       2      1     SDE-DPM-Solver++(2M)
 :class:`ExponentialAdams`       1–4    1     exponential Adams on D, with noise η
+:class:`DPMSolverPP3M`          3      1     DPM-Solver++(3M), mended
+:class:`DPMSolverPP3MSDE`       3      1     SDE-DPM-Solver++(3M), mended
+:class:`UniPC`                  2–4    1     predictor and corrector at one evaluation
+:class:`DPMSolverPP2S`          2      2     DPM-Solver++(2S)
+:class:`DPMSolverPP3S`          3      3     DPM-Solver-3's tableau on D
+:class:`RES2S`                  2      2     exponential Runge–Kutta on D
+:class:`RES3S`                  3      3     exponential Runge–Kutta on D
+:class:`Krogstad4`              4      4     exponential Runge–Kutta on D
+:class:`HochbruckOstermann4`    4      5     exponential Runge–Kutta on D, stiff order 4
+:class:`DPMSolver2`             2      2     DPM-Solver-2, on ε
+:class:`DPMSolver3`             3      3     DPM-Solver-3, on ε
+:class:`DPMSolverFast`          3      3     DPM-Solver-fast: 3, …, 3, 2, 1
+:class:`DPMSolverPPSDE`         2      2     DPM++ SDE, two stages, one noise
+:class:`SEEDS`                  1–3    1–3   SEEDS-1, 2, 3, on D or ε
+:data:`AsPublished`             1, 2   1     3M and its SDE as other libraries ship them
 ==============================  =====  ====  ========================================================
 """
 
@@ -34,10 +49,30 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from edm_unified.dynamics import Dynamics, Level, Walk
+from edm_unified.solvers.as_published import (
+    AsPublished,
+    DPMSolverPP3MPublished,
+    DPMSolverPP3MSDEDiffusers,
+    DPMSolverPP3MSDEPublished,
+)
 from edm_unified.solvers.exponential import DPMSolverPP2M, DPMSolverPP2MSDE, ExponentialAdams
+from edm_unified.solvers.exponential_runge_kutta import (
+    RES2S,
+    RES3S,
+    DPMSolver2,
+    DPMSolver3,
+    DPMSolverFast,
+    DPMSolverPP2S,
+    DPMSolverPP3S,
+    HochbruckOstermann4,
+    Krogstad4,
+)
 from edm_unified.solvers.linear import Randn
 from edm_unified.solvers.runge_kutta import RK4, Euler, Heun, Midpoint, Ralston, SecondOrder
+from edm_unified.solvers.seeds import SEEDS, DPMSolverPPSDE
 from edm_unified.solvers.stochastic import DDIM, DDPM, EulerMaruyama
+from edm_unified.solvers.taylor import DPMSolverPP3M, DPMSolverPP3MSDE
+from edm_unified.solvers.unipc import UniPC
 
 
 class Solver(Protocol):
@@ -63,22 +98,55 @@ AnySolver = (
     | DPMSolverPP2M
     | DPMSolverPP2MSDE
     | ExponentialAdams
+    | DPMSolverPP3M
+    | DPMSolverPP3MSDE
+    | UniPC
+    | DPMSolverPP2S
+    | DPMSolverPP3S
+    | RES2S
+    | RES3S
+    | Krogstad4
+    | HochbruckOstermann4
+    | DPMSolver2
+    | DPMSolver3
+    | DPMSolverFast
+    | DPMSolverPPSDE
+    | SEEDS
+    | AsPublished
 )
 
 __all__ = [
     "DDIM",
     "DDPM",
+    "RES2S",
+    "RES3S",
     "RK4",
+    "SEEDS",
     "AnySolver",
+    "AsPublished",
+    "DPMSolver2",
+    "DPMSolver3",
+    "DPMSolverFast",
     "DPMSolverPP2M",
     "DPMSolverPP2MSDE",
+    "DPMSolverPP2S",
+    "DPMSolverPP3M",
+    "DPMSolverPP3MPublished",
+    "DPMSolverPP3MSDE",
+    "DPMSolverPP3MSDEDiffusers",
+    "DPMSolverPP3MSDEPublished",
+    "DPMSolverPP3S",
+    "DPMSolverPPSDE",
     "Euler",
     "EulerMaruyama",
     "ExponentialAdams",
     "Heun",
+    "HochbruckOstermann4",
+    "Krogstad4",
     "Midpoint",
     "Ralston",
     "Randn",
     "SecondOrder",
     "Solver",
+    "UniPC",
 ]

@@ -1,4 +1,4 @@
-"""Samplers exactly as other libraries ship them, where their coefficients are not those of the method they are named for.
+"""Samplers as other libraries ship them, where the coefficients are not those of the method that they are named for.
 
 For parity: to reproduce a published picture or to check an import. To sample, take the corrected ones
 (:class:`~edm_unified.solvers.DPMSolverPP3M`, :class:`~edm_unified.solvers.DPMSolverPP3MSDE`). ``order`` is the true
@@ -62,27 +62,19 @@ class DPMSolverPP3MSDEPublished(ExponentialMultistep):
 
 @component
 class DPMSolverPP3MSDEDiffusers(ExponentialMultistep):
-    """``sde-dpmsolver++`` of order 3 in diffusers: no 2 in D2, and (1 − e^{−H} − H)/H² **−** ½ where + ½ is H φ_3/H.
+    """``sde-dpmsolver++`` of order 3 in diffusers, η = 1: no 2 in D2, and ((1 − e^{−H} − H)/H² **−** ½) D2 for + ½.
 
-    The wrong constant does not vanish with the step, so the drift has order 1, and so have the samples; one evaluation
-    per step. The second step is 2M's midpoint form. There, η = 1 always.
+    What should be H φ_3(−H) D2 then tends to −D2 and not to 0: the drift has order 1, and so have the samples. The
+    weights of the past do not shrink with the step, so that on uneven grids it need not converge at all. One
+    evaluation per step; the second step is 2M's midpoint form.
     """
 
-    eta: float = 1.0
     kind: Literal["dpmpp_3m_sde_diffusers"] = "dpmpp_3m_sde_diffusers"
     order: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = True
+    eta: ClassVar[float] = 1.0
     most_outputs: ClassVar[int] = 3  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        nonnegative("eta", self.eta)
-
-    @property
-    def stochastic(self) -> bool:
-        return self.eta > 0
-
-    @property
-    def noise(self) -> float:
-        return self.eta
+    noise: ClassVar[float] = 1.0  # type: ignore[assignment]
 
     def output_weights(self, H: float, nodes: list[float]) -> list[float]:
         if len(nodes) < 3:

@@ -1,6 +1,6 @@
 """Exponential Runge–Kutta methods in λ = −ln σ: several evaluations within a step, no history, blind to the schedule.
 
-Two linear problems y' = L y + N share one family of tableaus, whose entries are φ-functions of z = L · (length of step):
+Two linear problems y' = L y + N share one family of tableaus, whose entries are φ-functions of z = L · length:
 
     data    dx/dλ = A (D − x) + …        L = −A, y = x        DPM-Solver++, RES, SEEDS in data prediction
     noise   d(x/σ)/dλ = x/σ − A ε + …    L = +1, y = x/σ      DPM-Solver, SEEDS in noise prediction
@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor
@@ -64,13 +64,23 @@ class Plan(NamedTuple):
 class ExponentialRungeKutta(ABC):
     """A single-step method; final subclasses give the scheme, and whether it is on D or on ε."""
 
-    prediction: ClassVar[str] = "data"
-    stochastic: ClassVar[bool] = False
-    eta: ClassVar[float] = 0.0
-
     @property
     @abstractmethod
     def scheme(self) -> Scheme: ...
+
+    @property
+    def on_noise(self) -> bool:
+        """Whether ε is what the scheme weighs, and not D."""
+        return False
+
+    @property
+    def noise(self) -> float:
+        """η."""
+        return 0.0
+
+    @property
+    def stochastic(self) -> bool:
+        return self.noise > 0
 
     @property
     def stages(self) -> int:
@@ -85,14 +95,15 @@ class ExponentialRungeKutta(ABC):
         """All weights of the walk."""
         falls = walk.falls
         schemes = self.schemes(len(falls), bool(falls) and falls[-1][1].sigma == 0)
-        inner = iter(dynamics.levels(_inner_sigmas(falls, schemes)))
+        sigmas = _inner_sigmas(falls, schemes)
+        inner = iter(dynamics.levels(sigmas) if sigmas else ())
         return Plan(tuple(self._plan(a, b, s, inner) for (a, b), s in zip(falls, schemes, strict=True)), 0)
 
-    def _plan(self, a: Level, b: Level, scheme: Scheme, inner: Sequence[Level]) -> tuple[Combination, ...]:
+    def _plan(self, a: Level, b: Level, scheme: Scheme, inner: Iterator[Level]) -> tuple[Combination, ...]:
         if b.sigma == 0:
             return Combination(a, row((1.0,)), ()), Combination(b, row((1.0, 0.0)), ())
-        h, A = math.log(a.sigma / b.sigma), 1 + self.eta**2
-        rows, closing = scheme.weights(h if self.prediction == "noise" else -A * h)
+        h, A = math.log(a.sigma / b.sigma), 1 + self.noise**2
+        rows, closing = scheme.weights(h if self.on_noise else -A * h)
         levels = [_level(a, b, c, inner) for c in scheme.nodes]
         noises = self._noises((*scheme.nodes, 1.0), [level.sigma for level in (*levels, b)], h)
         s = len(levels)
@@ -106,28 +117,28 @@ class ExponentialRungeKutta(ABC):
             drawn = max((k for k, w in enumerate(noises[i], start=1) if w), default=0)
             plan.append(Combination(level, row((*X[:i], X[s])), tuple(X[s + 1 : s + 1 + drawn])))
             D = [float(k == i) for k in range(len(X))]
-            outputs.append(D if self.prediction == "data" else [(u - v) / level.sigma for u, v in zip(X, D, strict=True)])
+            outputs.append([(u - v) / level.sigma for u, v in zip(X, D, strict=True)] if self.on_noise else D)
         return tuple(plan)
 
     def _linear(self, a: float, m: float, ch: float, h: float) -> tuple[float, float]:
         """The factor of x, and that of the outputs, on the way from a to m."""
-        if self.prediction == "noise":
-            return 1.0, -(1 + self.eta**2) * h * m
-        return m / a * math.exp(-(self.eta**2) * ch), (1 + self.eta**2) * h
+        if self.on_noise:
+            return 1.0, -(1 + self.noise**2) * h * m
+        return m / a * math.exp(-(self.noise**2) * ch), (1 + self.noise**2) * h
 
     def _noises(self, nodes: Weights, sigmas: list[float], h: float) -> list[list[float]]:
         """N at each of the ``nodes`` (rising) as weights of independent unit noises."""
-        if not self.eta:
+        if not self.noise:
             return [[] for _ in nodes]
         places = len(nodes) - 1  # no noise at c = 0
         N, rows = [0.0] * places, [[0.0] * places]
         for i in range(1, len(nodes)):
             m, n, delta = sigmas[i - 1], sigmas[i], (nodes[i] - nodes[i - 1]) * h
-            if self.prediction == "noise":
-                keep, std = 1.0, self.eta * n * math.sqrt(math.expm1(2 * delta))
+            if self.on_noise:
+                keep, std = 1.0, self.noise * n * math.sqrt(math.expm1(2 * delta))
             else:
-                keep = n / m * math.exp(-(self.eta**2) * delta)
-                std = n * math.sqrt(-math.expm1(-2 * self.eta**2 * delta))
+                keep = n / m * math.exp(-(self.noise**2) * delta)
+                std = n * math.sqrt(-math.expm1(-2 * self.noise**2 * delta))
             N = [keep * weight for weight in N]
             N[i - 1] = std
             rows.append(N)
@@ -163,9 +174,11 @@ def _inner_sigmas(falls: list[tuple[Level, Level]], schemes: list[Scheme]) -> li
     ]
 
 
-def _level(a: Level, b: Level, c: float, inner: Sequence[Level]) -> Level:
+def _level(a: Level, b: Level, c: float, inner: Iterator[Level]) -> Level:
     """The level at c; those at the ends are the walk's own."""
-    return {0: a, 1: b}[int(c)] if c in (0, 1) else next(inner)  # type: ignore[call-overload]
+    if c in (0, 1):
+        return (a, b)[int(c)]
+    return next(inner)
 
 
 # -- tableaus --------------------------------------------------------------------------------------------------------
@@ -362,7 +375,7 @@ class DPMSolver2(ExponentialRungeKutta):
     r: float = 0.5
     kind: Literal["dpm_solver_2"] = "dpm_solver_2"
     order: ClassVar[int] = 2
-    prediction: ClassVar[str] = "noise"
+    on_noise: ClassVar[bool] = True  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         _inside("r", self.r)
@@ -381,7 +394,7 @@ class DPMSolver3(ExponentialRungeKutta):
 
     kind: Literal["dpm_solver_3"] = "dpm_solver_3"
     order: ClassVar[int] = 3
-    prediction: ClassVar[str] = "noise"
+    on_noise: ClassVar[bool] = True  # type: ignore[assignment]
 
     @property
     def scheme(self) -> Scheme:
@@ -399,7 +412,7 @@ class DPMSolverFast(ExponentialRungeKutta):
 
     kind: Literal["dpm_solver_fast"] = "dpm_solver_fast"
     order: ClassVar[int] = 3
-    prediction: ClassVar[str] = "noise"
+    on_noise: ClassVar[bool] = True  # type: ignore[assignment]
 
     @property
     def scheme(self) -> Scheme:

@@ -15,13 +15,15 @@ stages on N steps costs s(N−1) + 1 evaluations. Under a schedule whose σ(t) n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import lru_cache
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from edm_unified._component import component
-from edm_unified.dynamics import Dynamics, Level, Walk
+from edm_unified.dynamics import Dynamics, Level, Walk, levels
+from edm_unified.schedules import Schedule
 from edm_unified.solvers.linear import Randn, Row, combine, row
 
 
@@ -64,9 +66,9 @@ class RungeKutta(ABC):
         """Weights of every fall of the walk."""
         falls = walk.falls
         if self.tableau is EULER and dynamics.schedule.reaches_zero:
-            return Plan(_plan(dynamics, falls, EULER), 0)
-        above_zero = [fall for fall in falls if fall[1].sigma > 0]
-        plans = iter(_plan(dynamics, above_zero, self.tableau) if above_zero else ())
+            return Plan(_plan(dynamics.schedule, dynamics.device, tuple(falls), EULER), 0)
+        above_zero = tuple(fall for fall in falls if fall[1].sigma > 0)
+        plans = iter(_plan(dynamics.schedule, dynamics.device, above_zero, self.tableau) if above_zero else ())
         return Plan(tuple(next(plans) if b.sigma > 0 else _fall_to_zero(dynamics, a, b) for a, b in falls), 0)
 
     def step(self, dynamics: Dynamics, x: Tensor, a: Level, b: Level, state: Plan, randn: Randn) -> tuple[Tensor, Plan]:
@@ -80,15 +82,27 @@ class RungeKutta(ABC):
 
 def _fall_to_zero(dynamics: Dynamics, a: Level, b: Level) -> tuple[tuple[Stage, ...], Row]:
     if dynamics.schedule.reaches_zero:
-        return _plan(dynamics, [(a, b)], EULER)[0]
+        return _plan(dynamics.schedule, dynamics.device, ((a, b),), EULER)[0]
     return (Stage(a, UNTOUCHED),), row((1.0, 0.0))
 
 
 def _plan(
-    dynamics: Dynamics, falls: list[tuple[Level, Level]], tableau: Tableau
+    schedule: Schedule, device: torch.device, falls: tuple[tuple[Level, Level], ...], tableau: Tableau
 ) -> tuple[tuple[tuple[Stage, ...], Row], ...]:
-    columns = [_stage_levels(dynamics, falls, c) for c in tableau.c]
-    return tuple(_weights(tableau, a, b, levels) for (a, b), *levels in zip(falls, *columns, strict=True))
+    try:
+        return _remembered_weights(schedule, device, falls, tableau)
+    except TypeError:  # a schedule of the user's own that cannot be hashed
+        return _all_weights(schedule, device, falls, tableau)
+
+
+def _all_weights(
+    schedule: Schedule, device: torch.device, falls: tuple[tuple[Level, Level], ...], tableau: Tableau
+) -> tuple[tuple[tuple[Stage, ...], Row], ...]:
+    columns = [_stage_levels(schedule, device, falls, c) for c in tableau.c]
+    return tuple(_weights(tableau, a, b, at) for (a, b), *at in zip(falls, *columns, strict=True))
+
+
+_remembered_weights = lru_cache(maxsize=64)(_all_weights)
 
 
 def _weights(tableau: Tableau, a: Level, b: Level, levels: list[Level]) -> tuple[tuple[Stage, ...], Row]:
@@ -114,12 +128,14 @@ def _advance(x: list[float], h: float, weights: tuple[float, ...], slopes: list[
     return x
 
 
-def _stage_levels(dynamics: Dynamics, falls: list[tuple[Level, Level]], c: float) -> list[Level]:
+def _stage_levels(
+    schedule: Schedule, device: torch.device, falls: tuple[tuple[Level, Level], ...], c: float
+) -> list[Level]:
     """The levels at t + c h; those at the ends are the walk's own, so that no level is ever recomputed from a time."""
     if c in (0, 1):
         return [fall[int(c)] for fall in falls]
     t = [a.t + c * (b.t - a.t) for a, b in falls]
-    return list(dynamics.levels(dynamics.schedule.sigma(torch.tensor(t, dtype=torch.float64)).tolist(), t))
+    return list(levels(schedule, schedule.sigma(torch.tensor(t, dtype=torch.float64)).tolist(), t, device))
 
 
 @component

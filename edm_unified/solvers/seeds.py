@@ -41,8 +41,8 @@ class DPMSolverPPSDE(ExponentialRungeKutta):
         _inside("r", self.r)
 
     @property
-    def stochastic(self) -> bool:
-        return self.eta > 0
+    def noise(self) -> float:
+        return self.eta
 
     @property
     def scheme(self) -> Scheme:
@@ -60,7 +60,7 @@ class SEEDS(ExponentialRungeKutta):
     """
 
     order: int = 2
-    prediction: Literal["data", "noise"] = "data"  # type: ignore[assignment, misc]
+    prediction: Literal["data", "noise"] = "data"
     eta: float = 1.0
     kind: Literal["seeds"] = "seeds"
 
@@ -70,8 +70,12 @@ class SEEDS(ExponentialRungeKutta):
         nonnegative("eta", self.eta)
 
     @property
-    def stochastic(self) -> bool:
-        return self.eta > 0
+    def noise(self) -> float:
+        return self.eta
+
+    @property
+    def on_noise(self) -> bool:
+        return self.prediction == "noise"
 
     @property
     def scheme(self) -> Scheme:

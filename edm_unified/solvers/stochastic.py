@@ -1,4 +1,4 @@
-"""One-evaluation methods in σ, with and without noise: DDIM, DDPM and Euler–Maruyama.
+"""One-evaluation methods in σ, with and without noise: DDIM, DDPM, Euler–Maruyama and reverse diffusion.
 
 A fall to σ = 0 draws no noise. η scales the amplitude of the noise throughout this package: η = 0 is the ODE, η = 1 the
 reverse SDE (in k-diffusion's 2M/3M SDE samplers ``eta`` is our η²).
@@ -92,3 +92,25 @@ class EulerMaruyama(OneEvaluation):
         std = self.eta * a.sigma * math.sqrt(-2 * a.l * h) if b.sigma > 0 else 0.0
         ratio = a.s / b.s
         return -ratio * pull, ratio * (1 + h * a.f + pull), ratio * std
+
+
+@component
+class ReverseDiffusion(OneEvaluation):
+    """Reverse diffusion: the forward transition b → a run backwards (Song et al. 2021, Eq. 46).
+
+    A forward step x_a = x_b + F x_b + G n of the scaled state becomes x_b = x_a − F x_a + G² ∇ln p(x_a) + G n. The exact
+    transition has F = s_a/s_b − 1 and G = s_a √(a² − b²), with which it is Song's own for the VP and VE SDEs. Where
+    s = 1 it is :class:`DDPM` with the large variance. The predictor of the score SDEs' predictor–corrector samplers.
+    Weak order 1, one evaluation per step. The fall to 0 returns D (their denoising step).
+    """
+
+    kind: Literal["reverse_diffusion"] = "reverse_diffusion"
+    order: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = True
+
+    def weights(self, dynamics: Dynamics, a: Level, b: Level) -> tuple[float, float, float]:
+        if b.sigma == 0:
+            return 1.0, 0.0, 0.0
+        ratio = a.s / b.s
+        pull = (1 - b.sigma / a.sigma) * (1 + b.sigma / a.sigma)
+        return ratio * pull, ratio * (2 - ratio - pull), ratio * math.sqrt((a.sigma - b.sigma) * (a.sigma + b.sigma))

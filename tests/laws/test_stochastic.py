@@ -17,6 +17,7 @@ from variants import (
     SCHEDULES,
     SOLVERS,
     Wiener,
+    draws,
     dynamics_of,
     every,
     exact_variance,
@@ -126,7 +127,7 @@ def test_S_noise_scales_the_noise_of_every_rise_and_nothing_else() -> None:
 @pytest.mark.parametrize("solver", every(SOLVERS), ids=name)
 @pytest.mark.parametrize("rule", [None, *every(RENOISING)], ids=name)
 def test_noise_is_drawn_only_where_it_is_used(solver: Any, rule: Any) -> None:
-    """One draw for each rise and repeat, one for each fall of an SDE solver that does not end at 0, none otherwise."""
+    """One draw for each rise and repeat, one or more for each fall of an SDE solver above 0, none otherwise."""
     from edm_unified.sampling import walk
 
     levels = (*tuple(log_levels(9, 80.0, 0.02)), 0.0)
@@ -149,7 +150,7 @@ def test_noise_is_drawn_only_where_it_is_used(solver: Any, rule: Any) -> None:
         1.0,
         randn,
     )
-    assert drawn == rises + repeats + (falls if solver.stochastic else 0)
+    assert drawn == rises + repeats + falls * draws(solver)
 
 
 def test_annealed_langevin_keeps_the_marginal_to_second_order_in_snr() -> None:

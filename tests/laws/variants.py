@@ -59,6 +59,40 @@ SOLVERS: dict[type, tuple[Any, ...]] = {
         *(solvers.ExponentialAdams(order=order, eta=eta) for order in (1, 2, 3) for eta in (0.0, 0.5, 1.0)),
         solvers.ExponentialAdams(order=4),
     ),
+    solvers.DPMSolverPP3M: (solvers.DPMSolverPP3M(),),
+    solvers.DPMSolverPP3MSDE: (solvers.DPMSolverPP3MSDE(), solvers.DPMSolverPP3MSDE(eta=0.5)),
+    solvers.UniPC: tuple(
+        solvers.UniPC(p=p, variant=variant, corrector=corrector)
+        for p in (3, 2, 1)
+        for variant in ("bh2", "bh1")
+        for corrector in (True, False)
+    ),
+    solvers.DPMSolverPP2S: (solvers.DPMSolverPP2S(), solvers.DPMSolverPP2S(r=0.7)),
+    solvers.DPMSolverPP3S: (solvers.DPMSolverPP3S(),),
+    solvers.RES2S: (solvers.RES2S(), solvers.RES2S(c2=0.8)),
+    solvers.RES3S: (solvers.RES3S(), solvers.RES3S(c2=0.3)),
+    solvers.Krogstad4: (solvers.Krogstad4(),),
+    solvers.HochbruckOstermann4: (solvers.HochbruckOstermann4(),),
+    solvers.DPMSolver2: (solvers.DPMSolver2(), solvers.DPMSolver2(r=0.3)),
+    solvers.DPMSolver3: (solvers.DPMSolver3(),),
+    solvers.DPMSolverFast: (solvers.DPMSolverFast(),),
+    solvers.DPMSolverPPSDE: (
+        solvers.DPMSolverPPSDE(),
+        solvers.DPMSolverPPSDE(eta=0.5),
+        solvers.DPMSolverPPSDE(r=0.7),
+        solvers.DPMSolverPPSDE(eta=0.0),
+    ),
+    solvers.SEEDS: (
+        *(solvers.SEEDS(order=order, prediction=on) for order in (1, 2, 3) for on in ("data", "noise")),
+        solvers.SEEDS(order=3, eta=0.5),
+        solvers.SEEDS(order=3, prediction="noise", eta=0.5),
+    ),
+    solvers.DPMSolverPP3MPublished: (solvers.DPMSolverPP3MPublished(),),
+    solvers.DPMSolverPP3MSDEPublished: (
+        solvers.DPMSolverPP3MSDEPublished(),
+        solvers.DPMSolverPP3MSDEPublished(eta=0.5),
+    ),
+    solvers.DPMSolverPP3MSDEDiffusers: (solvers.DPMSolverPP3MSDEDiffusers(),),
 }
 
 STEPS: dict[type, tuple[Any, ...]] = {
@@ -208,8 +242,23 @@ def dynamics_of(schedule: Any, denoiser: Callable[..., Tensor]) -> Dynamics:
 
 
 def exact_start(solver: Any) -> int:
-    """How many steps a multistep method needs before its history is full."""
-    return getattr(solver, "most_outputs", 1) - 1
+    """How many steps a multistep method needs before its history is full, and good enough for its order."""
+    return getattr(solver, "warm_up", getattr(solver, "most_outputs", 1) - 1)
+
+
+def evaluations(solver: Any, n: int) -> int:
+    """What n steps that end at 0 must cost: all stages in each, and one in the last."""
+    if isinstance(solver, solvers.DPMSolverFast):
+        return max(1, 3 * (n - 1))
+    stages = len(solver.tableau.b) if hasattr(solver, "tableau") else getattr(solver, "stages", 1)
+    return stages * (n - 1) + 1
+
+
+def draws(solver: Any) -> int:
+    """Noises that a fall above 0 must draw: one, or one for each place at which the step has a state."""
+    if not solver.stochastic:
+        return 0
+    return len({*solver.scheme.nodes, 1.0} - {0.0}) if hasattr(solver, "scheme") else 1
 
 
 def slope(errors: dict[int, float]) -> float:
@@ -260,7 +309,7 @@ def exact_variance(
     denoiser = Wiener(variances)
     dynamics = dynamics_of(schedule if schedule is not None else schedules.EDM(), denoiser)
     path = dynamics.walk(levels)
-    basis = Basis(len(variances), len(levels) + 2)
+    basis = Basis(len(variances), len(levels) * max(1, draws(solver)) + 2)
     v = denoiser.v
     x = torch.sqrt(v + levels[0] ** 2) * basis()
     if not prepared:

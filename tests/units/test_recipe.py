@@ -274,7 +274,7 @@ def test_an_override_may_add_a_component_fill_it_and_remove_it() -> None:
         ("sampler.steps.sigma_max=0.001", "edm: sampler.steps.sigma_min: must be below sigma_max, got 0.002 against 0.001 "
          "(with --set sampler.steps.sigma_max=0.001)"),
         ("sampler.steps.kind=table", "edm: sampler.steps.table: EDM is not a table of betas; set table, or choose another "
-         "rule for the steps (with --set sampler.steps.kind=table)"),
+         "rule (with --set sampler.steps.kind=table)"),
     ],
 )  # fmt: skip
 def test_a_wrong_override_is_named(override: str, message: str) -> None:

@@ -1,0 +1,193 @@
+"""The certificate of one solver: every measurement, and the verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from edm_unified.certify import noise, sameness
+from edm_unified.certify.conduct import conduct, counted_nfe
+from edm_unified.certify.orders import Orders, beside_heun, drift_error, orders
+from edm_unified.certify.rows import is_adaptive, label
+from edm_unified.certify.targets import exact_flow
+
+TOLERANCE = 0.15
+"""How far a measured order may fall short of the stated one."""
+MOST_WEAK = 2
+"""Noise is not smooth: extrapolating outputs gains one weak order and no more, whatever the order of the drift."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Measurements of one solver. ``failures`` says in words what is not as stated; empty is a pass.
+
+    Orders are NaN where there is nothing to measure. ``amplitude`` is η² over the smooth range as Chebyshev
+    coefficients: one number for a constant, None where it is not smooth.
+    """
+
+    solver: str
+    stated: int | None
+    stochastic: bool
+    adaptive: bool
+    orders: Orders | None
+    amplitude: tuple[float, ...] | None
+    beside_heun: dict[int, float]
+    weak: float
+    weak_errors: dict[int, float]
+    std_errors: dict[int, float]
+    nfe: str
+    nfe_counts: dict[int, int]
+    schedules: dict[str, float]
+    same_as: list[tuple[str, float]]
+    nearest: tuple[str, float] | None
+    conduct: dict[str, str]
+    failures: list[str]
+    remarks: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    @property
+    def blind(self) -> bool:
+        """Whether it returns the same under every schedule."""
+        return all(gap < sameness.SAME for gap in self.schedules.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data; what is not a number is null."""
+        found = dataclasses.asdict(self)
+        found["orders"] = self.orders and self.orders._asdict()
+        return {"passed": self.passed, **{name: _plain(value) for name, value in found.items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def certify(solver: Any) -> Certificate:
+    """Measure ``solver``: anything with ``init`` and ``step``; ``order`` and ``eta`` are held to be claims.
+
+    Raises nothing that the solver raises: a run that ends in an error is a failure of the certificate.
+    """
+    began = time.perf_counter()
+    manners = conduct(solver)
+    failures = [f"{name}: {seen}" for name, seen in manners.items() if seen]
+    try:
+        found = _measured(solver, failures)
+    except Exception as error:  # a plugin may raise anything
+        failures.append(f"raised {type(error).__name__}: {error}")
+        found = _nothing()
+    return Certificate(
+        solver=label(solver),
+        stated=_stated(solver),
+        adaptive=is_adaptive(solver),
+        conduct=manners,
+        failures=failures,
+        seconds=time.perf_counter() - began,
+        **found,
+    )
+
+
+def _stated(solver: Any) -> int | None:
+    order = getattr(solver, "order", None)
+    return order if isinstance(order, int) and not isinstance(order, bool) else None
+
+
+def _nothing() -> dict[str, Any]:
+    empty: dict[str, Any] = {name: {} for name in ("beside_heun", "weak_errors", "std_errors", "nfe_counts")}
+    return {
+        **empty,
+        "stochastic": False,
+        "orders": None,
+        "amplitude": None,
+        "weak": math.nan,
+        "nfe": "–",
+        "schedules": {"edm": math.inf},
+        "same_as": [],
+        "nearest": None,
+    }
+
+
+def _measured(solver: Any, failures: list[str]) -> dict[str, Any]:
+    stated, adaptive = _stated(solver), is_adaptive(solver)
+    found, remarks = _nothing(), list[str]()
+    found["stochastic"] = stochastic = noise.draws(solver, (4.0, 2.0)) > 0
+    found["amplitude"] = amplitude = noise.squared_amplitude(solver) if stochastic else (0.0,)
+    failures += _of_amplitude(solver, amplitude)
+    flow = None if amplitude is None else exact_flow(amplitude)
+    if adaptive and flow is not None:
+        error = drift_error(solver, flow)
+        remarks.append(f"adaptive: an error of {error:.1e} over the smooth range at its own tolerance")
+        failures += [] if error < MOST_ADAPTIVE else [f"adaptive: the error is {error:.1e}"]
+    elif flow is not None:
+        found["orders"] = measured = orders(solver, stated, flow)
+        failures += _of_orders(measured, stated)
+        remarks += _remarks(measured, stated)
+    else:
+        remarks.append("the noise is not smooth over the range: the order of the drift is not measured")
+    if not adaptive:
+        found["nfe"], found["nfe_counts"] = counted_nfe(solver)
+        found["std_errors"] = noise.std_errors(solver)
+        if stochastic:
+            found["weak"], found["weak_errors"] = noise.weak_order(solver)
+            failures += _of_weak(found["weak"], stated)
+        else:
+            found["beside_heun"] = beside_heun(solver)
+    found["schedules"] = sameness.schedules_seen(solver)
+    found["same_as"], found["nearest"] = sameness.relatives(solver)
+    name = label(solver)
+    for pair in sameness.pairs():
+        if not pair.holds and name in (pair.a, pair.b):
+            failures.append(f"{pair.a} and {pair.b} differ by {pair.difference:.1e}: {pair.why}")
+    return {**found, "remarks": remarks}
+
+
+MOST_ADAPTIVE = 0.05
+
+
+def _of_amplitude(solver: Any, amplitude: tuple[float, ...] | None) -> list[str]:
+    eta = getattr(solver, "eta", None)
+    if not isinstance(eta, (int, float)) or amplitude is None or len(amplitude) > 1:
+        return []
+    measured = math.sqrt(max(amplitude[0], 0.0))
+    if abs(measured - eta) < 1e-3 * (1 + abs(eta)):
+        return []
+    return [f"eta: stated {eta:g}, the noise is that of η = {measured:.4g} (here η scales the amplitude of the noise)"]
+
+
+def _of_orders(found: Orders, stated: int | None) -> list[str]:
+    wanted = stated or 1
+    self_started = min(wanted, 2)
+    said = f"stated {stated}" if stated else "at least 1 is needed"
+    checks = [
+        ("order", found.exact, wanted, "from exact starting values"),
+        ("plain start", found.plain, self_started, "from its own first steps"),
+        *(("order", order, wanted, f"under {name}") for name, order in found.by_schedule.items()),
+    ]
+    return [
+        f"{name}: {said}, measured {measured:.2f} {where}"
+        for name, measured, least, where in checks
+        if not measured > least - TOLERANCE
+    ]
+
+
+def _remarks(found: Orders, stated: int | None) -> list[str]:
+    remarks = []
+    if stated and found.uneven < stated - TOLERANCE:
+        remarks.append(f"order {found.uneven:.2f} where long and short steps alternate")
+    if stated and found.exact > stated + 2 * TOLERANCE:
+        remarks.append(f"measured {found.exact:.2f}, above what is stated")
+    return remarks
+
+
+def _of_weak(measured: float, stated: int | None) -> list[str]:
+    wanted = min(stated or 1, MOST_WEAK)
+    return [] if measured > wanted - TOLERANCE else [f"weak order: {wanted} is needed, measured {measured:.2f}"]
