@@ -30,7 +30,7 @@ from edm_unified.solvers.linear import Row, row
 class SASolver(ExponentialMultistep):
     """SA-Solver (Xue et al. 2023, Eqs. 14 and 17): predictor and corrector of any order, noise τ on a window of levels.
 
-    ``predictor_order`` p is the number of past outputs that the prediction uses, ``corrector_order`` c that of the
+    ``predictor`` p is the number of past outputs that the prediction uses, ``corrector`` c that of the
     correction, the newest included (as "P2C2", "P3C4" are written), 0 for none. The order of the drift is min(c, p+1),
     or p without corrector; one evaluation per step. In the weak sense the order is 2 where τ > 0, unless the correction
     sees the end of every step (c ≥ 2).
@@ -40,16 +40,16 @@ class SASolver(ExponentialMultistep):
     UniPC whose weights are the exact ones. P2C2 is meant for strong guidance, P3C4 without.
     """
 
-    predictor_order: int = 2
-    corrector_order: int = 2
+    predictor: int = 2
+    corrector: int = 2
     tau: float = 1.0
     S_min: float = 0.0
     S_max: float = math.inf
     kind: Literal["sa_solver"] = "sa_solver"
 
     def __post_init__(self) -> None:
-        count("predictor_order", self.predictor_order, most=4)
-        count("corrector_order", self.corrector_order, least=0, most=5)
+        count("predictor", self.predictor, most=4)
+        count("corrector", self.corrector, least=0, most=self.predictor + 1)
         nonnegative("tau", self.tau)
         nonnegative("S_min", self.S_min)
         if not self.S_max >= self.S_min:  # S_max may be inf
@@ -61,12 +61,12 @@ class SASolver(ExponentialMultistep):
 
     @property
     def order(self) -> int:
-        p, c = self.predictor_order, self.corrector_order
+        p, c = self.predictor, self.corrector
         return min(c, p + 1) if c else p
 
     @property
     def most_outputs(self) -> int:
-        p, c = self.predictor_order, self.corrector_order
+        p, c = self.predictor, self.corrector
         return max(p + 1, c) if c else p
 
     @property
@@ -82,10 +82,10 @@ class SASolver(ExponentialMultistep):
             return 0, row((1.0, 0.0)), 0.0
         tau2_h = self._tau2(a) * math.log(a / b)
         keep = b / a * math.exp(-tau2_h)
-        outputs = self._weights(falls, i, range(min(self.predictor_order, streak + 1)))
-        if self.corrector_order and streak:
-            predicted = self._weights(falls, i - 1, range(min(self.predictor_order, streak)))
-            corrected = self._weights(falls, i - 1, range(-1, min(self.corrector_order, streak + 1) - 1))
+        outputs = self._weights(falls, i, range(min(self.predictor, streak + 1)))
+        if self.corrector and streak:
+            predicted = self._weights(falls, i - 1, range(min(self.predictor, streak)))
+            corrected = self._weights(falls, i - 1, range(-1, min(self.corrector, streak + 1) - 1))
             change = [new - old for new, old in zip_longest(corrected, [0.0, *predicted], fillvalue=0.0)]
             outputs = [w + keep * d for w, d in zip_longest(outputs, change, fillvalue=0.0)]
         std = b * math.sqrt(-math.expm1(-2 * tau2_h))

@@ -9,13 +9,13 @@ Written as D = c_skip x + c_out f, a denoiser has a raw output f, and x, rescale
     :class:`VPTime`      t(σ)            ε                  1                dσ      DEIS
     :class:`Arc`         arctan(σ/σ_d)   (c_skip x−D)/c_out 1/√(σ²+σ_d²)     du      EDM's raw network output
 
-with c_skip = 1, 1, 1/(1+σ), 1, σ_d²/(σ²+σ_d²). Adams–Bashforth replaces f by the polynomial in u through its last values
-and integrates that exactly (Hairer, Nørsett & Wanner 1993, section III.5; Zhang & Chen 2022, Eq. 15):
+with c_skip = 1, 1, 1/(1+σ), 1, σ_d²/(σ²+σ_d²). Adams–Bashforth puts in the place of f the polynomial in u through its
+last values, and integrates that exactly (Hairer, Nørsett & Wanner 1993, section III.5; Zhang & Chen 2022, Eq. 15):
 
     m_b x_b = m_a x_a + Σ_j c_j f_j,   c_j = ∫_a^b ℓ_j(u) K du.
 
-With v = (u − u_a)/(u_b − u_a), the c_j/∫K du are the w that have Σ_j w_j v_j^k = M_k, the moments of K dv on [0, 1]: in a
-shifted and scaled variable nothing overflows and no digits cancel. M_k = 1/(k+1) where K = 1; else they come from
+With v = (u − u_a)/(u_b − u_a), the c_j/∫K du are the w that have Σ_j w_j v_j^k = M_k, the moments of K dv on [0, 1]: in
+a shifted and scaled variable nothing overflows and no digits cancel. M_k = 1/(k+1) where K = 1; else they come from
 16-point Gauss–Legendre in ln σ. (D in λ with its exponential kernel has moments in closed form: ``exponential.py``.)
 """
 
@@ -35,12 +35,12 @@ from edm_unified.schedules import VP
 
 
 class Frame(NamedTuple):
-    """A coordinate at one level: y = m x and f = n (g_D D + g_x x)."""
+    """A coordinate at one level: y = m x and f = n g, g = on_D D + on_x x."""
 
     m: float
     n: float
-    g_D: float = 1.0
-    g_x: float = -1.0
+    on_D: float = 1.0
+    on_x: float = -1.0
 
 
 def weights_of_moments(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
@@ -73,7 +73,7 @@ class Coordinate(ABC):
 
     @abstractmethod
     def frame(self, sigma: float) -> Frame:
-        """m, n, g_D and g_x at ``sigma``; only m at 0."""
+        """m, n, on_D and on_x at ``sigma``; only m at 0."""
 
     def span(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """∫_a^b K du."""

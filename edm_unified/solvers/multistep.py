@@ -29,7 +29,6 @@ from edm_unified.solvers.coordinates import (
     Arc,
     Coordinate,
     FlowTime,
-    Frame,
     LogSNR,
     Sigma,
     StepIndex,
@@ -43,7 +42,7 @@ STARTS = ("plain", "rk2")
 
 
 class Stage(NamedTuple):
-    """A further evaluation, at ``level``, of the state that ``weights`` combine from the outputs so far and x (last)."""
+    """Another evaluation, at ``level``, of the state that ``weights`` combine from the outputs so far and x (last)."""
 
     level: Level
     weights: Row
@@ -105,7 +104,7 @@ class Multistep(ABC):
         starts = self.starts(dynamics, falls, streaks, spans, moments)
         plan = []
         for i, (streak, (_, end)) in enumerate(zip(streaks, falls, strict=True)):
-            lean = None if frames[i].g_x == -1 and frames[i].g_D == 1 else frames[i].g_x
+            lean = None if frames[i].on_x == -1 and frames[i].on_D == 1 else frames[i].on_x
             kept = most > 1 and i + 1 < len(falls) and streaks[i + 1] > 0
             past = min(most - 1, streak)
             if i in starts:
@@ -117,8 +116,8 @@ class Multistep(ABC):
                 nodes = coordinate.nodes([u[j] - u[i] for j in range(i, i - past - 1, -1)], du[i])
                 scale = spans[i] / coordinate.frame(end.sigma).m
                 w = [scale * c * frames[i - j].n for j, c in enumerate(weights_of_moments(nodes, moments[i]))]
-                x = frames[i].m / coordinate.frame(end.sigma).m + w[0] * frames[i].g_x
-                newest, tail = (w[0] * frames[i].g_D, x), tuple(w[:0:-1])
+                x = frames[i].m / coordinate.frame(end.sigma).m + w[0] * frames[i].on_x
+                newest, tail = (w[0] * frames[i].on_D, x), tuple(w[:0:-1])
                 chain = row((*tail, *newest))
                 mixed = bool(tail and chain.ratios)
                 plan.append(Fall((), chain if mixed else row(newest), () if mixed else tail, mixed, lean, kept))
@@ -178,7 +177,7 @@ def runge_kutta(
     unit = np.eye(size + 1)
     X, frame, slopes, stages = unit[size], at_a, list[np.ndarray](), list[Stage]()
     for i, level in enumerate((*levels, b)):
-        slopes.append(frame.n * (frame.g_D * unit[i] + frame.g_x * X))
+        slopes.append(frame.n * (frame.on_D * unit[i] + frame.on_x * X))
         frame = coordinate.frame(level.sigma)
         X = (at_a.m * unit[size] + sum(c * f for c, f in zip(A[i], slopes, strict=True))) / frame.m
         if i < len(levels):
@@ -347,7 +346,7 @@ class VelocityAdams(Multistep):
 
 @component
 class TrigonometricAdams(Multistep):
-    """Adams–Bashforth on the network's raw output F in θ = arctan(σ/σ_d): y_b = y_a + Σ_j F_j ∫ ℓ_j dθ, y = x/√(σ²+σ_d²).
+    """Adams–Bashforth on the raw output F in θ = arctan(σ/σ_d): y_b = y_a + Σ_j F_j ∫ ℓ_j dθ, y = x/√(σ²+σ_d²).
 
     F = (c_skip x − D)/c_out with EDM's c_skip and c_out (Karras et al. 2022, Table 1), or v-prediction's for σ_d = 1,
     has unit variance at every θ; dy/dθ = F is TrigFlow's ODE (Lu & Song 2024, Eq. 4). Order 1 is Euler under

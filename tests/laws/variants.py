@@ -180,7 +180,7 @@ def needs_corrector(rule: Any) -> Any:
 
 def stochastic_amplitude(solver: Any) -> float:
     """η: with its noise switched off, a solver integrates dx/dλ = (1 + η²)(D − x)."""
-    return 1.0 if isinstance(solver, solvers.DDPM) else float(getattr(solver, "eta", 0.0))
+    return 1.0 if isinstance(solver, solvers.DDPM) else float(getattr(solver, "eta", getattr(solver, "tau", 0.0)))
 
 
 class Mixture:
