@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _MODULES = (
+    "certify",
     "compare",
     "correctors",
     "data",
@@ -49,6 +50,7 @@ __all__ = [*_MODULES, *_NAMES, "__version__"]
 
 if TYPE_CHECKING:
     from edm_unified import (
+        certify,
         compare,
         correctors,
         data,

@@ -13,6 +13,8 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
 SUFFIXES = (".yaml", ".yml")
+MOST_NAMED = 16
+"""How many alternatives an error names before it names the command that lists them."""
 
 
 def recipes_folder() -> Path:
@@ -60,6 +62,8 @@ def suggest(word: object, options: Iterable[str], listing: str = "") -> str:
         return f"; did you mean {folded[near[0]]!r}?"
     if listing:
         return f"; see `{listing}`"
+    if len(options) > MOST_NAMED:
+        return f"; `edm-unified list` names all {len(options)}"
     return f"; choose from {', '.join(options)}" if options else ""
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from edm_unified.certify import noise, sameness
 from edm_unified.certify.conduct import conduct, counted_nfe
 from edm_unified.certify.orders import Orders, beside_heun, drift_error, orders
-from edm_unified.certify.rows import is_adaptive, label
-from edm_unified.certify.targets import exact_flow
+from edm_unified.certify.rows import is_adaptive, label, tolerances
+from edm_unified.certify.targets import Flow, exact_flow
 
 TOLERANCE = 0.15
 """How far a measured order may fall short of the stated one."""
@@ -118,30 +118,35 @@ def _nothing() -> dict[str, Any]:
 
 def _measured(solver: Any, failures: list[str]) -> dict[str, Any]:
     stated, adaptive = _stated(solver), is_adaptive(solver)
+    fixed = tolerances(solver, LOOSE) if adaptive else solver
     found, remarks = _nothing(), list[str]()
     found["stochastic"] = stochastic = noise.draws(solver, (4.0, 2.0)) > 0
-    found["amplitude"] = amplitude = noise.squared_amplitude(solver) if stochastic else (0.0,)
-    failures += _of_amplitude(solver, amplitude)
-    flow = None if amplitude is None else exact_flow(amplitude)
-    if adaptive and flow is not None:
-        error = drift_error(solver, flow)
-        remarks.append(f"adaptive: an error of {error:.1e} over the smooth range at its own tolerance")
-        failures += [] if error < MOST_ADAPTIVE else [f"adaptive: the error is {error:.1e}"]
-    elif flow is not None:
-        found["orders"] = measured = orders(solver, stated, flow)
-        failures += _of_orders(measured, stated)
-        remarks += _remarks(measured, stated)
+    found["schedules"] = seen = sameness.schedules_seen(solver)
+    if fixed is None:
+        remarks.append("adaptive, with no tolerance among its fields: the order is not measured")
     else:
-        remarks.append("the noise is not smooth over the range: the order of the drift is not measured")
-    if not adaptive:
+        found["amplitude"] = amplitude = noise.squared_amplitude(fixed) if stochastic else (0.0,)
+        failures += _of_amplitude(solver, amplitude)
+        if amplitude is None:
+            remarks.append("the noise is not smooth over the range: the order of the drift is not measured")
+        else:
+            flow, blind = exact_flow(amplitude), all(gap == 0 for gap in seen.values())
+            found["orders"] = measured = orders(fixed, stated, flow, blind)
+            failures += _of_orders(measured, stated)
+            remarks += _remarks(measured, stated)
+            if adaptive:
+                words, wrong = _of_tolerance(solver, flow)
+                remarks.append(words)
+                failures += wrong
+        if stochastic:
+            found["weak"], found["weak_errors"] = noise.weak_order(fixed, _weak(stated))
+            failures += _of_weak(found["weak"], stated)
+    if adaptive:
+        found["nfe"] = "adaptive"
+    else:
         found["nfe"], found["nfe_counts"] = counted_nfe(solver)
         found["std_errors"] = noise.std_errors(solver)
-        if stochastic:
-            found["weak"], found["weak_errors"] = noise.weak_order(solver)
-            failures += _of_weak(found["weak"], stated)
-        else:
-            found["beside_heun"] = beside_heun(solver)
-    found["schedules"] = sameness.schedules_seen(solver)
+        found["beside_heun"] = {} if stochastic else beside_heun(solver)
     found["same_as"], found["nearest"] = sameness.relatives(solver)
     name = label(solver)
     for pair in sameness.pairs():
@@ -150,7 +155,16 @@ def _measured(solver: Any, failures: list[str]) -> dict[str, Any]:
     return {**found, "remarks": remarks}
 
 
-MOST_ADAPTIVE = 0.05
+LOOSE = 1e9
+"""Tolerances so much looser make an adaptive method take one step for each short fall."""
+
+
+def _of_tolerance(solver: Any, flow: Flow) -> tuple[str, list[str]]:
+    """What the tolerance of an adaptive method amounts to; its error must follow it."""
+    tight = tolerances(solver, 0.01)
+    error, less = drift_error(solver, flow), drift_error(tight, flow)
+    words = f"adaptive: an error of {error:.0e} at its own tolerance, {less:.0e} at a hundredth of it"
+    return words, [] if less < error / 3 else [words]
 
 
 def _of_amplitude(solver: Any, amplitude: tuple[float, ...] | None) -> list[str]:
@@ -188,6 +202,10 @@ def _remarks(found: Orders, stated: int | None) -> list[str]:
     return remarks
 
 
+def _weak(stated: int | None) -> int:
+    return min(stated or 1, MOST_WEAK)
+
+
 def _of_weak(measured: float, stated: int | None) -> list[str]:
-    wanted = min(stated or 1, MOST_WEAK)
+    wanted = _weak(stated)
     return [] if measured > wanted - TOLERANCE else [f"weak order: {wanted} is needed, measured {measured:.2f}"]

@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from edm_unified.certify.runs import WARM, Errors, final_errors, local_errors, pooled, run, slope
-from edm_unified.certify.targets import DIMENSIONS, Flow, exact_flow, graded, uneven
+from edm_unified.certify.runs import CLOSE, FINER, WARM, Errors, final_errors, local_errors, pooled, run, slope
+from edm_unified.certify.targets import DIMENSIONS, Flow, exact_flow, graded, nothing, uneven
 from edm_unified.denoiser import Counted
-from edm_unified.schedules import VP, FlowMatching
+from edm_unified.schedules import VP, FlowMatching, Schedule
 from edm_unified.solvers import Heun
 
 GRIDS = (20, 40, 80, 160, 320)
 BUDGETS = (10, 20, 40, 80)
-SCHEDULES = {"vp": VP(), "flow_matching": FlowMatching()}
+SCHEDULES: dict[str, Schedule] = {"vp": VP(), "flow_matching": FlowMatching()}
 """Under EDM t = σ and s = 1, so that a time in place of a level would go unseen; these two tell them apart."""
 
 
@@ -31,24 +31,33 @@ class Orders(NamedTuple):
     curves: dict[str, dict[int, float]]
 
 
-def orders(solver: Any, stated: int | None, flow: Flow) -> Orders:
-    """Measure them; ``flow`` is the exact flow of the solver's own drift."""
-    fine = GRIDS[-3:] if (stated or 4) >= 3 else GRIDS[-2:]
-    plain = {n: final_errors(solver, graded(n), flow) for n in GRIDS}
-    exact = {n: final_errors(solver, graded(n), flow, WARM) for n in GRIDS}
-    local = {n: local_errors(solver, graded(n), flow) for n in (80, 160)}
-    jagged = {n: final_errors(solver, uneven(n), flow, WARM) for n in fine}
-    other = {
-        name: {n: final_errors(solver, graded(n), flow, WARM, schedule) for n in (80, 160)}
-        for name, schedule in SCHEDULES.items()
-    }
+def orders(solver: Any, stated: int | None, flow: Flow, blind: bool) -> Orders:
+    """Measure them; ``flow`` is the exact flow of the solver's own drift, ``blind``: it does not see the schedule."""
+    wanted = stated or 1
+
+    def measured(warm: int, schedule: Schedule | None, grids: tuple[int, ...], least: float) -> dict[int, Errors]:
+        found = {n: final_errors(solver, graded(n), flow, warm, schedule) for n in grids}
+        for n in FINER:
+            if _order(found) > least - CLOSE:
+                break
+            found[n] = final_errors(solver, graded(n), flow, warm, schedule)
+        return found
+
+    exact = measured(WARM, None, GRIDS, wanted)
+    plain = measured(0, None, GRIDS, min(wanted, 2))
+    local = {n: local_errors(solver, graded(n), flow) for n in GRIDS[1:-1]}
+    jagged = {n: final_errors(solver, uneven(n), flow, WARM) for n in (80, 160)}
+    order = _order(exact)
     return Orders(
-        exact=_order(exact),
+        exact=order,
         plain=_order(plain),
         local=_order(local),
         uneven=_order(jagged),
         by_dimension={d: slope({n: e[i] for n, e in exact.items()}) for i, d in enumerate(DIMENSIONS)},
-        by_schedule={name: _order(found) for name, found in other.items()},
+        by_schedule={
+            name: order if blind else _order(measured(WARM, schedule, GRIDS[-3:], wanted))
+            for name, schedule in SCHEDULES.items()
+        },
         curves={"exact": _pool(exact), "plain": _pool(plain)},
     )
 
@@ -82,12 +91,12 @@ def _heun(budget: int) -> float:
 
 def evaluations(solver: Any, levels: list[float]) -> int:
     """Evaluations of D, counted by a wrapper on it."""
-    counted = Counted(lambda x, sigma: torch.zeros_like(x))
+    counted = Counted(nothing)
     x = torch.ones(1, 1, dtype=torch.float64)
     run(solver, levels, counted, x, lambda: torch.zeros_like(x))
     return counted.nfe
 
 
-def drift_error(solver: Any, flow: Flow, n: int = 8) -> float:
+def drift_error(solver: Any, flow: Flow, n: int = 2) -> float:
     """Pooled error over ``n`` falls: for an adaptive method, what its tolerance amounts to."""
     return pooled(final_errors(solver, graded(n), flow))

@@ -1,13 +1,14 @@
 """Which settings of a solver the whole table shows, found from its fields alone.
 
-Every admissible order, without noise and with all of it where there is an η; and, one at a time beside the defaults,
-every value of a choice or a switch.
+Every admissible order (the first whole number among the fields, whatever its name), each without noise and with all of
+it where there is an η or τ, and with each switch on and off; and, one at a time beside the defaults, every value of a
+choice or of another whole number, and all whole numbers alike (P2C2).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable
 from itertools import chain, product
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -26,28 +27,29 @@ def every() -> list[Any]:
 
 def settings(cls: type) -> list[Any]:
     """Instances of ``cls``: the defaults first. What its constructor refuses is left out."""
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    hints = get_type_hints(cls)
+    defaults = {field.name: field.default for field in dataclasses.fields(cls) if field.name != "kind"}  # type: ignore[arg-type]
     plain = _made(cls, {})
     if plain is None:
         return []
-    orders = [{"order": n} for n in range(1, 6)] if "order" in fields else [{}]
-    noises = [{"eta": eta} for eta in (0.0, 1.0)] if "eta" in fields else [{}]
-    changes = [
-        {name: value}
-        for name, field in fields.items()
-        if name != "kind"
-        for value in _alternatives(field.default, hints[name])
-    ]
-    made = (_made(cls, change) for change in chain(({**o, **n} for o, n in product(orders, noises)), changes))
+    whole = [name for name, value in defaults.items() if _is_small(value)]
+    crossed = [_each(whole[0], range(6))] if whole else []
+    crossed += [_each(name, (0.0, 1.0)) for name in ("eta", "tau") if name in defaults]
+    crossed += [_each(name, (True, False)) for name, value in defaults.items() if isinstance(value, bool)]
+    hints = get_type_hints(cls)
+    single = [_each(name, range(6)) for name in whole[1:]]
+    single += [[dict.fromkeys(whole, n) for n in range(6)]] if len(whole) > 1 else []
+    single += [_each(name, get_args(hints[name])) for name in defaults if get_origin(hints[name]) is Literal]
+    changes = chain((dict(chain.from_iterable(c.items() for c in change)) for change in product(*crossed)), *single)
+    made = (_made(cls, change) for change in changes)
     return [plain, *(solver for solver in made if solver is not None and solver != plain)]
 
 
-def _alternatives(default: Any, hint: Any) -> Iterator[Any]:
-    if isinstance(default, bool):
-        yield not default
-    elif get_origin(hint) is Literal:
-        yield from get_args(hint)
+def _is_small(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 5
+
+
+def _each(name: str, values: Iterable[Any]) -> list[dict[str, Any]]:
+    return [{name: value} for value in values]
 
 
 def _made(cls: type, values: dict[str, Any]) -> Any:
@@ -77,3 +79,13 @@ def _short(value: Any) -> str:
 def is_adaptive(solver: Any) -> bool:
     """Whether it takes steps of its own inside a fall, so that its error follows a tolerance and not the levels."""
     return bool(getattr(solver, "adaptive", False))
+
+
+def tolerances(solver: Any, factor: float) -> Any:
+    """An adaptive solver with every tolerance ``factor`` times its own, or None where it has none among its fields.
+
+    A very loose one accepts every step that it tries, so that over short falls it takes one step for each.
+    """
+    names = [f.name for f in dataclasses.fields(solver) if "tol" in f.name] if dataclasses.is_dataclass(solver) else []
+    changes: dict[str, Any] = {name: factor * getattr(solver, name) for name in names}
+    return dataclasses.replace(solver, **changes) if changes and not isinstance(solver, type) else None

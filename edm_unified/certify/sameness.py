@@ -46,13 +46,19 @@ IDENTITIES: tuple[tuple[str, str, str], ...] = (
     ("dpmpp_2m_sde:correction=heun", "exponential_adams:order=2,eta=1", "2M SDE, heun: the exact integral"),
     ("dpmpp_3m", "exponential_adams:order=3", "3M with its factor 2 is the exact integral"),
     ("dpmpp_3m_sde", "exponential_adams:order=3,eta=1", "and with noise"),
-    ("unipc:order=2,corrector=false", "exponential_adams:order=2", "UniP-2, its condition solved"),
-    ("unipc:order=3,corrector=false", "exponential_adams:order=3", "UniP-3 is the 3M that was meant"),
+    ("unipc:p=2,corrector=false", "dpmpp_2m", "UniP-2 with bh2 and ρ = ½ is 2M"),
     ("deis:order=1", "ddim", "first orders are Euler's step in σ"),
     ("lms:order=1", "ddim", "first orders are Euler's step in σ"),
-    ("ipndm:order=1", "ddim", "first orders are Euler's step in σ"),
+    ("ipndm:max_order=1", "ddim", "first orders are Euler's step in σ"),
     ("exponential_adams_epsilon:order=1", "ddim", "and DPM-Solver-1"),
     ("velocity_adams:order=1", "ddim", "a straight line in flow time is one in σ"),
+    ("ddpm:variance=large", "reverse_diffusion", "β is the noise of the forward step"),
+    ("er_sde:order=1,phi=ode", "ddim", "ER-SDE with φ = σ is the ODE"),
+    ("er_sde:order=1,phi=reverse_sde", "ddpm", "and with φ = σ² the reverse SDE"),
+    ("dpmpp_sde:eta=0", "dpmpp_2s", "the two-stage SDE without noise"),
+    ("seeds:order=2", "dpmpp_sde", "SEEDS-2 in data prediction"),
+    ("seeds:order=3,eta=0", "dpmpp_3s", "SEEDS-3 without noise"),
+    ("sa_solver:predictor=3,corrector=0", "exponential_adams:order=3,eta=1", "SA-Solver P3"),
     ("sa_solver:predictor=1,corrector=0", "exponential_adams:order=1,eta=1", "SA-Solver P1"),
     ("seeds:order=1", "exponential_adams:order=1,eta=1", "SEEDS-1 is SDE-DPM-Solver++1"),
 )
@@ -72,7 +78,8 @@ NEAR_MISSES: tuple[tuple[str, str, str], ...] = (
     ("exponential_adams_epsilon:order=2", "exponential_adams:order=2", "ε against D under the same kernel"),
     ("res_2s", "dpmpp_2s", "stiff order 2 against 2S"),
     ("dpm_solver_2", "dpmpp_2s", "ε against D"),
-    ("unipc:order=2", "unipc:order=2,variant=bh1", "B(h) of the corrector"),
+    ("unipc:p=3,corrector=false", "exponential_adams:order=3", "UniP-3: one step of the warm-up has ρ = ½"),
+    ("unipc:p=2", "unipc:p=2,variant=bh1", "B(h) of the corrector"),
 )
 """Pairs that look alike and must not agree."""
 

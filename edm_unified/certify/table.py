@@ -6,25 +6,27 @@ import math
 import unicodedata
 from collections.abc import Sequence
 
+from edm_unified.certify import sameness
 from edm_unified.certify.certificate import Certificate
 from edm_unified.certify.noise import STEPS
 from edm_unified.certify.sameness import SAME, Pair
+from edm_unified.report.ranking import number
 
 HEAD = (
     "solver",
+    "certificate",
     "stated",
     "order",
     "plain start",
     "local",
     "error/Heun",
     "weak",
-    "std error at 10",
+    "std error 10",
     "20",
     "40",
-    "80 steps",
+    "80",
     "NFE",
     "schedule",
-    "certificate",
 )
 LEGEND = {
     "order": "global order from exact starting values, σ from 8 to 0.15, mixtures in 1-D, 2-D and 64-D together",
@@ -32,9 +34,9 @@ LEGEND = {
     "local": "order of the error of one step from the exact state with an exact past",
     "error/Heun": "error over Heun's at 40 counted evaluations, plain start",
     "weak": "order of the worst variance of a Gaussian of power-law spectrum with a near-null floor, by basis noise",
-    "std error": "worst relative error of a standard deviation of that Gaussian, σ from 80 to 0.002 on Karras' levels",
+    "std error": "worst relative error of a standard deviation of that Gaussian at 10 to 80 steps, σ from 80 to 0.002",
     "NFE": "evaluations counted in N steps down to 0",
-    "schedule": "blind: the same result under every schedule; else it steps in the schedule's time",
+    "schedule": "blind: the same result under every schedule; else it steps in the schedule's own time",
 }
 
 
@@ -44,14 +46,14 @@ def cells(c: Certificate) -> tuple[str, ...]:
     measured = (found.exact, found.plain, found.local) if found else (math.nan,) * 3
     return (
         c.solver,
+        "passes" if c.passed else "FAILS",
         "–" if c.stated is None else str(c.stated),
         *(_order(value) for value in measured),
-        _short(c.beside_heun.get(40, math.nan)),
+        number(c.beside_heun.get(40, math.nan), 2),
         _order(c.weak),
-        *(_short(c.std_errors.get(n, math.nan)) for n in STEPS),
+        *(number(c.std_errors.get(n, math.nan), 2) for n in STEPS),
         c.nfe,
-        f"blind, {digits(max(c.schedules.values()))} digits" if c.blind else "sees it",
-        "passes" if c.passed else "FAILS",
+        "blind" if c.blind else "sees it",
     )
 
 
@@ -64,23 +66,26 @@ def _order(value: float) -> str:
     return f"{value:.2f}" if math.isfinite(value) else "–"
 
 
-def _short(value: float) -> str:
-    """Two digits."""
-    if not math.isfinite(value):
-        return "–"
-    return f"{value:.1e}" if value and not 0.01 <= value < 99.5 else f"{value:.2g}"
-
-
 def notes(certified: Sequence[Certificate]) -> list[str]:
-    """Failures first, then remarks, then what is the same method under another name."""
+    """Failures first, then remarks, then the methods that have several names."""
     lines = [f"FAILS {c.solver}: {failure}" for c in certified for failure in c.failures]
     lines += [f"{c.solver}: {remark}" for c in certified for remark in c.remarks]
+    if blind := [max(c.schedules.values()) for c in certified if c.blind]:
+        lines.append(f"blind: to {digits(max(blind))} digits and more under {', '.join(sameness.SCHEDULES)} and EDM")
     lines += [f"{c.solver}: under {' and '.join(same)} as under EDM" for c in certified if (same := alike(c))]
+    return lines + [f"one method, to {agreed} digits: {', '.join(names)}" for names, agreed in families(certified)]
+
+
+def families(certified: Sequence[Certificate]) -> list[tuple[list[str], int]]:
+    """The methods that have several names, each once, and the digits to which all of them agree."""
+    found: dict[frozenset[str], float] = {}
     for c in certified:
         if c.same_as:
-            agreed = digits(max(gap for _, gap in c.same_as))
-            lines.append(f"{c.solver} is {' and '.join(name for name, _ in c.same_as)}, to {agreed} digits")
-    return lines
+            names = frozenset((c.solver, *(name for name, _ in c.same_as)))
+            found[names] = max(found.get(names, 0.0), *(gap for _, gap in c.same_as))
+    order = [c.solver for c in certified]
+    known = {name: i for i, name in enumerate(order)}
+    return [(sorted(names, key=lambda n: (known.get(n, len(order)), n)), digits(gap)) for names, gap in found.items()]
 
 
 def alike(c: Certificate) -> list[str]:
@@ -95,9 +100,14 @@ def markdown(certified: Sequence[Certificate], pairs: Sequence[Pair] = ()) -> st
     if lines := notes(certified):
         parts.append("\n".join(f"* {line}" for line in lines))
     if pairs:
-        rows = [(p.a, p.b, "same" if p.same else "differs", f"{p.difference:.0e}", p.why) for p in pairs]
+        rows = [(p.a, p.b, verdict(p), number(p.difference, 1), p.why) for p in pairs]
         parts.append(aligned(("method", "method", "", "relative difference", "why"), rows))
     return "\n\n".join(parts) + "\n"
+
+
+def verdict(pair: Pair) -> str:
+    """``same``, ``differs``, or that it is not what it should be."""
+    return ("" if pair.holds else "FAILS: not ") + ("same" if pair.same else "different")
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -57,7 +57,7 @@ class Mixtures:
             noise[target, :, d:] = 0
         self.start = HIGH * torch.from_numpy(noise).reshape(3 * SAMPLES, 64)
 
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, **cond: object) -> Tensor:
         y = x.reshape(3, -1, 64)
         if sigma.ndim:
             sigma = sigma.reshape(3, -1, 1)
@@ -97,7 +97,7 @@ def exact_flow(eta2: tuple[float, ...] = (0.0,)) -> Flow:
 
     def at(sigma: float) -> Tensor:
         if sigma == HIGH:
-            return target.start
+            return target.start.clone()  # a plugin may write into it
         u = lam[1] if sigma == LOW else -math.log(sigma)
         return torch.from_numpy(solution.sol(u)).reshape(target.start.shape)
 
@@ -114,7 +114,7 @@ class Spectrum:
     def __init__(self) -> None:
         self.v = torch.tensor(VARIANCES, dtype=torch.float64)[:, None]
 
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, **cond: object) -> Tensor:
         return self.v / (self.v + (sigma[:, None] if sigma.ndim else sigma).square()) * x
 
 
@@ -128,6 +128,11 @@ class Random:
         self.first, self.second = (torch.from_numpy(rng.standard_normal(s) / 2) for s in ((5, 16), (16, 5)))
         self.bias = torch.from_numpy(rng.standard_normal(16) / 4)
 
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, **cond: object) -> Tensor:
         sigma = sigma[:, None] if sigma.ndim else sigma
         return torch.tanh(x / torch.sqrt(1 + sigma.square()) @ self.first + self.bias * sigma.log()) @ self.second
+
+
+def nothing(x: Tensor, sigma: Tensor, **cond: object) -> Tensor:
+    """D = 0."""
+    return torch.zeros_like(x)

@@ -22,6 +22,7 @@ from edm_unified._shipped import suggest
 
 COMMANDS = {
     "compare": ("compare.compare", "Compare methods at equal budgets; write tables, figures, a report."),
+    "certify": ("certify.certify", "Measure orders, noise, NFE and identities of solvers."),
     "sample": ("sample.sample", "Draw samples with one method; write a picture and an array."),
     "show": ("show.show", "Print the design card of a method: formulas, levels, NFE."),
     "list": ("listing.list_components", "Name every schedule, solver, ... and the recipes."),

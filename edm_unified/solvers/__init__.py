@@ -21,9 +21,16 @@ solver                          order  NFE   the method
 :class:`DDIM`                   1      1     DDIM(η): Euler in σ, to ancestral
 :class:`DDPM`                   1      1     ancestral sampling, small or large variance
 :class:`EulerMaruyama`          1      1     reverse SDE in t
+:class:`ReverseDiffusion`       1      1     the forward transition run backwards
 :class:`DPMSolverPP2M`          2      1     DPM-Solver++(2M)
 :class:`DPMSolverPP2MSDE`       2      1     SDE-DPM-Solver++(2M)
 :class:`ExponentialAdams`       1–4    1     exponential Adams on D, with noise η
+:class:`SASolver`               1–5    1     predictor and corrector, with noise τ(σ)
+:class:`ERSDE`                  1–3    1     ER-SDE-Solver: noise by a scale φ(σ)
+:class:`DormandPrince45`        5      any   adaptive Dormand–Prince in ln σ, per sample
+:class:`DPMSolver12`            2      any   DPM-Solver-12, adaptive, per sample
+:class:`DPMSolver23`            3      any   DPM-Solver-23, adaptive, per sample
+:class:`AdaptiveSDE`            2      any   adaptive SDE (Jolicoeur-Martineau), per sample
 :class:`DPMSolverPP3M`          3      1     DPM-Solver++(3M), mended
 :class:`DPMSolverPP3MSDE`       3      1     SDE-DPM-Solver++(3M), mended
 :class:`UniPC`                  2–4    1     predictor and corrector at one evaluation
@@ -39,6 +46,13 @@ solver                          order  NFE   the method
 :class:`DPMSolverPPSDE`         2      2     DPM++ SDE, two stages, one noise
 :class:`SEEDS`                  1–3    1–3   SEEDS-1, 2, 3, on D or ε
 :data:`AsPublished`             1, 2   1     3M and its SDE as other libraries ship them
+:class:`LMS`                    1–4    1     Adams–Bashforth on ε in σ
+:class:`IPNDM`                  1–2    1     the same with the weights of even steps
+:class:`PNDM`                   2      1     iPNDM after three Runge–Kutta steps of four evaluations
+:class:`DEIS`                   1–4    1     Adams–Bashforth on ε in the time of VP
+:class:`ExponentialAdamsNoise`  1–4    1     exponential Adams on ε
+:class:`VelocityAdams`          1–4    1     Adams–Bashforth on the flow's velocity
+:class:`TrigonometricAdams`     1–4    1     Adams–Bashforth on the network's raw output
 ==============================  =====  ====  ========================================================
 """
 
@@ -49,14 +63,30 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from edm_unified.dynamics import Dynamics, Level, Walk
+from edm_unified.solvers.adams_stochastic import SASolver
+from edm_unified.solvers.adaptive import DormandPrince45, DPMSolver12, DPMSolver23, Ledger
+from edm_unified.solvers.adaptive_sde import AdaptiveSDE
 from edm_unified.solvers.as_published import (
     AsPublished,
     DPMSolverPP3MPublished,
     DPMSolverPP3MSDEDiffusers,
     DPMSolverPP3MSDEPublished,
 )
+from edm_unified.solvers.er_sde import ERSDE
 from edm_unified.solvers.exponential import DPMSolverPP2M, DPMSolverPP2MSDE, ExponentialAdams
-from edm_unified.solvers.exponential_runge_kutta import (
+from edm_unified.solvers.linear import Randn
+from edm_unified.solvers.multistep import (
+    DEIS,
+    IPNDM,
+    LMS,
+    PNDM,
+    ExponentialAdamsNoise,
+    TrigonometricAdams,
+    VelocityAdams,
+)
+from edm_unified.solvers.runge_kutta import RK4, Euler, Heun, Midpoint, Ralston, SecondOrder
+from edm_unified.solvers.seeds import SEEDS, DPMSolverPPSDE
+from edm_unified.solvers.single_step import (
     RES2S,
     RES3S,
     DPMSolver2,
@@ -67,10 +97,7 @@ from edm_unified.solvers.exponential_runge_kutta import (
     HochbruckOstermann4,
     Krogstad4,
 )
-from edm_unified.solvers.linear import Randn
-from edm_unified.solvers.runge_kutta import RK4, Euler, Heun, Midpoint, Ralston, SecondOrder
-from edm_unified.solvers.seeds import SEEDS, DPMSolverPPSDE
-from edm_unified.solvers.stochastic import DDIM, DDPM, EulerMaruyama
+from edm_unified.solvers.stochastic import DDIM, DDPM, EulerMaruyama, ReverseDiffusion
 from edm_unified.solvers.taylor import DPMSolverPP3M, DPMSolverPP3MSDE
 from edm_unified.solvers.unipc import UniPC
 
@@ -95,9 +122,16 @@ AnySolver = (
     | DDIM
     | DDPM
     | EulerMaruyama
+    | ReverseDiffusion
     | DPMSolverPP2M
     | DPMSolverPP2MSDE
     | ExponentialAdams
+    | SASolver
+    | ERSDE
+    | DormandPrince45
+    | DPMSolver12
+    | DPMSolver23
+    | AdaptiveSDE
     | DPMSolverPP3M
     | DPMSolverPP3MSDE
     | UniPC
@@ -112,20 +146,35 @@ AnySolver = (
     | DPMSolverFast
     | DPMSolverPPSDE
     | SEEDS
+    | LMS
+    | IPNDM
+    | PNDM
+    | DEIS
+    | ExponentialAdamsNoise
+    | VelocityAdams
+    | TrigonometricAdams
     | AsPublished
 )
 
 __all__ = [
     "DDIM",
     "DDPM",
+    "DEIS",
+    "ERSDE",
+    "IPNDM",
+    "LMS",
+    "PNDM",
     "RES2S",
     "RES3S",
     "RK4",
     "SEEDS",
+    "AdaptiveSDE",
     "AnySolver",
     "AsPublished",
     "DPMSolver2",
     "DPMSolver3",
+    "DPMSolver12",
+    "DPMSolver23",
     "DPMSolverFast",
     "DPMSolverPP2M",
     "DPMSolverPP2MSDE",
@@ -137,16 +186,23 @@ __all__ = [
     "DPMSolverPP3MSDEPublished",
     "DPMSolverPP3S",
     "DPMSolverPPSDE",
+    "DormandPrince45",
     "Euler",
     "EulerMaruyama",
     "ExponentialAdams",
+    "ExponentialAdamsNoise",
     "Heun",
     "HochbruckOstermann4",
     "Krogstad4",
+    "Ledger",
     "Midpoint",
     "Ralston",
     "Randn",
+    "ReverseDiffusion",
+    "SASolver",
     "SecondOrder",
     "Solver",
+    "TrigonometricAdams",
     "UniPC",
+    "VelocityAdams",
 ]

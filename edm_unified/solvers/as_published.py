@@ -64,9 +64,8 @@ class DPMSolverPP3MSDEPublished(ExponentialMultistep):
 class DPMSolverPP3MSDEDiffusers(ExponentialMultistep):
     """``sde-dpmsolver++`` of order 3 in diffusers, η = 1: no 2 in D2, and ((1 − e^{−H} − H)/H² **−** ½) D2 for + ½.
 
-    What should be H φ_3(−H) D2 then tends to −D2 and not to 0: the drift has order 1, and so have the samples. The
-    weights of the past do not shrink with the step, so that on uneven grids it need not converge at all. One
-    evaluation per step; the second step is 2M's midpoint form.
+    What should be H φ_3(−H) D2, and vanish as the step does, tends to −D2: the drift has order 1, and so have the
+    samples; less where short and long steps alternate. One evaluation per step; the second step is 2M's midpoint form.
     """
 
     kind: Literal["dpmpp_3m_sde_diffusers"] = "dpmpp_3m_sde_diffusers"

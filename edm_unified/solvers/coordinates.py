@@ -26,20 +26,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
-import torch
 
-from edm_unified.schedules import VP
+Start = Literal["plain", "rk2"]
+"""How a multistep method makes the first step of a history: with its one output, or with a second evaluation."""
+STARTS = ("plain", "rk2")
 
 
 class Frame(NamedTuple):
-    """A coordinate at one level: y = m x and f = n g, g = on_D D + on_x x."""
+    """A coordinate at one level: y = m x and f = n g, g = on_denoised D + on_x x."""
 
     m: float
     n: float
-    on_D: float = 1.0
+    on_denoised: float = 1.0
     on_x: float = -1.0
 
 
@@ -73,7 +74,7 @@ class Coordinate(ABC):
 
     @abstractmethod
     def frame(self, sigma: float) -> Frame:
-        """m, n, on_D and on_x at ``sigma``; only m at 0."""
+        """m, n, on_denoised and on_x at ``sigma``; only m at 0."""
 
     def span(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """∫_a^b K du."""
@@ -143,22 +144,30 @@ class EpsilonKernel(Coordinate):
         return b - a
 
     def moments(self, a: np.ndarray, b: np.ndarray, most: int) -> list[list[float]]:
-        table = np.ones((len(a), most))
-        if most > 1:
-            h = np.log(a / np.maximum(b, a * _NOTHING))
-            panels = np.ceil(h / 2)
-            for count in set(panels.tolist()):
-                rows = panels == count
-                table[rows, 1:] = self._quadrature(a[rows], b[rows], h[rows], int(count), most)
-        return table.tolist()  # type: ignore[no-any-return]
+        return _quadrature(self, tuple(a.tolist()), tuple(b.tolist()), most)
 
-    def _quadrature(self, a: np.ndarray, b: np.ndarray, h: np.ndarray, panels: int, most: int) -> np.ndarray:
-        s, w = _gauss_legendre(panels)
-        sigma = a[:, None] * np.exp(-h[:, None] * s)
-        ends = self.u(np.stack((a, np.maximum(b, a * _NOTHING))))[:, :, None]
-        v = (self.u(sigma) - ends[0]) / (ends[1] - ends[0])
-        density = sigma * w * (h / (a - b))[:, None]
-        return np.stack([(density * v**k).sum(1) for k in range(1, most)], axis=1)
+
+@lru_cache(maxsize=64)
+def _quadrature(
+    coordinate: EpsilonKernel, starts: tuple[float, ...], ends: tuple[float, ...], most: int
+) -> list[list[float]]:
+    """The moments of each fall, remembered between runs over the same levels."""
+    table = np.ones((len(starts), most))
+    a, b = np.array(starts), np.array(ends)
+    last = np.maximum(b, a * _NOTHING)
+    h = np.log(a / last)
+    panels = np.ceil(h / 2)
+    for count in set(panels.tolist()):
+        rows = panels == count
+        s, w = _gauss_legendre(int(count))
+        sigma = a[rows, None] * np.exp(-h[rows, None] * s)
+        u_a, u_b = coordinate.u(a[rows, None]), coordinate.u(last[rows, None])
+        v = (coordinate.u(sigma) - u_a) / (u_b - u_a)
+        density = sigma * w * (h / (a - b))[rows, None]
+        for k in range(1, most):
+            density *= v
+            table[rows, k] = density.sum(1)
+    return table.tolist()  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -173,14 +182,15 @@ class LogSNR(EpsilonKernel):
 
 @dataclass(frozen=True)
 class VPTime(EpsilonKernel):
-    """ε as a polynomial in the time of :class:`~edm_unified.schedules.VP`."""
+    """ε as a polynomial in the t of :class:`~edm_unified.schedules.VP`, ½β_d t² + β_min t = ln(1 + σ²)."""
 
     beta_d: float
     beta_min: float
 
     def u(self, sigma: np.ndarray) -> np.ndarray:
-        time: np.ndarray = VP(self.beta_d, self.beta_min).time(torch.from_numpy(sigma)).numpy()
-        return time
+        B = np.log1p(sigma**2)
+        t: np.ndarray = 2 * B / (self.beta_min + np.sqrt(self.beta_min**2 + 2 * self.beta_d * B))
+        return t
 
 
 def _epsilon(sigma: float) -> Frame:

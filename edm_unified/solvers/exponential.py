@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -24,6 +26,7 @@ from torch import Tensor
 
 from edm_unified._component import choice, component, count, nonnegative
 from edm_unified.dynamics import Dynamics, Level, Walk
+from edm_unified.solvers.coordinates import STARTS, Start, weights_of_moments
 from edm_unified.solvers.linear import Randn, Row, combine, row
 
 
@@ -60,6 +63,7 @@ class Plan(NamedTuple):
     rows: tuple[tuple[int, Row, float], ...]  # how many past outputs are used, weights, standard deviation
     turn: int
     history: tuple[Tensor, ...]  # oldest first
+    closings: Mapping[int, Row] = MappingProxyType({})  # of (D at b, D at a, x), for the falls that evaluate D twice
 
 
 class ExponentialMultistep(ABC):
@@ -75,6 +79,8 @@ class ExponentialMultistep(ABC):
     def noise(self) -> float:
         """η."""
 
+    start: ClassVar[str] = "plain"
+
     @abstractmethod
     def output_weights(self, H: float, nodes: list[float]) -> list[float]:
         """Weights of the outputs at ``nodes``, in units of the step (0 is the newest, the others negative, falling)."""
@@ -82,7 +88,18 @@ class ExponentialMultistep(ABC):
     def init(self, dynamics: Dynamics, walk: Walk) -> Plan:
         """All rows of the walk."""
         falls = walk.falls
-        return Plan(tuple(self._row(falls, i, streak) for i, streak in enumerate(walk.streaks)), 0, ())
+        streaks = walk.streaks
+        rows = tuple(self._row(falls, i, streak) for i, streak in enumerate(streaks))
+        if self.start == "plain" or self.most_outputs == 1:
+            return Plan(rows, 0, ())
+        first = [i for i, streak in enumerate(streaks) if streak == 0 and falls[i][1].sigma > 0]
+        return Plan(rows, 0, (), {i: self._closing(rows[i], falls[i]) for i in first})
+
+    def _closing(self, first: tuple[int, Row, float], fall: tuple[Level, Level]) -> Row:
+        """Weights of (D at b, D at a, x) that end a step whose ``first`` row led to b: the integral through both."""
+        H = (1 + self.noise**2) * math.log(fall[0].sigma / fall[1].sigma)
+        at_a, at_b = self.output_weights(H, [0.0, 1.0])
+        return row((at_b, at_a, first[1].weights[-1]))
 
     def _row(self, falls: list[tuple[Level, Level]], i: int, streak: int) -> tuple[int, Row, float]:
         a, b = falls[i][0].sigma, falls[i][1].sigma
@@ -100,28 +117,24 @@ class ExponentialMultistep(ABC):
         """One fall from level a to level b."""
         past, weights, std = state.rows[state.turn]
         used = (*state.history[len(state.history) - past :], dynamics.denoise(x, a))
-        x = combine(weights, (*used, x))
+        out = combine(weights, (*used, x))
         history = used[-(self.most_outputs - 1) :] if self.most_outputs > 1 else ()
-        return torch.add(x, randn(), alpha=std) if std else x, Plan(state.rows, state.turn + 1, history)
+        noise = randn() if std else None
+        out = out if noise is None else torch.add(out, noise, alpha=std)
+        if state.closings and state.turn in state.closings:
+            out = combine(state.closings[state.turn], (dynamics.denoise(out, b), used[-1], x))
+            out = out if noise is None else torch.add(out, noise, alpha=std)  # the same noise: one path of the SDE
+        return out, Plan(state.rows, state.turn + 1, history, state.closings)
 
 
 def lagrange_weights(H: float, nodes: list[float]) -> list[float]:
     """∫_0^1 H e^{−H(1−v)} ℓ_j(v) dv for the Lagrange basis ℓ_j on ``nodes``.
 
-    They are the w with Σ_j w_j v_j^k = ∫_0^1 H e^{−H(1−v)} v^k dv, a Vandermonde system, which is solved by Björck &
-    Pereyra 1970 (Golub & Van Loan 2013, Algorithm 4.6.2).
+    They are the w with Σ_j w_j v_j^k = ∫_0^1 H e^{−H(1−v)} v^k dv.
     """
-    w = [math.factorial(k) * H * value for k, value in enumerate(phis(len(nodes), -H)[1:])]
-    last = len(w) - 1
-    for k in range(last):
-        for i in range(last, k, -1):
-            w[i] -= nodes[k] * w[i - 1]
-    for k in range(last - 1, -1, -1):
-        for i in range(k + 1, last + 1):
-            w[i] /= nodes[i] - nodes[i - k - 1]
-        for i in range(k, last):
-            w[i] -= w[i + 1]
-    return w
+    return weights_of_moments(
+        nodes, [math.factorial(k) * H * value for k, value in enumerate(phis(len(nodes), -H)[1:])]
+    )
 
 
 @component
@@ -131,15 +144,20 @@ class ExponentialAdams(ExponentialMultistep):
     Order 1 to 3 (4 is allowed; it is rarely better), one evaluation per step. η = 0: order 1 is DDIM, order 2 UniP-2,
     order 3 the DPM-Solver++(3M) that was meant (Hochbruck & Ostermann 2010, section 2.5; Lu et al. 2022b). η > 0: the
     predictor of SA-Solver with constant τ = η (Xue et al. 2023), SDE-DPM-Solver++ at order 1.
+
+    The first step of a history is of order 1, which leaves order 2 at the end whatever comes after. ``start="rk2"``
+    closes it with a second evaluation, at b (and the same noise), which keeps order 3.
     """
 
     order: int = 2
     eta: float = 0.0
+    start: Start = "plain"  # type: ignore[misc]
     kind: Literal["exponential_adams"] = "exponential_adams"
 
     def __post_init__(self) -> None:
         count("order", self.order, most=4)
         nonnegative("eta", self.eta)
+        choice("start", self.start, STARTS)
 
     @property
     def stochastic(self) -> bool:

@@ -15,174 +15,26 @@ and returns D where it is not, or where there is no history.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from edm_unified._component import choice, component, count, nonnegative, positive
-from edm_unified.dynamics import Dynamics, Level, Walk
+from edm_unified.dynamics import Dynamics, Level
+from edm_unified.solvers.adams import Multistep, Stage, runge_kutta
 from edm_unified.solvers.coordinates import (
+    STARTS,
     Arc,
     Coordinate,
     FlowTime,
     LogSNR,
     Sigma,
+    Start,
     StepIndex,
     VPTime,
-    weights_of_moments,
 )
-from edm_unified.solvers.linear import Randn, Row, combine, row
-
-Start = Literal["plain", "rk2"]
-STARTS = ("plain", "rk2")
-
-
-class Stage(NamedTuple):
-    """Another evaluation, at ``level``, of the state that ``weights`` combine from the outputs so far and x (last)."""
-
-    level: Level
-    weights: Row
-
-
-class Fall(NamedTuple):
-    """One step, ready to be taken: x_b = Σ weights · (outputs, x) + Σ tail · (stored g of the past, oldest first)."""
-
-    stages: tuple[Stage, ...]
-    weights: Row
-    tail: tuple[float, ...]
-    mixed: bool
-    """The stored g are under ``weights`` too, before the output: all weights sum to one, and it is a chain of lerps."""
-    lean: float | None
-    """g = lerp(D, x, lean), or D − x where it is None."""
-    kept: bool
-    """Whether a later step of the walk uses this one's g."""
-
-
-class Plan(NamedTuple):
-    """State: the falls, which is next, and the g of past steps, oldest first."""
-
-    falls: tuple[Fall, ...]
-    turn: int
-    history: tuple[Tensor, ...]
-
-
-class Multistep(ABC):
-    """Adams–Bashforth in a coordinate: final subclasses say in which, and with how many outputs."""
-
-    stochastic: ClassVar[bool] = False
-
-    @property
-    @abstractmethod
-    def coordinate(self) -> Coordinate: ...
-
-    @property
-    @abstractmethod
-    def most_outputs(self) -> int:
-        """How many outputs a step uses once the history is long enough."""
-
-    @property
-    @abstractmethod
-    def start(self) -> str: ...
-
-    def init(self, dynamics: Dynamics, walk: Walk) -> Plan:
-        """All falls of the walk."""
-        falls = walk.falls
-        if not falls:
-            return Plan((), 0, ())
-        coordinate, most = self.coordinate, self.most_outputs
-        a, b = np.array([(a.sigma, b.sigma) for a, b in falls]).T
-        u = coordinate.u(a).tolist()
-        du = (coordinate.u(b) - u).tolist()
-        spans = coordinate.span(a, b).tolist()
-        moments = coordinate.moments(a, b, max(most, 2))
-        streaks = walk.streaks
-        frames = [coordinate.frame(level.sigma) for level, _ in falls]
-        starts = self.starts(dynamics, falls, streaks, spans, moments)
-        plan = []
-        for i, (streak, (_, end)) in enumerate(zip(streaks, falls, strict=True)):
-            lean = None if frames[i].on_x == -1 and frames[i].on_D == 1 else frames[i].on_x
-            kept = most > 1 and i + 1 < len(falls) and streaks[i + 1] > 0
-            past = min(most - 1, streak)
-            if i in starts:
-                stages, closing = starts[i]
-                plan.append(Fall(stages, closing, (), False, lean, kept))
-            elif end.sigma == 0 and (past == 0 or not coordinate.reaches_zero):
-                plan.append(Fall((), row((1.0, 0.0)), (), False, lean, kept))
-            else:
-                nodes = coordinate.nodes([u[j] - u[i] for j in range(i, i - past - 1, -1)], du[i])
-                scale = spans[i] / coordinate.frame(end.sigma).m
-                w = [scale * c * frames[i - j].n for j, c in enumerate(weights_of_moments(nodes, moments[i]))]
-                x = frames[i].m / coordinate.frame(end.sigma).m + w[0] * frames[i].on_x
-                newest, tail = (w[0] * frames[i].on_D, x), tuple(w[:0:-1])
-                chain = row((*tail, *newest))
-                mixed = bool(tail and chain.ratios)
-                plan.append(Fall((), chain if mixed else row(newest), () if mixed else tail, mixed, lean, kept))
-        return Plan(tuple(plan), 0, ())
-
-    def starts(
-        self,
-        dynamics: Dynamics,
-        falls: Sequence[tuple[Level, Level]],
-        streaks: Sequence[int],
-        spans: Sequence[float],
-        moments: Sequence[Sequence[float]],
-    ) -> Mapping[int, tuple[tuple[Stage, ...], Row]]:
-        """Stages and closing weights of the falls that a one-step method makes, by their number."""
-        if self.start == "plain" or self.most_outputs == 1:
-            return {}
-        rows = {}
-        for i, (a, b) in enumerate(falls):
-            if streaks[i] == 0 and b.sigma > 0:
-                h, half = spans[i], moments[i][1]
-                rows[i] = runge_kutta(self.coordinate, a, [b], b, [[h], [h * (1 - half), h * half]])
-        return rows
-
-    def step(self, dynamics: Dynamics, x: Tensor, a: Level, b: Level, state: Plan, randn: Randn) -> tuple[Tensor, Plan]:
-        """One fall from level a to level b."""
-        fall, history = state.falls[state.turn], state.history
-        denoised = dynamics.denoise(x, a)
-        if fall.stages:
-            outputs: tuple[Tensor, ...] = (denoised,)
-            for level, weights in fall.stages:
-                outputs += (dynamics.denoise(combine(weights, (*outputs, x)), level),)
-            out = combine(fall.weights, (*outputs, x))
-        elif fall.mixed:
-            out = combine(fall.weights, (*history[2 - len(fall.weights.weights) :], denoised, x))
-        else:
-            out = combine(fall.weights, (denoised, x))
-            if fall.tail:
-                for weight, g in zip(fall.tail, history[-len(fall.tail) :], strict=True):
-                    out.add_(g, alpha=weight)
-        if fall.kept:
-            g = torch.sub(denoised, x) if fall.lean is None else torch.lerp(denoised, x, fall.lean)
-            history = (*history, g)[1 - self.most_outputs :]
-        else:
-            history = ()
-        return out, Plan(state.falls, state.turn + 1, history)
-
-
-def runge_kutta(
-    coordinate: Coordinate, a: Level, levels: Sequence[Level], b: Level, A: Sequence[Sequence[float]]
-) -> tuple[tuple[Stage, ...], Row]:
-    """Stages at a and ``levels``, closed at b, with m_i X_i = m_a x + Σ_j A_ij f_j; the last row of ``A`` closes.
-
-    The recursion is run on weight vectors of (outputs, x).
-    """
-    at_a = coordinate.frame(a.sigma)
-    size = len(levels) + 1
-    unit = np.eye(size + 1)
-    X, frame, slopes, stages = unit[size], at_a, list[np.ndarray](), list[Stage]()
-    for i, level in enumerate((*levels, b)):
-        slopes.append(frame.n * (frame.on_D * unit[i] + frame.on_x * X))
-        frame = coordinate.frame(level.sigma)
-        X = (at_a.m * unit[size] + sum(c * f for c, f in zip(A[i], slopes, strict=True))) / frame.m
-        if i < len(levels):
-            stages.append(Stage(level, row([*X[: i + 1].tolist(), float(X[size])])))
-    return tuple(stages), row(X.tolist())
+from edm_unified.solvers.linear import Row
 
 
 @component
@@ -267,9 +119,7 @@ class PNDM(Multistep):
             (a, b), h = falls[i], spans[i]
             to = middle.sigma - a.sigma
             closing = [h / 6, h / 3, h / 3, h / 6]
-            rows[i] = runge_kutta(
-                self.coordinate, a, [middle, middle, b], b, [[to], [0.0, to], [0.0, 0.0, h], closing]
-            )
+            rows[i] = runge_kutta(self.coordinate, a, [middle, middle, b], b, [[to], [0.0, to], [0.0, 0.0, h], closing])
         return rows
 
 

@@ -98,10 +98,10 @@ class EulerMaruyama(OneEvaluation):
 class ReverseDiffusion(OneEvaluation):
     """Reverse diffusion: the forward transition b → a run backwards (Song et al. 2021, Eq. 46).
 
-    A forward step x_a = x_b + F x_b + G n of the scaled state becomes x_b = x_a − F x_a + G² ∇ln p(x_a) + G n. The exact
-    transition has F = s_a/s_b − 1 and G = s_a √(a² − b²), with which it is Song's own for the VP and VE SDEs. Where
-    s = 1 it is :class:`DDPM` with the large variance. The predictor of the score SDEs' predictor–corrector samplers.
-    Weak order 1, one evaluation per step. The fall to 0 returns D (their denoising step).
+    A forward step x_a = x_b + F x_b + G n of the scaled state becomes x_b = x_a − F x_a + G² ∇ln p(x_a) + G n. Of the
+    exact transition, F = s_a/s_b − 1 and G = s_a √(a² − b²): for the VP and VE SDEs Song's own. Where s = 1 it is
+    :class:`DDPM` with the large variance. It is the predictor of the score SDEs' predictor–corrector samplers. Weak
+    order 1, one evaluation per step. The fall to 0 returns D (their denoising step).
     """
 
     kind: Literal["reverse_diffusion"] = "reverse_diffusion"

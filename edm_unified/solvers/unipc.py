@@ -45,11 +45,12 @@ class Plan(NamedTuple):
 
 @component
 class UniPC:
-    """UniPC-p on D (Zhao et al. 2023, Algorithms 5 to 8): order p + 1 with the corrector, p without; p = 1, 2, 3.
+    """UniPC-p on D: order p + 1 with the corrector, p without; p = 1, 2, 3.
 
-    One evaluation per step either way: the corrector acts where another fall follows, which needs its evaluation
-    anyway, and not before a rise, a repeat or the end (as published, "no corrector at the last step"). Around churn and
-    ancestral noise, where every fall is followed by a rise, it never acts. The fall to σ = 0 returns D.
+    Zhao et al. 2023, Algorithms 1 and 2, in the data prediction of its appendix. One evaluation per step either way:
+    the corrector acts where another fall follows, which needs its evaluation anyway, and not before a rise, a repeat or
+    the end (as published, "no corrector at the last step"). Around churn and ancestral noise, where every fall is
+    followed by a rise, it never acts, and the method is DDIM. The fall to σ = 0 returns D.
 
     p = 2 keeps its order 3 from a plain start; p = 3 has 4 from exact starting values, 3 from a plain start.
     """

@@ -21,7 +21,7 @@ FLOORS = (
     {"sampling", "reference_solution", "training", "networks", "likelihood", "interop"},
     {"metrics"},
     {"recipe"},
-    {"compare", "report"},
+    {"compare", "report", "certify"},
     {"cli", "__main__"},
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

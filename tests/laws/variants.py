@@ -48,6 +48,19 @@ SOLVERS: dict[type, tuple[Any, ...]] = {
     solvers.DDIM: (solvers.DDIM(), solvers.DDIM(eta=0.5), solvers.DDIM(eta=1.0)),
     solvers.DDPM: (solvers.DDPM(), solvers.DDPM(variance="large")),
     solvers.EulerMaruyama: (solvers.EulerMaruyama(), solvers.EulerMaruyama(eta=0.5), solvers.EulerMaruyama(eta=0.0)),
+    solvers.ReverseDiffusion: (solvers.ReverseDiffusion(),),
+    solvers.SASolver: (
+        solvers.SASolver(),
+        solvers.SASolver(predictor=1, corrector=2, tau=0.5),
+        solvers.SASolver(predictor=2, corrector=0),
+        solvers.SASolver(tau=0.0),
+    ),
+    solvers.ERSDE: (
+        solvers.ERSDE(order=2),
+        solvers.ERSDE(order=3, phi="reverse_sde"),
+        solvers.ERSDE(order=2, phi="ode"),
+        solvers.ERSDE(order=1),
+    ),
     solvers.DPMSolverPP2M: (solvers.DPMSolverPP2M(),),
     solvers.DPMSolverPP2MSDE: (
         solvers.DPMSolverPP2MSDE(),
@@ -58,7 +71,19 @@ SOLVERS: dict[type, tuple[Any, ...]] = {
     solvers.ExponentialAdams: (
         *(solvers.ExponentialAdams(order=order, eta=eta) for order in (1, 2, 3) for eta in (0.0, 0.5, 1.0)),
         solvers.ExponentialAdams(order=4),
+        solvers.ExponentialAdams(order=3, start="rk2"),
+        solvers.ExponentialAdams(order=3, eta=1.0, start="rk2"),
     ),
+    solvers.LMS: (*(solvers.LMS(order=order) for order in (4, 3, 2)), solvers.LMS(order=3, start="rk2")),
+    solvers.IPNDM: (*(solvers.IPNDM(max_order=order) for order in (4, 3, 2)), solvers.IPNDM(start="rk2")),
+    solvers.PNDM: (solvers.PNDM(),),
+    solvers.DEIS: tuple(solvers.DEIS(order=order) for order in (3, 2, 4)),
+    solvers.ExponentialAdamsNoise: tuple(solvers.ExponentialAdamsNoise(order=order) for order in (2, 3, 4)),
+    solvers.VelocityAdams: (
+        *(solvers.VelocityAdams(order=order) for order in (3, 2, 4)),
+        solvers.VelocityAdams(start="rk2"),
+    ),
+    solvers.TrigonometricAdams: tuple(solvers.TrigonometricAdams(order=order) for order in (3, 2, 4)),
     solvers.DPMSolverPP3M: (solvers.DPMSolverPP3M(),),
     solvers.DPMSolverPP3MSDE: (solvers.DPMSolverPP3MSDE(), solvers.DPMSolverPP3MSDE(eta=0.5)),
     solvers.UniPC: tuple(
@@ -94,6 +119,14 @@ SOLVERS: dict[type, tuple[Any, ...]] = {
     ),
     solvers.DPMSolverPP3MSDEDiffusers: (solvers.DPMSolverPP3MSDEDiffusers(),),
 }
+
+ADAPTIVE: dict[type, tuple[Any, ...]] = {
+    solvers.DormandPrince45: (solvers.DormandPrince45(),),
+    solvers.DPMSolver12: (solvers.DPMSolver12(),),
+    solvers.DPMSolver23: (solvers.DPMSolver23(),),
+    solvers.AdaptiveSDE: (solvers.AdaptiveSDE(), solvers.AdaptiveSDE(eta=0.5)),
+}
+"""Their steps are not ours to set: they have laws of their own in ``test_adaptive.py``."""
 
 STEPS: dict[type, tuple[Any, ...]] = {
     discretization.Karras: (discretization.Karras(), discretization.Karras(n=7, rho=1.0)),
@@ -141,7 +174,7 @@ CORRECTORS: dict[type, tuple[Any, ...]] = {
 
 UNIONS = {
     "schedules": (schedules.AnySchedule, SCHEDULES),
-    "solvers": (solvers.AnySolver, SOLVERS),
+    "solvers": (solvers.AnySolver, SOLVERS | ADAPTIVE),
     "steps": (discretization.AnySteps, STEPS),
     "renoising": (renoising.AnyRenoising, RENOISING),
     "correctors": (correctors.AnyCorrector, CORRECTORS),
@@ -178,9 +211,18 @@ def needs_corrector(rule: Any) -> Any:
     return correctors.AnnealedLangevin() if isinstance(rule, renoising.Corrected) else None
 
 
-def stochastic_amplitude(solver: Any) -> float:
-    """η: with its noise switched off, a solver integrates dx/dλ = (1 + η²)(D − x)."""
-    return 1.0 if isinstance(solver, solvers.DDPM) else float(getattr(solver, "eta", getattr(solver, "tau", 0.0)))
+def stochastic_amplitude(solver: Any) -> float | Callable[[float], float]:
+    """η, or the function σ ↦ 1 + η². With its noise switched off, a solver integrates dx/dλ = (1 + η²)(D − x)."""
+    if isinstance(solver, solvers.ERSDE):
+        return solver.rate
+    if isinstance(solver, solvers.DDPM | solvers.ReverseDiffusion):
+        return 1.0
+    return float(getattr(solver, "eta", getattr(solver, "tau", 0.0)))
+
+
+def rate_of(eta: float | Callable[[float], float]) -> Callable[[float], float]:
+    """σ ↦ 1 + η²."""
+    return eta if callable(eta) else lambda sigma: 1 + eta**2
 
 
 class Mixture:
@@ -202,18 +244,20 @@ class Mixture:
         return torch.from_numpy(self.numpy(x.numpy(), float(sigma)))
 
 
-def exact_flow(levels: list[float], start: Tensor, eta: float = 0.0) -> list[Tensor]:
+def exact_flow(levels: list[float], start: Tensor, eta: float | Callable[[float], float] = 0.0) -> list[Tensor]:
     """x at each of ``levels`` on dx/dλ = (1+η²)(D − x), by scipy's DOP853 near the last digit of float64."""
     columns = _exact_flow(tuple(levels), tuple(start.ravel().tolist()), eta)
     return [torch.tensor(column, dtype=torch.float64).reshape(start.shape) for column in columns]
 
 
 @lru_cache(maxsize=64)
-def _exact_flow(levels: tuple[float, ...], start: tuple[float, ...], eta: float) -> tuple[tuple[float, ...], ...]:
+def _exact_flow(
+    levels: tuple[float, ...], start: tuple[float, ...], eta: float | Callable[[float], float]
+) -> tuple[tuple[float, ...], ...]:
     lam = [-math.log(level) for level in levels]
-    mixture = Mixture()
+    mixture, rate = Mixture(), rate_of(eta)
     solution = solve_ivp(
-        lambda u, x: (1 + eta**2) * (mixture.numpy(x, math.exp(-u)) - x),
+        lambda u, x: rate(math.exp(-u)) * (mixture.numpy(x, math.exp(-u)) - x),
         (lam[0], lam[-1]),
         np.array(start),
         method="DOP853",
@@ -250,6 +294,10 @@ def evaluations(solver: Any, n: int) -> int:
     """What n steps that end at 0 must cost: all stages in each, and one in the last."""
     if isinstance(solver, solvers.DPMSolverFast):
         return max(1, 3 * (n - 1))
+    if isinstance(solver, solvers.PNDM):
+        return n + 3 * min(n - 1, 3)
+    if getattr(solver, "start", "plain") == "rk2":
+        return n + (n > 1)
     stages = len(solver.tableau.b) if hasattr(solver, "tableau") else getattr(solver, "stages", 1)
     return stages * (n - 1) + 1
 
@@ -268,6 +316,9 @@ def slope(errors: dict[int, float]) -> float:
 
 
 # -- the exact law of a stochastic sampler ------------------------------------------------------------------------
+
+
+GAUSS = tuple(array.tolist() for array in np.polynomial.legendre.leggauss(16))
 
 
 class Wiener:
@@ -309,20 +360,24 @@ def exact_variance(
     denoiser = Wiener(variances)
     dynamics = dynamics_of(schedule if schedule is not None else schedules.EDM(), denoiser)
     path = dynamics.walk(levels)
-    basis = Basis(len(variances), len(levels) * max(1, draws(solver)) + 2)
+    basis = Basis(len(variances), len(levels) * max(1, draws(solver)) + 8)
     v = denoiser.v
     x = torch.sqrt(v + levels[0] ** 2) * basis()
     if not prepared:
         return walk(dynamics, x, path, solver, corrector, S_noise, basis).square().sum(1)
-    A, state = 1 + stochastic_amplitude(solver) ** 2, solver.init(dynamics, path)
+    rate, state = rate_of(stochastic_amplitude(solver)), solver.init(dynamics, path)
     for i, (a, b) in enumerate(path.moves):
         start = x
         x, state = solver.step(dynamics, x, a, b, state, basis)
         if i < exact_start(solver):
-            keep = ((v + b.sigma**2) / (v + a.sigma**2)) ** (A / 2)
+            # exp −∫ (1 + η²) σ²/(v + σ²) d ln σ: ((v + b²)/(v + a²))^{(1 + η²)/2} where η does not depend on σ
+            step = math.log(a.sigma / b.sigma)
+            sigmas = [b.sigma * math.exp(0.5 * step * (1 + node)) for node in GAUSS[0]]
+            pulls = [w * rate(sigma) * sigma**2 / (v + sigma**2) for sigma, w in zip(sigmas, GAUSS[1], strict=True)]
+            keep = torch.exp(-0.5 * step * sum(pulls))
             # the noise of an eta = 0 process is exactly nothing; keep rounding from making it negative
             std = torch.sqrt(((v + b.sigma**2) - keep**2 * (v + a.sigma**2)).clamp(min=0))
-            x = keep * start + (std * basis() if A > 1 else 0)
+            x = keep * start + (std * basis() if solver.stochastic else 0)
     return x.square().sum(1)
 
 

@@ -212,7 +212,7 @@ def completions(arguments: str, incomplete: str) -> list[CompletionItem]:
         ("show", "ed", ["edm", "edm_stochastic"]),
         ("sample", "qu", ["quickstart"]),
         ("compare edm", "flow", ["flow_matching"]),
-        ("sample edm --solver", "dpm", ["dpmpp_2m", "dpmpp_2m_sde"]),
+        ("sample edm --solver", "dpmpp_2m", ["dpmpp_2m", "dpmpp_2m_sde"]),
         ("compare edm --solver", "eul", ["euler", "euler_maruyama"]),
         ("sample edm --schedule", "v", ["ve", "vp"]),
         ("compare edm --schedule", "co", ["cosine"]),

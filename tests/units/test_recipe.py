@@ -25,6 +25,7 @@ from edm_unified.recipe import (
     schema,
 )
 from edm_unified.recipe.catalogue import FAMILIES, summary
+from edm_unified.solvers import AnySolver
 
 EDM = codec.encode(Recipe.load("edm"))
 
@@ -58,8 +59,11 @@ FAULTS: list[tuple[str, Any, str]] = [
     ("sampler.solver.kind", "hein", "sampler.solver.kind: unknown 'hein'; did you mean 'heun'?"),
     ("sampler.solver.kind", "Heun", "sampler.solver.kind: unknown 'Heun'; did you mean 'heun'?"),
     ("sampler.solver.kind", 3, (
-        "sampler.solver.kind: unknown 3; choose from euler, heun, midpoint, ralston, second_order, rk4, ddim, ddpm, "
-        "euler_maruyama, dpmpp_2m, dpmpp_2m_sde, exponential_adams"
+        f"sampler.solver.kind: unknown 3; `edm-unified list` names all {len(codec.components(AnySolver))}"
+    )),
+    ("schedule.kind", 3, (
+        "schedule.kind: unknown 3; choose from edm, ve, geometric_ve, exponential_ve, vp, subvp, cosine, trigonometric, "
+        "flow_matching, beta_table"
     )),
     ("sampler.solver", "heun", "sampler.solver: must be a mapping such as {kind: heun}, got 'heun'"),
     ("sampler.solver", None, "sampler.solver: must be a mapping such as {kind: euler}, got null"),

@@ -1,0 +1,155 @@
+"""``edm-unified certify``: measure what the names of solvers promise."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edm_unified.cli import options
+
+if TYPE_CHECKING:
+    from edm_unified.certify import Certificate
+
+MARKS = ("<!-- certificates: written by edm-unified certify -->", "<!-- end of certificates -->")
+"""Between these lines of a Markdown file ``--into`` writes."""
+
+
+@click.command(short_help="Measure orders, noise, NFE and identities of solvers.")
+@click.argument("solvers", nargs=-1, metavar="[SOLVER]...", shell_complete=options.complete_solver)
+@click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="MODULE:CLASS",
+    help="A solver class of your own, e.g. mylab.solvers:Mine; its module is imported. May be repeated.",
+)
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with log-log plots.")
+@click.option("--into", type=click.Path(path_type=Path), metavar="FILE",
+              help="Write the table between the marks of a Markdown file, as in docs/certificates.md.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per solver, and nothing else.")
+@options.quiet
+def certify(
+    solvers: tuple[str, ...],
+    plugins: tuple[str, ...],
+    html: Path | None,
+    into: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Certify every SOLVER (a kind, with parameters after a colon), or all of them at several settings.
+
+    The exit code is 1 if a certificate fails.
+
+    \b
+    edm-unified certify heun dpmpp_2m
+    edm-unified certify second_order:alpha=0.5 ddim:eta=1 --html certificates.html
+    edm-unified certify --plugin mylab.solvers:Mine
+    """
+    if into is not None:
+        _split(into)  # before the work
+    import torch
+
+    chosen = _chosen(solvers, plugins)
+    from edm_unified import certify as certifying
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the states are small: more threads wait for each other
+    try:
+        with options.progress(not (quiet or as_json)) as bar:
+            certified = certifying.certificates(chosen, bar.update)
+            if html is not None:
+                bar.say("writing the page")
+                _write(html, certifying.build(certified))
+    finally:
+        torch.set_num_threads(threads)
+    whole = not (solvers or plugins)
+    if into is not None:
+        before, after = _split(into)
+        _write(into, f"{before}{MARKS[0]}\n\n{certifying.markdown(certified, certifying.pairs())}\n{MARKS[1]}{after}")
+    if as_json:
+        for certificate in certified:
+            click.echo(json.dumps(certificate.as_json()))
+    elif not quiet:
+        _print(certified, whole)
+    if not (all(c.passed for c in certified) and (not whole or all(pair.holds for pair in certifying.pairs()))):
+        raise click.exceptions.Exit(1)
+
+
+def _chosen(names: Sequence[str], plugins: Sequence[str]) -> list[Any]:
+    from edm_unified.certify import every
+    from edm_unified.recipe import parse_component
+    from edm_unified.solvers import AnySolver
+
+    if not names and not plugins:
+        return every()
+    named = [parse_component(AnySolver, name, "certify") for name in dict.fromkeys(names)]
+    return [*named, *map(_plugin, dict.fromkeys(plugins))]
+
+
+def _plugin(text: str) -> Any:
+    """An instance of the class, or the instance, that ``module:Name`` names. The module is imported."""
+    from importlib import import_module
+
+    module, colon, name = text.partition(":")
+    if not (module and colon and name):
+        raise ValueError(f"--plugin {text}: write it as MODULE:CLASS, e.g. mylab.solvers:Mine")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # modules of the folder that the command is run in, as with python -m
+    try:
+        found: Any = import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+        solver = found() if isinstance(found, type) else found
+    except Exception as error:  # whatever a foreign module raises is one line here
+        raise ValueError(f"--plugin {text}: {type(error).__name__}: {error}") from error
+    missing = [method for method in ("init", "step") if not callable(getattr(solver, method, None))]
+    if missing:
+        raise ValueError(f"--plugin {text}: has no method {' and no '.join(missing)}; see docs/extending.md")
+    return solver
+
+
+def _split(path: Path) -> tuple[str, str]:
+    """What stands before and after the marks."""
+    content = path.read_text("utf-8")
+    before, begin, rest = content.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not (begin and end):
+        raise ValueError(f"--into {path}: has no lines {MARKS[0]!r} and {MARKS[1]!r} to write between")
+    return before, after
+
+
+def _write(path: Path, content: str) -> None:
+    from edm_unified._files import write_atomic
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, content)
+
+
+def _print(certified: list[Certificate], whole: bool) -> None:
+    """On a terminal a table in colours; elsewhere the same as Markdown."""
+    from edm_unified import certify as certifying
+    from edm_unified.certify import table
+
+    if not sys.stdout.isatty():
+        click.echo(certifying.markdown(certified, certifying.pairs() if whole else ()), nl=False)
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    grid = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for i, name in enumerate(table.HEAD):
+        grid.add_column(name, justify="left" if i < 2 else "right", overflow="fold")
+    for certificate in certified:
+        name, verdict, *cells = table.cells(certificate)
+        style = "green" if certificate.passed else "bold red"
+        grid.add_row(Text(name), Text(verdict, style=style), *map(Text, cells))
+    console.print(grid)
+    for line in table.notes(certified):
+        console.print(Text(line, style="red" if line.startswith("FAILS") else "dim"))

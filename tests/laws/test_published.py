@@ -1,0 +1,155 @@
+"""The third-order DPM-Solver++ as printed and as mended: how far they are apart, and why."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from test_equivalence import LEVELS, NOISE, D, at, near, run
+from test_order import final_error
+from torch import Tensor
+from variants import name, slope, zigzag_levels
+
+from edm_unified import solvers
+from edm_unified.schedules import VP, FlowMatching
+from edm_unified.solvers.as_published import AsPublished
+from edm_unified.solvers.taylor import taylor_weights
+
+SDE = (solvers.DPMSolverPP3MSDEPublished, solvers.DPMSolverPP3MSDEDiffusers)
+PUBLISHED = [solvers.DPMSolverPP3MPublished(), *(solver() for solver in SDE)]
+
+
+# -- the codes, by hand ------------------------------------------------------------------------------------------------
+
+
+def differences(now: Tensor, past: list[Tensor], h: float, steps: list[float]) -> tuple[Tensor, Tensor]:
+    """D1 and D2 as all of them compute it, without the 2."""
+    r0, r1 = steps[-1] / h, steps[-2] / h
+    d0, d1 = (now - past[-1]) / r0, (past[-1] - past[-2]) / r1
+    return d0 + r0 / (r0 + r1) * (d0 - d1), (d0 - d1) / (r0 + r1)
+
+
+def dpm_solver(x: Tensor, a: float, b: float, now: Tensor, past: list[Tensor], steps: list[float], n: Any) -> Tensor:
+    """The authors' and diffusers' ``dpmsolver++``, order 3; the second step is 2M."""
+    h = math.log(a / b)
+    x = b / a * x + (1 - math.exp(-h)) * now
+    if len(past) == 1:
+        return x + 0.5 * (1 - math.exp(-h)) * (now - past[-1]) / (steps[-1] / h)
+    if not past:
+        return x
+    D1, D2 = differences(now, past, h, steps)
+    return x + ((math.exp(-h) - 1) / h + 1) * D1 - ((math.exp(-h) - 1 + h) / h**2 - 0.5) * D2
+
+
+def k_diffusion(x: Tensor, a: float, b: float, now: Tensor, past: list[Tensor], steps: list[float], n: Any) -> Tensor:
+    """``sample_dpmpp_3m_sde`` at eta = 1."""
+    h = math.log(a / b)
+    H = 2 * h
+    x = math.exp(-H) * x - math.expm1(-H) * now
+    phi_2 = math.expm1(-H) / H + 1
+    if len(past) == 1:
+        x = x + phi_2 * (now - past[-1]) / (steps[-1] / h)
+    elif past:
+        D1, D2 = differences(now, past, h, steps)
+        x = x + phi_2 * D1 - (phi_2 / H - 0.5) * D2
+    return x + b * math.sqrt(-math.expm1(-2 * h)) * n()
+
+
+def diffusers(x: Tensor, a: float, b: float, now: Tensor, past: list[Tensor], steps: list[float], n: Any) -> Tensor:
+    """``sde-dpmsolver++``, order 3: the sign of the half."""
+    h = math.log(a / b)
+    x = b / a * math.exp(-h) * x + (1 - math.exp(-2 * h)) * now
+    if len(past) == 1:
+        x = x + 0.5 * (1 - math.exp(-2 * h)) * (now - past[-1]) / (steps[-1] / h)
+    elif past:
+        D1, D2 = differences(now, past, h, steps)
+        x = x + ((1 - math.exp(-2 * h)) / (-2 * h) + 1) * D1
+        x = x + ((1 - math.exp(-2 * h) - 2 * h) / (2 * h) ** 2 - 0.5) * D2
+    return x + b * math.sqrt(1 - math.exp(-2 * h)) * n()
+
+
+def by_hand(step: Any) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    noise = lambda: torch.randn(NOISE.shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    x, past, steps = NOISE * LEVELS[0], [], []
+    for a, b in pairwise(LEVELS):
+        now = D(x, at(a))
+        if b == 0:
+            return now
+        x = step(x, a, b, now, past, steps, noise)
+        past, steps = [*past, now], [*steps, math.log(a / b)]
+    return x
+
+
+@pytest.mark.parametrize(
+    ("solver", "step"),
+    zip(PUBLISHED, (dpm_solver, k_diffusion, diffusers), strict=True),
+    ids=lambda v: getattr(v, "kind", ""),
+)
+def test_as_printed(solver: Any, step: Any) -> None:
+    assert near(run(solver), by_hand(step), 1e-11)
+
+
+# -- how far apart -----------------------------------------------------------------------------------------------------
+
+
+def test_the_mended_ones_are_exponential_adams_of_order_3() -> None:
+    assert near(run(solvers.DPMSolverPP3M()), run(solvers.ExponentialAdams(order=3)))
+    for eta in (0.0, 0.5, 1.0):
+        assert near(run(solvers.DPMSolverPP3MSDE(eta=eta)), run(solvers.ExponentialAdams(order=3, eta=eta)))
+
+
+@pytest.mark.parametrize("published", PUBLISHED, ids=name)
+def test_the_published_ones_are_far_from_them(published: Any) -> None:
+    """Not by rounding: by a hundredth and more of the sample, at twelve steps."""
+    mended = solvers.DPMSolverPP3MSDE() if published.stochastic else solvers.DPMSolverPP3M()
+    assert not near(run(published), run(mended), 1e-2)
+
+
+def test_two_numbers_are_all_there_is_to_mend() -> None:
+    for H, nodes in ((0.1, [0.0, -0.9, -2.0]), (0.7, [0.0, -1.0, -2.5])):
+        right = solvers.ExponentialAdams(order=3).output_weights(H, nodes)
+        assert taylor_weights(H, nodes) == pytest.approx(right, rel=1e-10)
+        assert taylor_weights(H, nodes, factor=1.0) == solvers.DPMSolverPP3MPublished().output_weights(H, nodes)
+        assert taylor_weights(H, nodes, factor=1.0) != pytest.approx(right, rel=1e-3)
+
+
+@pytest.mark.parametrize("schedule", [VP(), FlowMatching()], ids=name)
+@pytest.mark.parametrize(
+    ("published", "mended", "lost"),
+    [
+        (solvers.DPMSolverPP3MPublished(), solvers.DPMSolverPP3M(), 1),
+        (solvers.DPMSolverPP3MSDEPublished(), solvers.DPMSolverPP3MSDE(), 1),
+        (solvers.DPMSolverPP3MSDEDiffusers(), solvers.DPMSolverPP3MSDE(), 2),
+    ],
+    ids=lambda value: name(value),
+)
+def test_the_slips_cost_orders(published: Any, mended: Any, lost: int, schedule: Any) -> None:
+    """Measured on steps that are by turns short and long, from exact starting values, with the noise off."""
+
+    def order(solver: Any) -> float:
+        return slope({n: final_error(solver, schedule, n, grid=zigzag_levels) for n in (160, 320)})
+
+    assert order(mended) == pytest.approx(3, abs=0.15)
+    assert order(published) == pytest.approx(published.order, abs=0.15)
+    assert published.order == 3 - lost
+
+
+def test_a_mended_start_of_few_steps_is_hardly_better() -> None:
+    """At ten steps the slip is worth less than a factor of two; at 320 it is worth twenty and more."""
+
+    def ratio(n: int) -> float:
+        return final_error(solvers.DPMSolverPP3MPublished(), VP(), n) / final_error(solvers.DPMSolverPP3M(), VP(), n)
+
+    assert ratio(10) < 3
+    assert ratio(320) > 20
+
+
+def test_each_has_a_kind_of_its_own() -> None:
+    from typing import get_args
+
+    kinds = {solver.kind for solver in get_args(AsPublished)}
+    assert kinds == {"dpmpp_3m_published", "dpmpp_3m_sde_published", "dpmpp_3m_sde_diffusers"}
