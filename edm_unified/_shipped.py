@@ -38,12 +38,16 @@ def titles() -> dict[str, str]:
 def find(name: str | os.PathLike[str]) -> Path:
     """The file of a recipe: a path as it stands, or the bare name of a shipped recipe, such as ``edm``.
 
-    Anything with a folder or a ``.yaml`` in it is a path. Raises ``ValueError`` with the nearest spelling for a bare
+    Anything with a folder or a ``.yaml`` in it is a path, or the name of a recipe in a shipped folder, such as
+    ``toy/mixture_2d``. Raises ``ValueError`` with the nearest spelling for a bare
     name that is not shipped, and with the shipped name where a path to a shipped recipe does not exist.
     """
     text = os.fspath(name)
     path = Path(text).expanduser()
     if text and (path.suffix.lower() in SUFFIXES or len(path.parts) != 1 or path.is_file()):
+        shipped = recipes_folder() / f"{text}.yaml"
+        if not path.exists() and not path.is_absolute() and shipped.is_file():  # toy/mixture_2d
+            return shipped
         if not path.exists() and path.stem in recipe_names():
             raise ValueError(f"{text}: no such file; the shipped recipe is called {path.stem!r}")
         return path
@@ -66,6 +70,13 @@ def suggest(word: object, options: Iterable[str], listing: str = "") -> str:
         return f"; `edm-unified list` names all {len(options)}"
     return f"; choose from {', '.join(options)}" if options else ""
 
+
+SOLVER_SETS = {
+    "all": "every solver that takes a fixed number of evaluations",
+    "deterministic": "all that draw no noise",
+    "fast": "the ten best at small budgets",
+}
+"""What ``compare --solver`` and a comparison's ``solver_set`` take besides single solvers."""
 
 FAMILIES = {
     "schedules": "schedules",

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edm_unified.certify.runs import CLOSE, FINER, run, slope
+from edm_unified.certify.runs import refined, run, slope
 from edm_unified.certify.targets import HIGH, LOW, VARIANCES, Spectrum, graded, nothing
 
 STEPS = (10, 20, 40, 80)
@@ -102,8 +102,6 @@ def std_errors(solver: Any) -> dict[int, float]:
 def weak_order(solver: Any, wanted: int) -> tuple[float, dict[int, float]]:
     """The order at which the worst variance converges over the smooth range, and the errors that show it."""
     errors = {n: std_error(solver, graded(n, HIGH, 0.1)) for n in (80, 160, 320)}
-    for n in FINER:
-        if slope(errors) > wanted - CLOSE:
-            break
+    for n in refined(errors, wanted):
         errors[n] = std_error(solver, graded(n, HIGH, 0.1))
     return slope(errors), errors

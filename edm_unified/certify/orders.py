@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 
-from edm_unified.certify.runs import CLOSE, FINER, WARM, Errors, final_errors, local_errors, pooled, run, slope
+from edm_unified.certify.runs import WARM, Errors, final_errors, local_errors, pooled, refined, run, slope
 from edm_unified.certify.targets import DIMENSIONS, Flow, exact_flow, graded, nothing, uneven
 from edm_unified.denoiser import Counted
 from edm_unified.schedules import VP, FlowMatching, Schedule
@@ -17,6 +18,8 @@ GRIDS = (20, 40, 80, 160, 320)
 BUDGETS = (10, 20, 40, 80)
 SCHEDULES: dict[str, Schedule] = {"vp": VP(), "flow_matching": FlowMatching()}
 """Under EDM t = σ and s = 1, so that a time in place of a level would go unseen; these two tell them apart."""
+
+Rule = Callable[[int], list[float]]
 
 
 class Orders(NamedTuple):
@@ -35,18 +38,20 @@ def orders(solver: Any, stated: int | None, flow: Flow, blind: bool) -> Orders:
     """Measure them; ``flow`` is the exact flow of the solver's own drift, ``blind``: it does not see the schedule."""
     wanted = stated or 1
 
-    def measured(warm: int, schedule: Schedule | None, grids: tuple[int, ...], least: float) -> dict[int, Errors]:
-        found = {n: final_errors(solver, graded(n), flow, warm, schedule) for n in grids}
-        for n in FINER:
-            if _order(found) > least - CLOSE:
-                break
-            found[n] = final_errors(solver, graded(n), flow, warm, schedule)
+    def measured(
+        warm: int, grids: tuple[int, ...], least: float, schedule: Schedule | None = None, rule: Rule = graded
+    ) -> dict[int, Errors]:
+        found = {n: final_errors(solver, rule(n), flow, warm, schedule) for n in grids}
+        errors = _pool(found)
+        for n in refined(errors, least):
+            found[n] = final_errors(solver, rule(n), flow, warm, schedule)
+            errors[n] = pooled(found[n])
         return found
 
-    exact = measured(WARM, None, GRIDS, wanted)
-    plain = measured(0, None, GRIDS, min(wanted, 2))
+    exact = measured(WARM, GRIDS, wanted)
+    plain = measured(0, GRIDS, min(wanted, 2))
     local = {n: local_errors(solver, graded(n), flow) for n in GRIDS[1:-1]}
-    jagged = {n: final_errors(solver, uneven(n), flow, WARM) for n in (80, 160)}
+    jagged = measured(WARM, GRIDS[-3:], wanted, rule=uneven)
     order = _order(exact)
     return Orders(
         exact=order,
@@ -55,7 +60,7 @@ def orders(solver: Any, stated: int | None, flow: Flow, blind: bool) -> Orders:
         uneven=_order(jagged),
         by_dimension={d: slope({n: e[i] for n, e in exact.items()}) for i, d in enumerate(DIMENSIONS)},
         by_schedule={
-            name: order if blind else _order(measured(WARM, schedule, GRIDS[-3:], wanted))
+            name: order if blind else _order(measured(WARM, GRIDS[-3:], wanted, schedule))
             for name, schedule in SCHEDULES.items()
         },
         curves={"exact": _pool(exact), "plain": _pool(plain)},

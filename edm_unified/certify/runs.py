@@ -6,7 +6,7 @@ Nothing is asked of a solver but ``init`` and ``step``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ FINER = (640, 1280)
 """Grids for a method whose leading error is so small, by cancellation, that it does not rule at 320 steps yet."""
 CLOSE = 0.1
 """A measured order nearer than this to the wanted one needs no finer grid."""
+SETTLED = 0.03
+"""A measured order that changes by less when the grid is halved has reached its limit."""
 Errors = tuple[float, ...]
 
 
@@ -116,3 +118,16 @@ def slope(errors: dict[int, float]) -> float:
         return math.nan
     (n0, e0), (n1, e1) = above[-2:]
     return math.log(e0 / e1) / math.log(n1 / n0)
+
+
+def refined(errors: dict[int, float], least: float) -> Iterator[int]:
+    """The finer grids worth measuring: while the order falls short of ``least`` and still changes from grid to grid.
+
+    ``errors`` is looked at again after each, so that the caller adds what it found.
+    """
+    for n in FINER:
+        *coarse, _ = sorted(errors)
+        order, before = slope(errors), slope({m: errors[m] for m in coarse})
+        if order > least - CLOSE or abs(order - before) < SETTLED:
+            return
+        yield n

@@ -143,13 +143,31 @@ def _print(certified: list[Certificate], whole: bool) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
+    rows = [table.cells(certificate) for certificate in certified]
+    shown = _fitting(table.HEAD, rows, console.width)
     grid = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for i, name in enumerate(table.HEAD):
-        grid.add_column(name, justify="left" if i < 2 else "right", overflow="fold")
-    for certificate in certified:
-        name, verdict, *cells = table.cells(certificate)
+    for i in shown:
+        grid.add_column(table.HEAD[i], justify="left" if i < 2 else "right", no_wrap=True)
+    for certificate, row in zip(certified, rows, strict=True):
         style = "green" if certificate.passed else "bold red"
-        grid.add_row(Text(name), Text(verdict, style=style), *map(Text, cells))
+        grid.add_row(*(Text(row[i], style=style if i == 1 else "") for i in shown))
     console.print(grid)
+    if hidden := [name for i, name in enumerate(table.HEAD) if i not in shown]:
+        console.print(Text(f"No room for {', '.join(hidden)}: see --json or --html.", style="dim"))
     for line in table.notes(certified):
         console.print(Text(line, style="red" if line.startswith("FAILS") else "dim"))
+
+
+_LEAST_WANTED = ("20", "40", "80", "std error 10", "schedule", "local", "error/Heun", "plain start", "weak")
+"""Columns that a narrow terminal goes without, first to last."""
+
+
+def _fitting(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """The columns that fit in ``width``."""
+    widths = [1 + max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    shown = list(range(len(head)))
+    for name in _LEAST_WANTED:
+        if sum(widths[i] for i in shown) <= width:
+            break
+        shown.remove(head.index(name))
+    return shown

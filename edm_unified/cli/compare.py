@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edm_unified import _shipped
 from edm_unified.cli import options
 
 if TYPE_CHECKING:
@@ -43,8 +44,9 @@ def _whole_numbers(context: click.Context, parameter: click.Parameter, text: str
     "--solver",
     "solvers",
     multiple=True,
-    shell_complete=options.complete_solver,
-    help="Replace every recipe's solver; give it again for several. E.g. heun, ddim:eta=0.5",
+    shell_complete=options.complete_solvers,
+    help="Replace every recipe's solver; give it again for several. E.g. heun, ddim:eta=0.5; or a set of them: all, "
+    "deterministic, fast (the ten best at small budgets).",
 )
 @click.option(
     "--schedule",
@@ -115,6 +117,7 @@ def compare(
     edm-unified compare quickstart
     edm-unified compare edm ddim --nfe 5,10,20
     edm-unified compare edm --solver euler --solver heun --solver dpmpp_2m --schedule vp
+    edm-unified compare edm --solver fast --nfe 6,8,10
     """
     from edm_unified import compare as comparing
     from edm_unified import report
@@ -198,7 +201,7 @@ def _beside(comparison: str, recipe: str) -> str:
     path = Path(recipe)
     if path.is_absolute() or (len(path.parts) == 1 and path.suffix not in (".yaml", ".yml")):
         return recipe
-    return str(Path(comparison).parent / path)
+    return str(_shipped.find(comparison).parent / path)
 
 
 def _name(names: tuple[str, ...]) -> str:
@@ -224,6 +227,7 @@ def _with_options(
 ) -> Comparison:
     import dataclasses
 
+    from edm_unified.compare.sets import solver_set
     from edm_unified.discretization import AnySteps
     from edm_unified.recipe import parse_component
     from edm_unified.schedules import AnySchedule
@@ -231,7 +235,11 @@ def _with_options(
 
     changes: dict[str, Any] = {}
     if solvers:
-        changes["solvers"] = tuple(parse_component(AnySolver, text, "--solver") for text in dict.fromkeys(solvers))
+        chosen: list[Any] = []
+        for text in solvers:
+            named = text.strip() in _shipped.SOLVER_SETS
+            chosen += solver_set(text.strip()) if named else [parse_component(AnySolver, text, "--solver")]  # type: ignore[arg-type]
+        changes |= {"solvers": tuple(dict.fromkeys(chosen)), "solver_set": None}
     if schedules:
         changes["schedules"] = tuple(
             parse_component(AnySchedule, text, "--schedule") for text in dict.fromkeys(schedules)

@@ -37,6 +37,14 @@ def _complete(family: str) -> Callable[[click.Context, click.Parameter, str], li
 
 
 complete_solver = _complete("solvers")
+
+
+def complete_solvers(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Solvers, and the sets of them that a comparison can name."""
+    sets = [CompletionItem(name, help=words) for name, words in _shipped.SOLVER_SETS.items() if name.startswith(incomplete)]
+    return sets + complete_solver(ctx, param, incomplete)
+
+
 complete_schedule = _complete("schedules")
 complete_steps = _complete("steps")
 complete_renoising = _complete("renoising")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
+from edm_unified.compare.sets import solver_set
 from edm_unified.discretization import Explicit, TableSubset
 from edm_unified.recipe import Comparison, Recipe, same_range
 from edm_unified.sampling import count_nfe
@@ -46,8 +47,7 @@ class Method:
 
     def with_steps(self, n: int) -> Recipe:
         """The recipe at ``n`` steps."""
-        steps: Any = dataclasses.replace(cast(Any, self.recipe.sampler.steps), n=n)
-        return dataclasses.replace(self.recipe, sampler=dataclasses.replace(self.recipe.sampler, steps=steps))
+        return _with_steps(self.recipe, n)
 
     def nfe(self, n: int) -> int:
         """Evaluations of D in ``n`` steps, counted."""
@@ -125,12 +125,15 @@ def make_plan(comparison: Comparison, recipes: Sequence[tuple[str, Recipe]]) -> 
     Each of ``comparison``'s solvers, schedules and steps rules replaces the recipe's own, in all combinations; the
     denoiser and data, where given, replace everyone's. A schedule that replaces another keeps the noise levels' range.
 
-    Raises ``ValueError`` where nothing is left to run, where two methods are the same, and for a rule of fixed length.
+    Raises ``ValueError`` where nothing is left to run, where two methods are the same, for a rule of fixed length, and for
+    an adaptive solver, which has no fixed number of evaluations.
     """
     methods = []
+    named = () if comparison.solver_set is None else solver_set(comparison.solver_set)
+    solvers = tuple(dict.fromkeys((*comparison.solvers, *named)))
     for name, recipe in recipes:
         choices = itertools.product(
-            comparison.schedules or [None], comparison.steps_rules or [None], comparison.solvers or [None]
+            comparison.schedules or [None], comparison.steps_rules or [None], solvers or [None]
         )
         for schedule, steps, solver in choices:
             methods.append(Method(name, _override(name, recipe, comparison, schedule, steps, solver)))
@@ -167,6 +170,11 @@ def _override(
         sampler = dataclasses.replace(sampler, steps=cast(Any, same_range(sampler.steps, recipe.schedule)))
     if solver is not None:
         sampler = dataclasses.replace(sampler, solver=solver)
+    if getattr(sampler.solver, "adaptive", False):
+        raise ValueError(
+            f"{name}: sampler.solver: {sampler.solver.kind} is adaptive and takes as many evaluations as its tolerance "
+            "asks for, so that no budget fits it; leave it out, or run it with `edm-unified sample`"
+        )
     changes: dict[str, Any] = {"sampler": sampler}
     changes |= {"schedule": schedule} if schedule is not None else {}
     changes |= {"denoiser": comparison.denoiser} if comparison.denoiser is not None else {}
@@ -187,7 +195,14 @@ def _most_steps(recipe: Recipe) -> int:
     return 100_000
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=16384)
+def _with_steps(recipe: Recipe, n: int) -> Recipe:
+    """Remembered, and with it the hash, which takes a millisecond: a large comparison asks for each several times."""
+    steps: Any = dataclasses.replace(cast(Any, recipe.sampler.steps), n=n)
+    return dataclasses.replace(recipe, sampler=dataclasses.replace(recipe.sampler, steps=steps))
+
+
+@lru_cache(maxsize=16384)
 def _nfe(recipe: Recipe) -> int:
     sampler = recipe.sampler
     return count_nfe(sampler.steps, sampler.solver, recipe.schedule, sampler.renoising, sampler.corrector)

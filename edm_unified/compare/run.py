@@ -110,10 +110,8 @@ class Problem:
         except ValueError:
             return False
 
-    def measure(self, x: Tensor, name: str, exact: Tensor | None) -> measure.Estimate | None:
-        """One metric of the samples, or None where it does not apply."""
-        if name in ENDPOINT:
-            return None if exact is None else getattr(measure.endpoint_error(x[: len(exact)], exact), name[6:])
+    def measure(self, x: Tensor, name: str) -> measure.Estimate | None:
+        """One metric of the samples as a distribution, or None where it does not apply."""
         if name == "log_density_gap":
             return measure.log_density_gap(x, self.denoiser) if self.has_density else None
         if name == "frechet":
@@ -174,15 +172,17 @@ def run(plan: Plan, store: Store, settings: Settings, problems: Problems, observ
 
 
 def _shown(plan: Plan, cell: Cell) -> bool:
-    return cell.budget == plan.comparison.grid_nfe and cell.seed == plan.comparison.seeds[0]
+    shown = plan.comparison
+    return shown.grid_samples > 0 and cell.budget == shown.grid_nfe and cell.seed == shown.seeds[0]
 
 
 def _records(
     plan: Plan, cell: Cell, problem: Problem, key: str, x: Tensor, exact: Tensor | None, seconds: float
 ) -> list[dict[str, Any]]:
     records = []
+    endpoint = None if exact is None else measure.endpoint_error(x[: len(exact)], exact)
     for name in metrics_of(plan, cell, problem):
-        estimate = problem.measure(x, name, exact)
+        estimate = getattr(endpoint, name[6:], None) if name in ENDPOINT else problem.measure(x, name)
         if estimate is not None:
             records.append(
                 cell.method.labels

@@ -43,9 +43,11 @@ def report_data(
     plan: Plan, store: Store, settings: Settings, problems: Problems, commands: Sequence[str] = ()
 ) -> ReportData:
     """Everything that the report of ``plan`` shows, from what ``store`` holds."""
+    pictures = plan.comparison.grid_samples
     keys = [Key(**method.labels) for method in plan.methods]
     names = short_labels(keys)
     problem = problems.of(plan.methods[0].recipe)
+    words = _problems_in_words(plan, problems)
     records = [
         record
         for cell in plan.cells
@@ -56,13 +58,14 @@ def report_data(
         title=plan.comparison.title,
         description=plan.comparison.description,
         records=records,
-        methods=[_view(plan, method, key, name) for method, key, name in zip(plan.methods, keys, names, strict=True)],
-        facts=_facts(plan, problem),
+        methods=[
+            _view(plan, method, key, name, words[method.recipe.data, method.recipe.denoiser])
+            for method, key, name in zip(plan.methods, keys, names, strict=True)
+        ],
+        facts=_facts(plan, problem, words),
         samples=_samples(plan, names, store, problems, settings),
-        reference_samples=None
-        if reference is None
-        else reference[: plan.comparison.grid_samples].float().cpu().numpy(),
-        data_samples=problem.dataset.images[: plan.comparison.grid_samples].float().numpy(),
+        reference_samples=None if reference is None or not pictures else reference[:pictures].float().cpu().numpy(),
+        data_samples=problem.dataset.images[:pictures].float().numpy() if pictures else None,
         grid_budget=plan.comparison.grid_nfe if plan.comparison.grid_nfe in plan.comparison.nfe else None,
         rank_by=plan.comparison.rank_by,
         floors={} if reference is None else _floors(plan, problem, reference),
@@ -75,19 +78,28 @@ def _common(plan: Plan, method: Method, problems: Problems, settings: Settings) 
     return common_key(plan, problems.of(method.recipe), settings)
 
 
-def _facts(plan: Plan, problem: Problem) -> dict[str, str]:
-    recipe = plan.methods[0].recipe
+def _problems_in_words(plan: Plan, problems: Problems) -> dict[tuple[object, object], str]:
+    """(data, denoiser) -> what is told of it, each different; nothing where there is only one."""
+    recipes = {(m.recipe.data, m.recipe.denoiser): m.recipe for m in plan.methods}
+    if len(recipes) < 2:
+        return dict.fromkeys(recipes, "")
+    short = {key: problems.of(recipe).dataset.name for key, recipe in recipes.items()}
+    long = {key: f"{short[key]}, {label(recipe.denoiser)}" for key, recipe in recipes.items()}
+    longer = {key: f"{long[key]}, {label(recipe.data)}" for key, recipe in recipes.items()}
+    return next((w for w in (short, long, longer) if len(set(w.values())) == len(w)), longer)
+
+
+def _facts(plan: Plan, problem: Problem, words: dict[tuple[object, object], str]) -> dict[str, str]:
+    if len(words) > 1:
+        return {"Problems": "; ".join(words.values()), "Ranking": "apart for each problem"}
     shape = "×".join(map(str, problem.shape))
-    facts = {
+    return {
         "Data": f"{problem.dataset.name}: {len(problem.dataset.images):,} of shape {shape}",
-        "Denoiser": label(recipe.denoiser),
+        "Denoiser": label(plan.methods[0].recipe.denoiser),
     }
-    if len({(m.recipe.data, m.recipe.denoiser) for m in plan.methods}) > 1:
-        facts["Note"] = "the methods do not share one denoiser: their values are not comparable"
-    return facts
 
 
-def _view(plan: Plan, method: Method, key: Key, name: str) -> MethodView:
+def _view(plan: Plan, method: Method, key: Key, name: str, problem: str) -> MethodView:
     n = method.n_for(plan.comparison.grid_nfe)
     levels: tuple[float, ...] = ()
     if n is not None:
@@ -101,6 +113,7 @@ def _view(plan: Plan, method: Method, key: Key, name: str) -> MethodView:
         hash=method.recipe.hash,
         levels=levels,
         curve=method.recipe.schedule,
+        problem=problem,
     )
 
 
@@ -110,7 +123,7 @@ def _samples(
     shown: dict[str, object] = {}
     for method, name in zip(plan.methods, names, strict=True):
         n = method.n_for(plan.comparison.grid_nfe)
-        if n is None or plan.comparison.grid_nfe not in plan.comparison.nfe:
+        if n is None or plan.comparison.grid_nfe not in plan.comparison.nfe or not plan.comparison.grid_samples:
             continue
         cell = Cell(method, plan.comparison.grid_nfe, n, method.nfe(n), plan.comparison.seeds[0])
         saved = store.load(f"samples/{cell.key(_common(plan, method, problems, settings))}")
@@ -121,6 +134,8 @@ def _samples(
 
 def _shown_reference(plan: Plan, problem: Problem, store: Store, settings: Settings) -> Tensor | None:
     """The exact endpoints from the start that most methods share, for the grid and for the floors of the metrics."""
+    if not plan.comparison.grid_samples and set(plan.comparison.metrics) <= set(ENDPOINT):
+        return None
     first = [m for m in plan.methods if m.recipe.denoiser == plan.methods[0].recipe.denoiser]
     starts = [start_of(method.recipe) for method in first]
     sigma_max = max(set(starts), key=lambda s: (starts.count(s), -abs(s - 80)))
@@ -141,7 +156,7 @@ def _shown_reference(plan: Plan, problem: Problem, store: Store, settings: Setti
 def _floors(plan: Plan, problem: Problem, reference: Tensor) -> dict[str, tuple[float, float, float]]:
     floors: dict[str, tuple[float, float, float]] = {}
     for name in plan.comparison.metrics:
-        estimate = None if name in ENDPOINT else problem.measure(reference, name, None)
+        estimate = None if name in ENDPOINT else problem.measure(reference, name)
         if (
             estimate is not None
             and estimate.value is not None

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .components import AnyData, Arrays, Dataset, Digits, ImageFolder, TorchVision
+from .components import AnyData, Arrays, Dataset, Digits, ImageFolder, RandomMixture, TorchVision
 
-__all__ = ["AnyData", "Arrays", "Dataset", "Digits", "ImageFolder", "TorchVision"]
+__all__ = ["AnyData", "Arrays", "Dataset", "Digits", "ImageFolder", "RandomMixture", "TorchVision"]

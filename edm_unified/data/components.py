@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edm_unified._component import component, count
+from edm_unified._component import component, count, positive
 
 from .readers import line, read_image, read_numpy, read_safetensors, whole_labels
 
@@ -209,4 +209,49 @@ class TorchVision:
         return Dataset(images, torch.as_tensor(read.targets).long(), self.name.lower())
 
 
-AnyData = Digits | ImageFolder | Arrays | TorchVision
+@component
+class RandomMixture:
+    """Vectors (N, d) drawn from a Gaussian mixture that ``seed`` makes up: a problem of any dimension without a file.
+
+    Component k has the weight w_k, w uniform on the simplex and then half evened out; the mean is N(0, ``spread``² I);
+    the covariance has random axes, along which the standard deviation is ``scale`` times a number that is log-uniform
+    on [1/4, 1]. The class of a sample is its component, so that a ``gaussian_mixture`` with one component per class
+    gets the mixture back. Few components far apart (spread ≫ scale) make the flow curved, many close ones nearly linear.
+    """
+
+    dimension: int = 2
+    components: int = 6
+    samples: int = 4096
+    spread: float = 0.5
+    scale: float = 0.2
+    seed: int = 0
+    kind: Literal["random_mixture"] = "random_mixture"
+
+    def __post_init__(self) -> None:
+        count("dimension", self.dimension, most=4096)
+        count("components", self.components, most=4096)
+        count("samples", self.samples, least=2 * self.components)
+        positive("spread", self.spread)
+        positive("scale", self.scale)
+        count("seed", self.seed, least=0, most=2**63 - 1)
+
+    def load(self) -> Dataset:
+        """Draw them; every component has at least two samples."""
+        rng, d, k = np.random.default_rng(self.seed), self.dimension, self.components
+        weights = 0.5 * rng.dirichlet(np.ones(k)) + 0.5 / k
+        means = self.spread * rng.standard_normal((k, d))
+        axes = np.linalg.qr(rng.standard_normal((k, d, d)))[0]
+        deviations = self.scale * 4.0 ** -rng.uniform(size=(k, d))
+        certain = np.repeat(np.arange(k), 2)
+        drawn = rng.choice(k, size=self.samples - len(certain), p=weights)
+        labels = rng.permutation(np.concatenate([certain, drawn]))
+        along = deviations[labels] * rng.standard_normal((self.samples, d))
+        points = means[labels]
+        for component in range(k):
+            mine = labels == component
+            points[mine] += along[mine] @ axes[component].T
+        name = f"random mixture of {k} in {d} dimensions"
+        return Dataset(torch.from_numpy(points.astype(np.float32)), torch.from_numpy(labels), name)
+
+
+AnyData = Digits | ImageFolder | Arrays | TorchVision | RandomMixture

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal, TypeVar, cast
 
 import yaml
@@ -65,7 +66,7 @@ class Recipe:
         """The recipe as canonical YAML, every field spelled out; loading it gives the recipe back."""
         return _dump(self)
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """12 hexadecimal digits of the canonical recipe without its title and source: what the numbers depend on."""
         return _hash(self, ("title", "source"))
@@ -92,8 +93,9 @@ class Comparison:
     """Several recipes on the same denoiser, the same noise and the same budgets of evaluations.
 
     ``recipes`` are names of shipped recipes or paths. ``data`` and ``denoiser``, where given, replace those of the
-    recipes. ``solvers``, ``schedules`` and ``steps_rules`` cross every recipe with each of their members. ``nfe`` are
-    the budgets; ``samples`` are drawn for each of ``seeds``. ``grid_nfe`` and ``grid_samples`` set the pictures. The
+    recipes. ``solvers``, ``schedules`` and ``steps_rules`` cross every recipe with each of their members; ``solver_set``
+    adds to the solvers ``all`` there are, the ``deterministic`` ones, or the ten best at small budgets (``fast``).
+    ``nfe`` are the budgets; ``samples`` are drawn for each of ``seeds``. ``grid_nfe`` and ``grid_samples`` set the pictures. The
     endpoint errors are those of the first ``reference_samples`` against a solution to ``reference_tolerance``.
     """
 
@@ -103,6 +105,7 @@ class Comparison:
     data: AnyData | None = None
     denoiser: AnyDenoiser | None = None
     solvers: tuple[AnySolver, ...] = ()
+    solver_set: Literal["all", "deterministic", "fast"] | None = None
     schedules: tuple[AnySchedule, ...] = ()
     steps_rules: tuple[AnySteps, ...] = ()
     nfe: tuple[int, ...] = (5, 8, 10, 20, 40)

@@ -62,6 +62,7 @@ class MethodView:
         hash: 12 hexadecimal digits of the resolved recipe.
         levels: the walk it takes at ``ReportData.grid_budget``, noise levels with rises and repeats; may be empty.
         curve: its schedule, for σ(t), s(t) and the trajectories; None leaves it out of those figures.
+        problem: the data and the model that it ran on, in words; methods are ranked among those of one problem.
     """
 
     key: Key
@@ -71,6 +72,7 @@ class MethodView:
     hash: str = ""
     levels: Sequence[float] = ()
     curve: Curve | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

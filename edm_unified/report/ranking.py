@@ -42,16 +42,13 @@ def short_labels(keys: Sequence[Key]) -> list[str]:
     >>> short_labels([Key("edm", "edm", "karras", "heun", "none"), Key("edm", "edm", "karras", "euler", "none")])
     ['edm · heun', 'edm · euler']
     """
-    labels = []
+    fields = ("solver", "schedule", "steps", "renoising")
+    found: dict[tuple[str, str], set[str]] = defaultdict(set)
     for key in keys:
-        others = [k for k in keys if k.recipe == key.recipe and k != key]
-        differ = [f for f in ("solver", "schedule", "steps", "renoising") if any(_differ(k, key, f) for k in others)]
-        labels.append(" · ".join([key.recipe, *(getattr(key, name) for name in differ)]))
-    return labels
-
-
-def _differ(a: Key, b: Key, name: str) -> bool:
-    return getattr(a, name) != getattr(b, name)
+        for name in fields:
+            found[key.recipe, name].add(getattr(key, name))
+    differ = {recipe: [f for f in fields if len(found[recipe, f]) > 1] for recipe, _ in found}
+    return [" · ".join([key.recipe, *(getattr(key, name) for name in differ[key.recipe])]) for key in keys]
 
 
 def tabulate(data: ReportData) -> Table:
@@ -64,15 +61,32 @@ def tabulate(data: ReportData) -> Table:
     if twice:
         raise ValueError(f"methods: two methods are labelled {twice[0]!r}; give each its own label")
 
-    cells = {}
-    for method in methods:
-        for (key, budget), records in grouped.items():
-            if key == method.key:
-                cells[method.label, budget] = _cell(records)
+    budgets_of: dict[Key, list[int]] = defaultdict(list)
+    for key, budget in grouped:
+        budgets_of[key].append(budget)
+    cells = {(m.label, budget): _cell(grouped[m.key, budget]) for m in methods for budget in budgets_of[m.key]}
     seen = {name for cell in cells.values() for name in cell.scores}
     metrics = (*(m for m in METRICS if m in seen), *sorted(seen - set(METRICS)))
     budgets = tuple(sorted({budget for _, budget in grouped}))
     return Table(methods, budgets, metrics, cells, _rank_by(data, metrics, cells), _grid_budget(data, budgets))
+
+
+def problems(table: Table) -> dict[str, Table]:
+    """The table apart for each problem, in words, since errors on different data cannot be ranked together."""
+    groups: dict[str, list[MethodView]] = defaultdict(list)
+    for method in table.methods:
+        groups[method.problem].append(method)
+    if len(groups) < 2:
+        return {name: table for name in groups}
+    parts = {}
+    for name, methods in groups.items():
+        labels = {m.label for m in methods}
+        cells = {place: cell for place, cell in table.cells.items() if place[0] in labels}
+        budgets = tuple(b for b in table.budgets if any(budget == b for _, budget in cells))
+        metrics = tuple(m for m in table.metrics if any(m in cell.scores for cell in cells.values()))
+        rank_by = table.rank_by if table.rank_by in metrics else next(iter(metrics), None)
+        parts[name] = Table(tuple(methods), budgets, metrics, cells, rank_by, table.grid_budget)
+    return parts
 
 
 def _unnamed(data: ReportData, keys: Sequence[Key]) -> list[MethodView]:

@@ -64,7 +64,7 @@ from torch import Tensor
 
 from edm_unified.dynamics import Dynamics, Level, Walk
 from edm_unified.solvers.adams_stochastic import SASolver
-from edm_unified.solvers.adaptive import DormandPrince45, DPMSolver12, DPMSolver23, Ledger
+from edm_unified.solvers.adaptive import DormandPrince45, DPMSolver12, DPMSolver23
 from edm_unified.solvers.adaptive_sde import AdaptiveSDE
 from edm_unified.solvers.as_published import (
     AsPublished,
@@ -97,6 +97,7 @@ from edm_unified.solvers.single_step import (
     HochbruckOstermann4,
     Krogstad4,
 )
+from edm_unified.solvers.step_control import Ledger
 from edm_unified.solvers.stochastic import DDIM, DDPM, EulerMaruyama, ReverseDiffusion
 from edm_unified.solvers.taylor import DPMSolverPP3M, DPMSolverPP3MSDE
 from edm_unified.solvers.unipc import UniPC

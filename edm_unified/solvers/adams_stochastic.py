@@ -22,6 +22,7 @@ from typing import Literal
 
 from edm_unified._component import component, count, nonnegative
 from edm_unified.dynamics import Level
+from edm_unified.schedules import PRACTICAL_INFINITY
 from edm_unified.solvers.exponential import ExponentialMultistep, lagrange_weights
 from edm_unified.solvers.linear import Row, row
 
@@ -44,7 +45,7 @@ class SASolver(ExponentialMultistep):
     corrector: int = 4
     tau: float = 1.0
     S_min: float = 0.0
-    S_max: float = math.inf
+    S_max: float = PRACTICAL_INFINITY
     kind: Literal["sa_solver"] = "sa_solver"
 
     def __post_init__(self) -> None:

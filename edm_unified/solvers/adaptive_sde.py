@@ -20,7 +20,8 @@ from torch import Tensor
 
 from edm_unified._component import component, positive
 from edm_unified.dynamics import Dynamics, Level, Walk
-from edm_unified.solvers.adaptive import (
+from edm_unified.solvers.linear import Randn
+from edm_unified.solvers.step_control import (
     FIRST_STEP,
     LEAST,
     SAFETY,
@@ -30,7 +31,6 @@ from edm_unified.solvers.adaptive import (
     check_tolerances,
     size,
 )
-from edm_unified.solvers.linear import Randn
 
 MOST = 2.0
 """A step on a rough path says less about the next one than a step of an ODE does: growth is slower."""

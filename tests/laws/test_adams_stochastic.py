@@ -149,6 +149,31 @@ def test_near_misses() -> None:
         assert not near(run(other), printed, 1e-4)
 
 
+SLIPS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "nodes one place too far back": (
+        "_weights",
+        lambda kept: lambda self, falls, i, back: kept(self, falls, i, range(len(back)) if back.start < 0 else back),
+    ),
+    "the drift of the ODE with the noise of the SDE": (
+        "output_weights",
+        lambda kept: lambda self, H, nodes: kept(self, H / (1 + self.tau**2), nodes),
+    ),
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_slips_of_sa_solver_are_caught(slip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    solver = solvers.SASolver(predictor=1, corrector=2, tau=0.5)
+
+    def weak() -> float:
+        return slope({n: relative_error(log_levels(n, HIGH, LOW), solver) for n in (160, 320)})
+
+    assert weak() == pytest.approx(2, abs=0.15)
+    attribute, plant = SLIPS[slip]
+    monkeypatch.setattr(solvers.SASolver, attribute, plant(getattr(solvers.SASolver, attribute)))
+    assert weak() != pytest.approx(2, abs=0.15)
+
+
 # -- ER-SDE --------------------------------------------------------------------------------------------------------
 
 
@@ -294,6 +319,22 @@ def test_reverse_diffusion_of_the_ve_sde() -> None:
         return x + (a**2 - b**2) * (now - x) / a**2 + math.sqrt(a**2 - b**2) * fresh(generator)
 
     assert near(run(solvers.ReverseDiffusion(), schedules.VE()), by_hand(step), 1e-11)
+
+
+# -- history -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", [solvers.SASolver(tau=0.0), solvers.ERSDE(phi="ode")], ids=name)
+def test_neither_history_nor_correction_reaches_across_a_rise(solver: Any) -> None:
+    """A walk with a rise, which adds nothing here, is its two halves one after the other."""
+    first, second = (10.0, 7.0, 4.0, 3.0, 2.0), (6.0, 4.0, 2.5, 1.5, 0.7, 0.0)
+    dynamics = edm.dynamics.Dynamics(EDM, D, {}, torch.device("cpu"))
+
+    def over(levels: tuple[float, ...], x: Tensor) -> Tensor:
+        nothing = lambda: torch.zeros_like(NOISE)  # noqa: E731
+        return edm.sampling.walk(dynamics, x, dynamics.walk(levels), solver, None, 1.0, nothing)
+
+    assert torch.equal(over((*first, *second), 10 * NOISE), over(second, over(first, 10 * NOISE)))
 
 
 # -- bad values ----------------------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ import edm_unified as edm
 from edm_unified import schedules, solvers
 from edm_unified.discretization import Explicit, Karras, LogLinear
 from edm_unified.renoising import Churn
-from edm_unified.solvers.adaptive import FIRST_STEP, size
+from edm_unified.solvers import adaptive_sde
+from edm_unified.solvers.step_control import FIRST_STEP, size
 
 ALL = every(ADAPTIVE)
 ODE = [solvers.DormandPrince45(), solvers.DPMSolver12(), solvers.DPMSolver23()]
@@ -341,7 +342,7 @@ class Linear:
 @pytest.mark.parametrize("levels", [(8.0, 0.1), (8.0, 2.0, 0.5, 0.1)], ids=["one fall", "three falls"])
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_the_variance_converges_with_the_tolerance(eta: float, levels: tuple[float, ...]) -> None:
-    """With dozens of rejected and bridged steps; a path drawn anew after a rejection, or not at all, would show."""
+    """With dozens of rejected and bridged steps. (That rejection does not choose among paths is another law.)"""
     variances, columns, errors, rejected = (0.01, 0.25, 1.0, 4.0), 4000, [], 0
     for tolerance in (0.03, 0.003):
         denoiser = Linear(variances)
@@ -376,6 +377,38 @@ def test_a_bridged_path_is_a_brownian_path() -> None:
     assert int(state.rejected.sum()) > 3
     expected = 0.2**2 * (1 - (0.2 / 5.0) ** (2 * 0.8**2))
     assert torch.allclose(x.square().sum(1), torch.full((3,), expected, dtype=torch.float64), rtol=1e-5)
+
+
+def forgetful(patch: pytest.MonkeyPatch) -> None:
+    """The slip: after a rejection the noise is drawn anew."""
+    top = adaptive_sde.Path.top
+
+    def forget(self: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+        self.depth = torch.zeros_like(self.depth)
+        self.ends.clear()
+        self.increments.clear()
+        return top(self, like)
+
+    patch.setattr(adaptive_sde.Path, "top", forget)
+    patch.setattr(adaptive_sde.Path, "pop", lambda self, which: None)
+
+
+@pytest.mark.parametrize("slip", [False, True], ids=["bridged", "drawn anew"])
+def test_rejection_does_not_choose_among_paths(slip: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps on which x moves far are rejected, and D is next to nothing: the end must have the variance of the noise.
+
+    20 000 paths: one standard error of the variance is 1 %.
+    """
+    if slip:
+        forgetful(monkeypatch)
+    n, generator = 20_000, torch.Generator().manual_seed(0)
+    dynamics = dynamics_of(EDM, lambda x, sigma: 1e-6 * x**2)
+    path, solver = dynamics.walk((5.0, 0.2)), solvers.AdaptiveSDE(eta=0.8, rtol=0.0, atol=1e-7)
+    randn = lambda: torch.randn(n, 1, generator=generator, dtype=torch.float64)  # noqa: E731
+    x, state = solver.step(dynamics, torch.zeros(n, 1).double(), *path.moves[0], solver.init(None, path), randn)
+    assert float(state.rejected.double().mean()) > 3
+    expected = 0.2**2 * (1 - (0.2 / 5.0) ** (2 * 0.8**2))
+    assert (abs(float(x.var()) / expected - 1) < 0.03) != slip
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.0])

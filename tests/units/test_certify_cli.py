@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from edm_unified.certify.table import HEAD
 from edm_unified.cli import main
-from edm_unified.cli.certify import MARKS
+from edm_unified.cli.certify import MARKS, _fitting
 
 PLUGIN = '''
 """Euler's method in σ, and the same evaluated at the wrong level."""
@@ -155,6 +156,16 @@ def test_the_table_is_written_between_the_marks_and_again(tmp_path: Path) -> Non
         assert text.endswith(f"{MARKS[1]}\n\nafter\n")
         assert "old" not in text
         assert text.count("| ddim ") >= 1
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 200])
+def test_a_narrow_terminal_goes_without_some_columns(width: int) -> None:
+    rows = [tuple("x" * (20 if i == 0 else 6) for i in range(len(HEAD)))]
+    shown = _fitting(HEAD, rows, width)
+    assert shown[:4] == [0, 1, 2, 3]
+    used = sum(1 + max(len(HEAD[i]), len(rows[0][i])) for i in shown)
+    assert used <= max(width, 65)
+    assert (len(shown) == len(HEAD)) == (width == 200)
 
 
 def test_help_answers_without_torch() -> None:
