@@ -15,6 +15,8 @@ from edm_unified import _shipped
 from edm_unified.cli import options
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from edm_unified.compare import Event, Plan
     from edm_unified.recipe import Comparison, Recipe
     from edm_unified.report import Table
@@ -294,16 +296,57 @@ def _write(plan: Plan, store: Any, data: Any) -> None:
     store.write("report.html", report.build(data))
 
 
-def _print_tables(table: Table) -> None:
-    """The ranked tables, one per budget."""
+def _print_tables(whole: Table) -> None:
+    """The ranked tables, one per problem and budget; of many methods, only the best."""
     from rich.console import Console
+
+    from edm_unified.report import heat
+    from edm_unified.report.ranking import problems
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    if heat.is_crowded(whole):
+        _print_best(console, whole)
+        return
+    for name, table in problems(whole).items():
+        if name:
+            console.print(f"\n{name}", style="bold")
+        _print_ranked(console, table)
+    console.print("\nRanks with = are shared: the 95 % bootstrap intervals overlap.", style="dim")
+
+
+def _print_best(console: Console, table: Table, most: int = 10) -> None:
+    """The best solvers and levels at each budget, by their errors over the least, averaged over the problems."""
+    from rich.table import Table as RichTable
+
+    from edm_unified.report import heat
+
+    tables = {
+        f"{budget} evaluations": [(c.solver, c.levels, c.factor) for c in ranked]
+        for budget, ranked in heat.choices(table).items()
+    }
+    means = next(iter(heat.grids(table)), None)
+    if means is not None:
+        tables["all evaluations"] = [(row, "mean over all", factor) for row, factor in means.means.items()]
+    for title, rows in tables.items():
+        title = f"{title}, the best {min(most, len(rows))} of {len(rows)}"
+        grid = RichTable(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for name in ("solver", "levels", "error / least"):
+            grid.add_column(name, no_wrap=True, justify="right" if "/" in name else "left")
+        for solver, levels, factor in rows[:most]:
+            grid.add_row(solver, levels, f"{factor:.2f}")
+        console.print()
+        console.print(grid)
+    words = "geometric mean over the problems; all methods are in the report"
+    console.print(f"\nerror / least: {words}.", style="dim")
+
+
+def _print_ranked(console: Console, table: Table) -> None:
     from rich.table import Table as RichTable
 
     from edm_unified import report
     from edm_unified.report.data import metric
     from edm_unified.report.ranking import number
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     for budget in table.budgets:
         ranked = report.places(table, budget, table.rank_by) if table.rank_by else {}
         grid = RichTable(
@@ -322,7 +365,6 @@ def _print_tables(table: Table) -> None:
             grid.add_row(rank, label, cell.n, f"{cell.nfe:g}", *values)
         console.print()
         console.print(grid)
-    console.print("\nRanks with = are shared: the 95 % bootstrap intervals overlap.", style="dim")
 
 
 def _shown(score: Any, number: Any) -> str:

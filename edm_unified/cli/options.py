@@ -41,7 +41,9 @@ complete_solver = _complete("solvers")
 
 def complete_solvers(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Solvers, and the sets of them that a comparison can name."""
-    sets = [CompletionItem(name, help=words) for name, words in _shipped.SOLVER_SETS.items() if name.startswith(incomplete)]
+    sets = [
+        CompletionItem(name, help=words) for name, words in _shipped.SOLVER_SETS.items() if name.startswith(incomplete)
+    ]
     return sets + complete_solver(ctx, param, incomplete)
 
 

@@ -55,7 +55,11 @@ def _card(recipe: Recipe, width: int) -> Iterator[str]:
     from edm_unified.sampling import count_nfe
 
     sampler = recipe.sampler
-    nfe = count_nfe(sampler.steps, sampler.solver, recipe.schedule, sampler.renoising, sampler.corrector)
+    if getattr(sampler.solver, "adaptive", False):
+        nfe = "as many evaluations of D as its tolerance asks for, over"
+    else:
+        count = count_nfe(sampler.steps, sampler.solver, recipe.schedule, sampler.renoising, sampler.corrector)
+        nfe = f"{count} evaluations of D in"
     random = sampler.solver.stochastic or sampler.renoising is not None or sampler.corrector is not None
     falls = sum(b < a for a, b in pairwise(recipe.levels))
 
@@ -72,7 +76,7 @@ def _card(recipe: Recipe, width: int) -> Iterator[str]:
     yield from _section("denoiser", recipe.denoiser, width)
     yield from _section("data", recipe.data, width)
     yield ""
-    yield _line("NFE", f"{nfe} evaluations of D in {falls} steps, {'stochastic' if random else 'deterministic'}", width)
+    yield _line("NFE", f"{nfe} {falls} steps, {'stochastic' if random else 'deterministic'}", width)
     yield _line("walk", walk_text(recipe.levels, 3 * (width - _INDENT)) + _legend(recipe.levels), width)
     yield _line("hash", recipe.hash, width)
     yield ""

@@ -125,16 +125,14 @@ def make_plan(comparison: Comparison, recipes: Sequence[tuple[str, Recipe]]) -> 
     Each of ``comparison``'s solvers, schedules and steps rules replaces the recipe's own, in all combinations; the
     denoiser and data, where given, replace everyone's. A schedule that replaces another keeps the noise levels' range.
 
-    Raises ``ValueError`` where nothing is left to run, where two methods are the same, for a rule of fixed length, and for
-    an adaptive solver, which has no fixed number of evaluations.
+    Raises ``ValueError`` where nothing is left to run, where two methods are the same, for a rule of fixed length, and
+    for an adaptive solver, which has no fixed number of evaluations.
     """
     methods = []
     named = () if comparison.solver_set is None else solver_set(comparison.solver_set)
     solvers = tuple(dict.fromkeys((*comparison.solvers, *named)))
     for name, recipe in recipes:
-        choices = itertools.product(
-            comparison.schedules or [None], comparison.steps_rules or [None], solvers or [None]
-        )
+        choices = itertools.product(comparison.schedules or [None], comparison.steps_rules or [None], solvers or [None])
         for schedule, steps, solver in choices:
             methods.append(Method(name, _override(name, recipe, comparison, schedule, steps, solver)))
     twice = [m for m, times in Counter((m.name, m.recipe.hash) for m in methods).items() if times > 1]
@@ -202,7 +200,9 @@ def _with_steps(recipe: Recipe, n: int) -> Recipe:
     return dataclasses.replace(recipe, sampler=dataclasses.replace(recipe.sampler, steps=steps))
 
 
-@lru_cache(maxsize=16384)
 def _nfe(recipe: Recipe) -> int:
     sampler = recipe.sampler
-    return count_nfe(sampler.steps, sampler.solver, recipe.schedule, sampler.renoising, sampler.corrector)
+    return _counted(sampler.steps, sampler.solver, recipe.schedule, sampler.renoising, sampler.corrector)
+
+
+_counted = lru_cache(maxsize=16384)(count_nfe)  # the same whatever the data and the denoiser

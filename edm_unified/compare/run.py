@@ -153,13 +153,17 @@ def run(plan: Plan, store: Store, settings: Settings, problems: Problems, observ
     todo = [
         cell
         for cell in plan.cells
-        if not store.finished(keys[cell], metrics_of(plan, cell, problems.of(cell.method.recipe)))
-        or (_shown(plan, cell) and store.load(f"samples/{keys[cell]}") is None)
+        if not store.finished(keys[cell], metrics_of(plan, cell, problems.of(cell.method.recipe)), cell.budget)
+        or _unsaved(plan, cell, keys[cell], store)
     ]
     ledger = _Ledger(plan, todo, store, problems, settings, observe)
     for index, cell in enumerate(todo):
         ledger.start(index, f"{cell.method.name} · {cell.nfe} evaluations")
         problem = problems.of(cell.method.recipe)
+        if store.finished(keys[cell], metrics_of(plan, cell, problem)) and not _unsaved(plan, cell, keys[cell], store):
+            # two budgets buy the same number of steps: one run, told of under each
+            store.append(keys[cell], [record | {"budget": cell.budget} for record in store.records(keys[cell])])
+            continue
         exact = None
         if not cell.method.stochastic and set(ENDPOINT) & set(plan.comparison.metrics):
             exact = _reference(plan, cell, problem, store, settings, ledger)
@@ -169,6 +173,10 @@ def run(plan: Plan, store: Store, settings: Settings, problems: Problems, observ
             store.save(f"samples/{keys[cell]}", x[: plan.comparison.grid_samples].float())
         store.append(keys[cell], records)
     ledger.end(len(todo))
+
+
+def _unsaved(plan: Plan, cell: Cell, key: str, store: Store) -> bool:
+    return _shown(plan, cell) and store.load(f"samples/{key}") is None
 
 
 def _shown(plan: Plan, cell: Cell) -> bool:

@@ -5,11 +5,28 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from edm_unified.recipe import codec
-from edm_unified.solvers import AnySolver
+from edm_unified.solvers import DEIS, IPNDM, LMS, AnySolver, ExponentialAdamsNoise, VelocityAdams
 
 SetName = Literal["all", "deterministic", "fast"]
 
-FAST: tuple[AnySolver, ...] = ()
+FAST: tuple[AnySolver, ...] = (
+    IPNDM(max_order=3),
+    ExponentialAdamsNoise(order=2),
+    VelocityAdams(order=3),
+    VelocityAdams(order=4),
+    VelocityAdams(order=2),
+    DEIS(order=3),
+    IPNDM(max_order=4),
+    ExponentialAdamsNoise(order=3),
+    LMS(order=4),
+    LMS(order=3),
+)
+"""The ten with the least median endpoint error at 5, 6, 8 and 10 evaluations, best first.
+
+Measured by ``edm-unified compare solver_atlas --nfe 5,6,8,10``, as its last table: the geometric mean, over those
+budgets, four rules for the levels and four problems with exact denoisers, of the error over the least in the column. It
+was 1.15 for the first, 2.56 for the last and 2.93 for the next. All are linear multistep methods of one evaluation.
+"""
 
 
 def solver_set(name: SetName) -> tuple[AnySolver, ...]:

@@ -113,9 +113,10 @@ class Store:
                 raise ValueError(f"{self._path}: line {number} is not a record; start over with --fresh") from None
         return records
 
-    def finished(self, cell: str, metrics: tuple[str, ...]) -> bool:
-        """Whether every one of ``metrics`` is on file for the cell."""
-        return set(metrics) <= {record["metric"] for record in self._records.get(cell, ())}
+    def finished(self, cell: str, metrics: tuple[str, ...], budget: int | None = None) -> bool:
+        """Whether every one of ``metrics`` is on file for the cell (under that budget, where one is given)."""
+        known = self._records.get(cell, ())
+        return set(metrics) <= {r["metric"] for r in known if budget is None or r.get("budget", budget) == budget}
 
     def records(self, cell: str) -> list[dict[str, Any]]:
         """The records of a cell, one per metric (the last written, should there be two)."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from edm_unified.compare.plan import Cell, Method, Plan, label
 from edm_unified.compare.run import ENDPOINT, Problem, Problems, Settings, common_key, solve_reference, start_of
 from edm_unified.compare.store import Store
+from edm_unified.recipe import Recipe
 from edm_unified.report.data import Key, MethodView, ReportData
 from edm_unified.report.ranking import short_labels
 from edm_unified.sampling import levels_of
@@ -49,7 +50,7 @@ def report_data(
     problem = problems.of(plan.methods[0].recipe)
     words = _problems_in_words(plan, problems)
     records = [
-        record
+        record | {"budget": cell.budget}
         for cell in plan.cells
         for record in store.records(cell.key(_common(plan, cell.method, problems, settings)))
     ]
@@ -80,13 +81,13 @@ def _common(plan: Plan, method: Method, problems: Problems, settings: Settings) 
 
 def _problems_in_words(plan: Plan, problems: Problems) -> dict[tuple[object, object], str]:
     """(data, denoiser) -> what is told of it, each different; nothing where there is only one."""
-    recipes = {(m.recipe.data, m.recipe.denoiser): m.recipe for m in plan.methods}
+    recipes: dict[tuple[object, object], Recipe] = {(m.recipe.data, m.recipe.denoiser): m.recipe for m in plan.methods}
     if len(recipes) < 2:
         return dict.fromkeys(recipes, "")
     short = {key: problems.of(recipe).dataset.name for key, recipe in recipes.items()}
     long = {key: f"{short[key]}, {label(recipe.denoiser)}" for key, recipe in recipes.items()}
     longer = {key: f"{long[key]}, {label(recipe.data)}" for key, recipe in recipes.items()}
-    return next((w for w in (short, long, longer) if len(set(w.values())) == len(w)), longer)
+    return next((words for words in (short, long, longer) if len(set(words.values())) == len(words)), longer)
 
 
 def _facts(plan: Plan, problem: Problem, words: dict[tuple[object, object], str]) -> dict[str, str]:

@@ -216,7 +216,7 @@ class RandomMixture:
     Component k has the weight w_k, w uniform on the simplex and then half evened out; the mean is N(0, ``spread``² I);
     the covariance has random axes, along which the standard deviation is ``scale`` times a number that is log-uniform
     on [1/4, 1]. The class of a sample is its component, so that a ``gaussian_mixture`` with one component per class
-    gets the mixture back. Few components far apart (spread ≫ scale) make the flow curved, many close ones nearly linear.
+    gets the mixture back. Components far apart (spread ≫ scale) make the flow curved, close ones nearly straight.
     """
 
     dimension: int = 2
@@ -247,9 +247,8 @@ class RandomMixture:
         labels = rng.permutation(np.concatenate([certain, drawn]))
         along = deviations[labels] * rng.standard_normal((self.samples, d))
         points = means[labels]
-        for component in range(k):
-            mine = labels == component
-            points[mine] += along[mine] @ axes[component].T
+        for own in range(k):
+            points[labels == own] += along[labels == own] @ axes[own].T
         name = f"random mixture of {k} in {d} dimensions"
         return Dataset(torch.from_numpy(points.astype(np.float32)), torch.from_numpy(labels), name)
 

@@ -93,10 +93,11 @@ class Comparison:
     """Several recipes on the same denoiser, the same noise and the same budgets of evaluations.
 
     ``recipes`` are names of shipped recipes or paths. ``data`` and ``denoiser``, where given, replace those of the
-    recipes. ``solvers``, ``schedules`` and ``steps_rules`` cross every recipe with each of their members; ``solver_set``
-    adds to the solvers ``all`` there are, the ``deterministic`` ones, or the ten best at small budgets (``fast``).
-    ``nfe`` are the budgets; ``samples`` are drawn for each of ``seeds``. ``grid_nfe`` and ``grid_samples`` set the pictures. The
-    endpoint errors are those of the first ``reference_samples`` against a solution to ``reference_tolerance``.
+    recipes. ``solvers``, ``schedules`` and ``steps_rules`` cross every recipe with each of their members;
+    ``solver_set`` adds to the solvers ``all`` there are, the ``deterministic`` ones, or the ten best at small budgets
+    (``fast``). ``nfe`` are the budgets; ``samples`` are drawn for each of ``seeds``. ``grid_nfe`` and ``grid_samples``
+    set the pictures. The endpoint errors are those of the first ``reference_samples`` against a solution to
+    ``reference_tolerance``.
     """
 
     title: str

@@ -19,7 +19,7 @@ from edm_unified.report.ranking import Table, number, problems, superscript
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_LINES = 36
+MOST_LINES = 24
 """With more methods than this, plots with a line and grids with a picture for each give way to heat maps."""
 
 COLOURS = (
@@ -188,13 +188,14 @@ def section_of(t: Table) -> str:
     if t.rank_by is None:
         return ""
     scale = "".join(
-        f'<li class="h{shade(f)}">{written(f)}{"+" if f == 100 else ""}</li>' for f in (1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
+        f'<li class="h{shade(f)}">{written(f)}{"+" if f == 100 else ""}</li>'
+        for f in (1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
     )
     intro = (
-        f"<p>Each number is {text(metric(t.rank_by).title[:1].lower() + metric(t.rank_by).title[1:])} over the least in "
-        "its column, that is on the same levels at the same budget: 1.0 is the best, 10 has ten times its error, "
-        "✕ diverged, and where nothing is written the budget buys no step. Rows are in the order of their geometric "
-        f"mean, for which what is missing counts as {10**_WORST:,.0f}.</p>"
+        f"<p>Each number is the {text(metric(t.rank_by).short)} over the least in its column, that is on the same "
+        "levels at the same budget: 1.0 is the best, 10 has ten times its error, ✕ diverged, and where nothing is "
+        "written the budget buys no step. Rows are in the order of their geometric mean, for which what is missing "
+        f"counts as {10**_WORST:,.0f}.</p>"
         f'<ul class="scale" aria-label="Colours">{scale}</ul>'
     )
     maps = "".join(_html(grid, i, t.rank_by) for i, grid in enumerate(grids(t)))
@@ -215,7 +216,7 @@ def _best_of_all(t: Table, most: int = 10) -> str:
 
 
 def _choice(choice: Choice) -> str:
-    return f"{text(choice.solver)} <small>{text(choice.levels)}</small> <b>{written(choice.factor)}</b>"
+    return f"{text(choice.solver)} <b>{written(choice.factor)}</b><small>{text(choice.levels)}</small>"
 
 
 def _html(grid: Grid, index: int, name: str) -> str:
@@ -231,9 +232,10 @@ def _html(grid: Grid, index: int, name: str) -> str:
     foot = f'<tfoot><tr><th scope="row">least error</th><td></td>{least}</tr></tfoot>' if least else ""
     title = grid.title or metric(name).title
     caption = f"{text(title)}: {text(metric(name).short)} over the least in the column, by levels and evaluations"
+    head = f'<th rowspan="2" scope="col">solver</th><th rowspan="2" scope="col">mean</th>{spans}'
     return f'<h3 id="heat-{index}">{text(title)}</h3>' + scrolling(
-        f'<table class="heat"><caption><span>{caption}</span></caption><thead><tr><th rowspan="2" scope="col">solver</th>'
-        f'<th rowspan="2" scope="col">mean</th>{spans}</tr><tr>{budgets}</tr></thead><tbody>{body}</tbody>{foot}</table>',
+        f'<table class="heat"><caption><span>{caption}</span></caption><thead><tr>{head}</tr><tr>{budgets}</tr></thead>'
+        f"<tbody>{body}</tbody>{foot}</table>",
         caption,
     )
 
@@ -256,13 +258,13 @@ def _cell(factor: float | None, start: bool) -> str:
 
 
 def _tiny(value: float) -> str:
-    """An error in six characters: 0.031, 4e−5."""
+    """An error in four characters: 0.31, 4e−5; the tables have all digits."""
     if not math.isfinite(value) or value == 0:
         return number(value)
-    if value >= 1e-3:
-        return number(value, 2)
+    if 0.095 <= value < 99.5:
+        return f"{value:.2g}"
     mantissa, exponent = f"{value:.0e}".split("e")
-    return f"{mantissa}e−{abs(int(exponent))}"
+    return f"{mantissa}e{int(exponent)}".replace("-", "−")
 
 
 # -- as a file --------------------------------------------------------------------------------------------------------
@@ -306,7 +308,9 @@ def heat_png(grid: Grid, name: str, dpi: int) -> bytes:
                         weight="bold" if factor < 1.0 + 1e-9 else "normal")  # fmt: skip
         if grid.best:
             y = 0.8 + height * len(grid.rows)
-            ax.text(left - 0.08, y + height / 2, "least error", color=palette.muted, fontsize=8, ha="right", va="center")
+            ax.text(
+                left - 0.08, y + height / 2, "least error", color=palette.muted, fontsize=8, ha="right", va="center"
+            )
             for column, x in xs.items():
                 ax.text(x + width / 2, y + height / 2, _tiny(grid.best[column]), color=palette.muted, fontsize=6.6,
                         ha="center", va="center")  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from edm_unified.report import images, panels, walks
+from edm_unified.report import heat, images, panels, walks
 from edm_unified.report.data import Key, MethodView, ReportData, image_like, metric
 from edm_unified.report.markup import cited, data_uri, figure, formula, lines, section, swatch, table, text
 from edm_unified.report.plots import names
@@ -28,15 +28,17 @@ _ORIGIN = {"data": "not from the model", "exact endpoints": "of the ODE, same no
 def build(data: ReportData) -> str:
     """The report as one HTML document: no request leaves it, and the same data give the same bytes."""
     aggregated = tabulate(data)
+    crowded = heat.is_crowded(aggregated)
     sections = {
         "summary": ("Summary", _summary(data, aggregated)),
+        "map": ("Heat map", heat.section_of(aggregated) if crowded else ""),
         "tables": ("Ranked tables", ranked_tables(aggregated)),
-        "errors": ("Error against evaluations", _errors(data, aggregated)),
-        "samples": ("Samples", _samples(data, aggregated)),
-        "levels": ("Noise levels visited", _levels(aggregated)),
+        "errors": ("Error against evaluations", "" if crowded else _errors(data, aggregated)),
+        "samples": ("Samples", "" if crowded else _samples(data, aggregated)),
+        "levels": ("Noise levels visited", "" if crowded else _levels(aggregated)),
         "schedules": ("Schedules", _schedules(aggregated)),
         "trajectories": ("Trajectories in one dimension", _trajectories(aggregated)),
-        "methods": ("Methods", _methods(aggregated)),
+        "methods": ("Methods", _recipes(aggregated) if crowded else _methods(aggregated)),
         "metrics": ("Metrics", _metrics(aggregated, bool(data.floors))),
         "reproduce": ("Reproduce and cite", _reproduce(data, aggregated)),
     }
@@ -215,6 +217,27 @@ def _methods(t: Table) -> str:
     if all(m.label == m.key.recipe for m in t.methods):  # the recipe is told by the label
         head, rows = [head[0], *head[2:]], [[row[0], *row[2:]] for row in rows]
     return table(head, rows, "What each method is, and where it is from", "cards") if rows else ""
+
+
+def _recipes(t: Table) -> str:
+    """Of many methods, the recipes that they are made from, and what was put into them."""
+    first = {m.key.recipe: m for m in reversed(t.methods)}
+    rows = [
+        [
+            f"{text(name)}<small>{text(m.title)}</small>",
+            text(m.problem),
+            *(", ".join(text(v) for v in _values(t, name, f)) for f in ("schedule", "steps", "solver")),
+            cited(m.source),
+        ]
+        for name, m in reversed(first.items())
+    ]
+    head = ["recipe", "problem", "schedule", "levels", "solver", "source"]
+    note = "<p>The hash of each resolved recipe is in the CSV file below.</p>"
+    return table(head, rows, "The recipes, and the parts that they were crossed with", "cards") + note
+
+
+def _values(t: Table, recipe: str, name: str) -> list[str]:
+    return list(dict.fromkeys(getattr(m.key, name) for m in t.methods if m.key.recipe == recipe))
 
 
 def _method(index: int, m: MethodView) -> list[str]:

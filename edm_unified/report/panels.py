@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edm_unified.report import curves, images, plots, walks
+from edm_unified.report import curves, heat, images, plots, walks
 from edm_unified.report.data import ReportData, image_like, metric
 from edm_unified.report.draw import PANEL, Palette, dash, margins, png, svg
 from edm_unified.report.ranking import Table, number, tabulate
@@ -21,14 +21,18 @@ def figures(data: ReportData, dpi: int = 150) -> dict[str, bytes]:
     table = tabulate(data)
     shown = curves.families(table.methods)
     files: dict[str, bytes] = {}
-    if table.metrics:
+    if heat.is_crowded(table):
+        maps = heat.grids(table)
+        for i, grid in enumerate(maps):
+            files[f"heatmap-{i}.png" if i else "heatmap.png"] = heat.heat_png(grid, table.rank_by or "", dpi)
+    elif table.metrics:
         files["error_vs_nfe.png"] = _errors(data, table, dpi)
     if shown:
         files["schedules.png"] = _schedules(shown, dpi)
         files["trajectories.png"] = _trajectories(shown, dpi)
-    if any(len(m.levels) for m in table.methods):
+    if not heat.is_crowded(table) and any(len(m.levels) for m in table.methods):
         files["levels.png"] = _levels(table, dpi)
-    if pictures(data, table):
+    if not heat.is_crowded(table) and pictures(data, table):
         files["samples.png"] = _samples(data, table, dpi)
     return files
 

@@ -77,7 +77,7 @@ def problems(table: Table) -> dict[str, Table]:
     for method in table.methods:
         groups[method.problem].append(method)
     if len(groups) < 2:
-        return {name: table for name in groups}
+        return dict.fromkeys(groups, table)
     parts = {}
     for name, methods in groups.items():
         labels = {m.label for m in methods}
@@ -154,6 +154,9 @@ def summary(table: Table) -> list[str]:
     if table.rank_by is None:
         return ["No run has finished yet: there is nothing to rank."]
     sentences = [f"Ranked by {_in_words(table.rank_by)}, with 95 % bootstrap intervals."]
+    parts = problems(table)
+    if len(parts) > 1:  # the table of the winners, which follows, tells it apart for each
+        return [*sentences, f"Ranked apart for each of {len(parts)} problems.", *_failures(table)]
     leaders: dict[str, list[int]] = defaultdict(list)
     stretches: list[tuple[str, tuple[str, ...], list[int], list[str]]] = []  # budgets in a row with one outcome
     for budget in table.budgets:
@@ -181,11 +184,15 @@ def summary(table: Table) -> list[str]:
         most = max(leaders, key=lambda label: len(leaders[label]))
         if len(stretches) > 1 and len(leaders[most]) > 1:
             sentences.append(f"The best value is most often that of {most}: at {_listed(leaders[most])}.")
+    return [*sentences, *_failures(table)]
+
+
+def _failures(table: Table) -> list[str]:
     failed = {m.label for m in table.methods for b in table.budgets if _diverged(table, m.label, b)}
-    if failed:
-        some = [m.label for m in table.methods if m.label in failed]
-        sentences.append(f"Diverged at one budget or more: {_listed(some)}.")
-    return sentences
+    some = [m.label for m in table.methods if m.label in failed]
+    if len(some) > _MOST_SENTENCES:
+        some = [*some[:_MOST_SENTENCES], f"{len(some) - _MOST_SENTENCES} more"]
+    return [f"Diverged at one budget or more: {_listed(some)}."] if some else []
 
 
 def _diverged(table: Table, label: str, budget: int) -> bool:

@@ -1,8 +1,8 @@
 """Single-step methods for the ODE: DPM-Solver and DPM-Solver++(S), RES, and exponential Runge–Kutta of order 4.
 
 Each is a tableau (:mod:`~edm_unified.solvers.exponential_schemes`) for the mechanism of
-:mod:`~edm_unified.solvers.exponential_runge_kutta`, on D or on ε. At few evaluations a multistep method does better;
-these are for walks with rises (churn, restart, ancestral noise), where a multistep method has no past to use.
+:mod:`~edm_unified.solvers.exponential_runge_kutta`, on D or on ε. They keep
+their order on walks with rises (churn, restart, ancestral noise), where a multistep method has no past to use.
 """
 
 from __future__ import annotations

@@ -35,6 +35,8 @@ from test_diffusers import (
 from torch import Tensor
 
 from edm_unified import solvers
+from edm_unified.correctors import Langevin
+from edm_unified.dynamics import Dynamics
 from edm_unified.recipe import parse_component
 from edm_unified.renoising import Ancestral, Churn
 from edm_unified.schedules import EDM, VE, VP, BetaTable, FlowMatching
@@ -217,7 +219,7 @@ def karras_ve(solver: Any) -> Pair:
 
 def ddim(eta: float, name: str = "DDIMScheduler") -> Callable[[Any], Pair]:
     def pair(solver: Any) -> Pair:
-        scheduler = getattr(diffusers, name)(clip_sample=False, timestep_spacing="trailing")
+        scheduler = getattr(diffusers, name)(clip_sample=False, timestep_spacing="trailing", prediction_type="epsilon")
         scheduler.set_timesteps(20)
         levels = levels_of_timesteps(scheduler)
         theirs = drive(scheduler, vp(levels), levels[:-1], epsilon_vp, eta=eta, generator=generator())
@@ -433,9 +435,9 @@ def flow_sigmas(solver: Any) -> Pair:
 
 
 DPM, SINGLE = "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"
-UNIPC = {"final_sigmas_type": "sigma_min", "lower_order_final": False}
-SDE = {"algorithm_type": "sde-dpmsolver++"}
-EPSILON = {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}
+UNIPC: dict[str, Any] = {"final_sigmas_type": "sigma_min", "lower_order_final": False}
+SDE: dict[str, Any] = {"algorithm_type": "sde-dpmsolver++"}
+EPSILON: dict[str, Any] = {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}
 EDM_OUTPUT = raw_output(0.5)
 
 CASES: dict[tuple[str, str, str], Case] = {
@@ -457,6 +459,7 @@ CASES: dict[tuple[str, str, str], Case] = {
     ("DDIMScheduler", "", "ddim"): Case(ddim(0.0)),
     ("DDIMScheduler", "eta 1", "ddim:eta=1"): Case(ddim(1.0)),
     ("DDIMParallelScheduler", "", "ddim"): Case(ddim(0.0, "DDIMParallelScheduler")),
+    ("CogVideoXDDIMScheduler", "", "ddim"): Case(ddim(0.0, "CogVideoXDDIMScheduler")),
     ("DDPMScheduler", "fixed_small", "ddpm"): Case(ddpm("fixed_small")),
     ("DDPMScheduler", "fixed_large", "ddpm:variance=large"): Case(ddpm("fixed_large")),
     ("DDPMParallelScheduler", "fixed_small", "ddpm"): Case(ddpm("fixed_small", "DDPMParallelScheduler")),
@@ -599,15 +602,24 @@ def test_defect_ddim_linspace() -> None:
     assert wrong - b > 1
 
 
+STABLE_DIFFUSION = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+COSINE = {"beta_schedule": "squaredcos_cap_v2"}
+
+
 @measured_with_these_defects
 @pytest.mark.parametrize("name", [DPM, "UniPCMultistepScheduler", "DEISMultistepScheduler", SINGLE])
-def test_defect_duplicate_timesteps(name: str) -> None:
-    """The first of two equal timesteps is skipped, and the walk then runs past its end."""
-    scheduler = getattr(diffusers, name)(use_beta_sigmas=True)
+@pytest.mark.parametrize(
+    "options",
+    [{"use_beta_sigmas": True, **STABLE_DIFFUSION}, {"use_karras_sigmas": True, **COSINE}],
+    ids=["beta", "karras"],
+)
+def test_defect_duplicate_timesteps(name: str, options: dict[str, Any]) -> None:
+    """The second of two equal timesteps is begun with, and the walk runs past its end."""
+    scheduler = getattr(diffusers, name)(**options)
     scheduler.set_timesteps(40)
-    assert len(set(scheduler.timesteps.tolist())) < 40
+    assert scheduler.timesteps[0] == scheduler.timesteps[1]
     levels = scheduler.sigmas.double().tolist()
-    with pytest.raises(IndexError):
+    with pytest.raises((IndexError, AssertionError)):
         drive(scheduler, vp(levels), levels[:-1], epsilon_vp)
 
 
@@ -701,6 +713,25 @@ def test_defect_velocity_of_the_wrong_end() -> None:
     x_0 = torch.ones_like(NOISE).float()
     theirs = scheduler.get_velocity(x_0, NOISE.float(), torch.full((len(NOISE),), 999.0))
     assert float((theirs - NOISE).abs().max()) < 0.1
+
+
+@measured_with_these_defects
+def test_defect_corrector_of_a_batch() -> None:
+    """A sample alone is corrected as by ours; beside others it is not, for norms are averaged over the batch."""
+    scheduler = diffusers.ScoreSdeVeScheduler()
+    scheduler.set_timesteps(10)
+    x, sigma = 3 * NOISE, 2.0
+    score = ((D(x, sigma) - x) / sigma**2).float()
+    alone = scheduler.step_correct(score[:1], x[:1].float(), generator=generator()).prev_sample
+    beside = scheduler.step_correct(score, x.float(), generator=generator()).prev_sample
+    (noise,) = draws(8, 1)
+    dynamics = Dynamics(EDM(), D, {}, torch.device("cpu"))
+    (level,) = dynamics.levels([sigma])
+    generator_of_one = torch.Generator().manual_seed(8)
+    unit = torch.randn((1, *NOISE.shape[1:]), generator=generator_of_one).double()
+    langevin = Langevin(snr=scheduler.config.snr)
+    assert float((langevin.step(dynamics, x[:1], level, lambda: unit) - alone).abs().max()) < CLOSE
+    assert float((langevin.step(dynamics, x, level, lambda: noise) - beside).abs().max()) > 100 * CLOSE
 
 
 @measured_with_these_defects

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -13,9 +14,12 @@ from click.testing import CliRunner
 
 from edm_unified import _shipped, cli
 from edm_unified.recipe import loads
+from edm_unified.recipe.codec import kind_of, members
+from edm_unified.solvers import AnySolver
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+SOLVER_PAGES = sorted((ROOT / "docs" / "solvers").glob("*.md"))
 
 
 def _blocks(language: str) -> list[tuple[str, str]]:
@@ -82,3 +86,41 @@ def test_the_readme_names_every_shipped_method() -> None:
         if "recipes" not in yaml.safe_load(_shipped.find(name).read_text("utf-8"))
     }
     assert table == methods
+
+
+def test_every_solver_is_in_the_table_of_solvers_and_on_the_page_of_its_family() -> None:
+    kinds = {kind_of(member) for member in members(AnySolver)}
+    section = (ROOT / "docs" / "sampling.md").read_text("utf-8").split("\n## Solvers\n")[1].split("\n## ")[0]
+    table = "".join(line.split("|")[1] for line in section.splitlines() if line.startswith("| `"))
+    assert set(re.findall(r"`(\w+)`", table)) == kinds
+    titles = "".join(page.read_text("utf-8").split("\n\n", 2)[1] for page in SOLVER_PAGES)
+    assert kinds <= set(re.findall(r"`(\w+)", titles))
+    assert all(f"solvers/{page.name}" in section for page in SOLVER_PAGES)
+
+
+def _rows(page: Path, first: str) -> dict[str, dict[str, str]]:
+    """The rows of the table of ``page`` whose head begins with ``first``, by their first cell and their heads."""
+    lines = page.read_text("utf-8").splitlines()
+    tables = [i for i, line in enumerate(lines) if re.match(rf"\| {first} +\|", line)]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    rows = {}
+    for i in tables:
+        for j in itertools.takewhile(lambda j: lines[j].startswith("|"), range(i + 2, len(lines))):
+            rows[cells[j][0]] = dict(zip(cells[i], cells[j], strict=True))
+    return rows
+
+
+@pytest.mark.parametrize("page", [page for page in SOLVER_PAGES if page.name != "renoising.md"], ids=lambda p: p.stem)
+def test_the_rows_of_a_family_are_those_of_the_certificates(page: Path) -> None:
+    """Which test_certificates.py measures again, and whose last digits may change with them."""
+    certified = _rows(ROOT / "docs" / "certificates.md", "solver")
+    rows = _rows(page, "certificate")
+    assert rows
+    for name, row in rows.items():
+        known = certified[name]
+        assert (row["stated"], row["NFE"]) == (known["stated"], known["NFE"]), name
+        for column, bound in {"order": 0.15, "plain start": 0.15, "weak": 0.3}.items():
+            assert (row[column] == "–") == (known[column] == "–"), name
+            assert row[column] == "–" or abs(float(row[column]) - float(known[column])) <= bound, name
+        ratio, known_ratio = row["error/Heun"], known["error/Heun"]
+        assert ratio == known_ratio or 2 / 3 < float(ratio) / float(known_ratio) < 3 / 2, name

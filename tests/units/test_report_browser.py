@@ -303,3 +303,28 @@ def test_images_keep_their_pixels_and_all_decode(browser: Browser, report: Path)
         assert natural == 8 * 9 - 1
         assert zoom == 3
         assert rendering == "pixelated"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [375, 1280])
+def test_heat_maps_are_readable_on_every_screen(browser: Browser, tmp_path: Path, width: int, dark: bool) -> None:
+    """33 methods at 12 budgets: the page does not scroll sideways, the row's name stays, and no number is clipped."""
+    path = tmp_path / "report.html"
+    path.write_text(build(crowded(11)), "utf-8")
+    browser.open(path, width, dark=dark)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run("document.querySelectorAll('#map table.heat tbody tr').length") == 33
+    assert browser.run("document.querySelectorAll('#errors, #samples, #levels').length") == 0
+    found = browser.run(
+        """(() => {
+          const box = document.querySelector('#map table.heat').parentNode, cells = [...box.querySelectorAll('td')];
+          box.scrollLeft = 1e6;
+          const names = [...box.querySelectorAll('tbody th')].map(e => e.getBoundingClientRect().left);
+          return {small: cells.filter(e => parseFloat(getComputedStyle(e).fontSize) < 9).length,
+                  clipped: cells.filter(e => e.scrollWidth > e.clientWidth + 1).length,
+                  gone: names.filter(x => x < 0).length,
+                  colours: new Set(cells.map(e => getComputedStyle(e).backgroundColor)).size};
+        })()"""
+    )
+    assert (found["small"], found["clipped"], found["gone"]) == (0, 0, 0)
+    assert found["colours"] >= 8

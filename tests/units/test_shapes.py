@@ -23,7 +23,9 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
     hints = get_type_hints(function, namespace, include_extras=True)
     copy = FunctionType(function.__code__, namespace, function.__name__, function.__defaults__, function.__closure__)
     copy.__kwdefaults__ = function.__kwdefaults__
-    copy.__annotations__ = {name: hint for name, hint in hints.items() if "jaxtyping" in repr(hint) or "Float" in repr(hint)}
+    copy.__annotations__ = {
+        name: hint for name, hint in hints.items() if "jaxtyping" in repr(hint) or "Float" in repr(hint)
+    }
     assert copy.__annotations__, f"{function.__name__} says nothing of shapes"
     return jaxtyped(typechecker=beartype)(copy)
 
@@ -37,7 +39,9 @@ EVENTS = [(), (2,), (3, 4, 5)]
 def test_noise_and_samples_keep_their_shape(event: tuple[int, ...]) -> None:
     noise = _checked(edm.unit_noise)(4, event, seed=1)
     assert noise.shape == (4, *event)
-    assert _checked(edm.sample)(lambda x, sigma: 0.5 * x, noise, steps=edm.discretization.Karras(n=3)).shape == noise.shape
+    assert (
+        _checked(edm.sample)(lambda x, sigma: 0.5 * x, noise, steps=edm.discretization.Karras(n=3)).shape == noise.shape
+    )
     assert _checked(edm.reference)(lambda x, sigma: 0.5 * x, noise, tolerance=1e-4).shape == noise.shape
 
 
