@@ -57,6 +57,14 @@ def find(name: str | os.PathLike[str]) -> Path:
     return recipes_folder() / f"{text}.yaml"
 
 
+def beside(comparison: str, recipe: str) -> str:
+    """A path in a comparison's list is relative to the comparison's own file; a bare name is a shipped recipe."""
+    path = Path(recipe)
+    if path.is_absolute() or (len(path.parts) == 1 and path.suffix not in SUFFIXES):
+        return recipe
+    return str(find(comparison).parent / path)
+
+
 def suggest(word: object, options: Iterable[str], listing: str = "") -> str:
     """``; did you mean 'heun'?`` for a word near one of the options; else all of them, or the command that does so."""
     options = list(options)

@@ -178,7 +178,7 @@ def _load(names: tuple[str, ...], overrides: tuple[str, ...]) -> tuple[Compariso
     wanted: list[str] = []
     for name in names:
         if whole and name == whole[0][0]:
-            wanted += [_beside(name, recipe) for recipe in whole[0][1].recipes]
+            wanted += [_shipped.beside(name, recipe) for recipe in whole[0][1].recipes]
         else:
             wanted.append(name)
     loaded = [(_name((name,)), Recipe.load(name, theirs)) for name in dict.fromkeys(wanted)]
@@ -196,14 +196,6 @@ def _default_comparison(names: list[str], own: tuple[str, ...]) -> Comparison:
     comparison = from_tree(tree, "comparison", own)
     assert isinstance(comparison, Comparison)
     return comparison
-
-
-def _beside(comparison: str, recipe: str) -> str:
-    """A path in a comparison's list is relative to the comparison's own file; a bare name is a shipped recipe."""
-    path = Path(recipe)
-    if path.is_absolute() or (len(path.parts) == 1 and path.suffix not in (".yaml", ".yml")):
-        return recipe
-    return str(_shipped.find(comparison).parent / path)
 
 
 def _name(names: tuple[str, ...]) -> str:

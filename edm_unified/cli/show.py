@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edm_unified import _shipped
 from edm_unified.cli import options
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def show(recipe: str, as_yaml: bool, overrides: tuple[str, ...], **swaps: Any) -
         click.echo(found.dump(), nl=False)
         return
     width = min(shutil.get_terminal_size().columns, 120)
-    for line in _card(found, width) if isinstance(found, Recipe) else _comparison_card(found, width):
+    for line in _card(found, width) if isinstance(found, Recipe) else _comparison_card(recipe, found, width):
         click.echo(line)
 
 
@@ -92,10 +93,12 @@ def _heading(title: str, text: str, width: int) -> Iterator[str]:
 
 def _line(name: str, text: str, width: int, style: str | None = "cyan") -> str:
     """``name`` in a column of its own, ``text`` wrapped beside it."""
-    wrapped = textwrap.wrap(text, max(width - _INDENT, 20), break_on_hyphens=False) or [""]
-    head = f"{name:<{_INDENT}}"
+    longer = max(0, len(name) + 2 - _INDENT)  # a name that reaches into the column beside it
+    room = max(width - _INDENT, 20)
+    wrapped = textwrap.wrap(text, room, break_on_hyphens=False, initial_indent=" " * longer) or [""]
+    head = f"{name:<{_INDENT}}" if not longer else f"{name}  "
     head = click.style(head, fg=style) if style else head
-    return "\n".join([head + wrapped[0], *(" " * _INDENT + line for line in wrapped[1:])])
+    return "\n".join([head + wrapped[0][longer:], *(" " * _INDENT + line for line in wrapped[1:])])
 
 
 def _section(name: str, component: Any, width: int) -> Iterator[str]:
@@ -167,19 +170,22 @@ def _plot(recipe: Recipe, width: int) -> Iterator[str]:
     yield from curve(t.tolist(), log_sigma.tolist(), marks, columns, height=12)
 
 
-def _comparison_card(comparison: Comparison, width: int) -> Iterator[str]:
+def _comparison_card(file: str, comparison: Comparison, width: int) -> Iterator[str]:
+    from edm_unified.compare import label
     from edm_unified.recipe import Recipe
 
     yield from _heading(comparison.title, comparison.description, width)
     for name in comparison.recipes:
-        recipe = Recipe.load(name)
+        recipe = Recipe.load(_shipped.beside(file, name))
         sampler = recipe.sampler
         parts = (recipe.schedule, sampler.steps, sampler.solver, sampler.renoising, sampler.corrector)
         yield _line(name, " · ".join(part.kind for part in parts if part is not None), width)
     yield ""
+    if comparison.solver_set is not None:
+        yield _line("solver_set", f"{comparison.solver_set}: {_shipped.SOLVER_SETS[comparison.solver_set]}", width)
     for name in ("schedules", "steps_rules", "solvers"):
         if values := getattr(comparison, name):
-            yield _line(name, ", ".join(map(describe, values)), width)
+            yield _line(name, ", ".join(map(label, values)), width)
     yield from _section("data", comparison.data, width)
     yield from _section("denoiser", comparison.denoiser, width)
     yield _line("NFE", ", ".join(map(str, comparison.nfe)), width)

@@ -142,8 +142,8 @@ class ExponentialAdams(ExponentialMultistep):
     """Exponential Adams–Bashforth on D: the exact integral of the interpolant of the last ``order`` outputs.
 
     Order 1 to 4, one evaluation per step; with noise the weak order is 2 at most. η = 0: order 1 is DDIM, order 2
-    UniP-2, order 3 the DPM-Solver++(3M) that was meant (Hochbruck & Ostermann 2010, section 2.5; Lu et al. 2022b). η > 0: the
-    predictor of SA-Solver with constant τ = η (Xue et al. 2023), SDE-DPM-Solver++ at order 1.
+    UniP-2, order 3 the DPM-Solver++(3M) that was meant (Hochbruck & Ostermann 2010, section 2.5; Lu et al. 2022b). η >
+    0: the predictor of SA-Solver with constant τ = η (Xue et al. 2023), SDE-DPM-Solver++ at order 1.
 
     The first step of a history is of order 1, which leaves order 2 at the end whatever comes after. ``start="rk2"``
     closes it with a second evaluation, at b (and the same noise), which keeps order 3.

@@ -149,9 +149,7 @@ STEPS: dict[type, tuple[Any, ...]] = {
         discretization.AlignYourSteps(),
         discretization.AlignYourSteps(n=18, model="stable_diffusion_xl"),
     ),
-    discretization.DensitySpaced: (
-        discretization.DensitySpaced(sigmas=(80.0, 1.0, 0.002), density=(0.5, 2.0, 0.1)),
-    ),
+    discretization.DensitySpaced: (discretization.DensitySpaced(sigmas=(80.0, 1.0, 0.002), density=(0.5, 2.0, 0.1)),),
     discretization.Explicit: (discretization.Explicit(sigmas=(80.0, 5.0, 1.0, 0.1, 0.0)),),
 }
 
