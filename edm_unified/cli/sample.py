@@ -151,7 +151,7 @@ def _files(
     """What is written, by name, all of it made before anything is written."""
     import numpy as np
 
-    from edm_unified.compare.run import Settings
+    from edm_unified.compare.problem import Settings
     from edm_unified.compare.view import environment
     from edm_unified.report import samples_grid_png
 

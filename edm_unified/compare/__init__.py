@@ -10,8 +10,21 @@ All methods of one comparison start from the same unit noise and are measured ag
 """
 
 from edm_unified.compare.plan import Cell, Method, Plan, label, make_plan
-from edm_unified.compare.run import Event, Settings, run
+from edm_unified.compare.problem import Problems, Settings
+from edm_unified.compare.run import Event, run
 from edm_unified.compare.store import Store
 from edm_unified.compare.view import report_data
 
-__all__ = ["Cell", "Event", "Method", "Plan", "Settings", "Store", "label", "make_plan", "report_data", "run"]
+__all__ = [
+    "Cell",
+    "Event",
+    "Method",
+    "Plan",
+    "Problems",
+    "Settings",
+    "Store",
+    "label",
+    "make_plan",
+    "report_data",
+    "run",
+]

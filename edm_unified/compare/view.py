@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -9,8 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from torch import Tensor
 
+from edm_unified import report
 from edm_unified.compare.plan import Cell, Method, Plan, label
-from edm_unified.compare.run import ENDPOINT, Problem, Problems, Settings, common_key, solve_reference, start_of
+from edm_unified.compare.problem import ENDPOINT, Problem, Problems, Settings
+from edm_unified.compare.run import common_key, solve_reference, start_of
 from edm_unified.compare.store import Store
 from edm_unified.recipe import Recipe
 from edm_unified.report.data import Key, MethodView, ReportData
@@ -166,3 +169,25 @@ def _floors(plan: Plan, problem: Problem, reference: Tensor) -> dict[str, tuple[
         ):
             floors[name] = (estimate.value, estimate.low, estimate.high)
     return floors
+
+
+def remember(store: Store, command: str) -> list[str]:
+    """Add ``command`` to those that made the directory, once, and return them all."""
+    path = store.directory / "commands.txt"
+    known = path.read_text("utf-8").splitlines() if path.exists() else []
+    if command not in known:
+        known.append(command)
+        store.write("commands.txt", "\n".join(known) + "\n")
+    return known
+
+
+def write_report(plan: Plan, store: Store, data: ReportData) -> None:
+    """Write the report with its figures, the recipes as they were resolved, and the environment."""
+    for method, view in zip(plan.methods, data.methods, strict=True):
+        name = "".join(c if c.isalnum() or c in "-_." else "-" for c in view.label)
+        text = f"# {view.label}\n{method.recipe.dump()}"
+        store.write(f"recipes/{name}.yaml", text)
+    store.write("environment.json", json.dumps(dict(data.environment), indent=2) + "\n")
+    for name, png in report.figures(data).items():
+        store.write(f"figures/{name}", png)
+    store.write("report.html", report.build(data))

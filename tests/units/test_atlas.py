@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from edm_unified import cli
-from edm_unified.cli.compare import _load
+from edm_unified.compare.loading import load
 from edm_unified.compare.sets import FAST, solver_set
 from edm_unified.data import RandomMixture
 from edm_unified.denoisers import GaussianMixture
@@ -118,7 +118,7 @@ def test_the_atlas_finds_its_recipes_wherever_it_is_called_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    comparison, recipes = _load(("solver_atlas",), ())
+    comparison, recipes = load(("solver_atlas",), ())
     assert [name for name, _ in recipes] == ["mixture_2d", "mixture_16d", "mixture_64d", "edm"]
     assert comparison.solver_set == "deterministic"
     assert Recipe.load("toy/mixture_2d") == recipes[0][1]

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from edm_unified import cli
 from edm_unified.compare import Plan, Settings, Store, label, make_plan, run
-from edm_unified.compare.run import Problems
+from edm_unified.compare.problem import Problems
 from edm_unified.data import Arrays
 from edm_unified.denoisers import Gaussian
 from edm_unified.discretization import Explicit, Karras, LogLinear, TableSubset, UniformTime

@@ -1,0 +1,112 @@
+"""What a method is run on and measured against: a model of the data, with everything about it that is known."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from edm_unified import metrics as measure
+from edm_unified.compare.plan import digest
+from edm_unified.data import Dataset
+from edm_unified.recipe import Recipe
+
+TARGET_SAMPLES = 2048
+"""Exact draws (or data) that the distribution metrics compare with."""
+MOST_MOMENTS = 4096
+"""Dimensions up to which the Fréchet distance takes the model's exact covariance instead of that of its draws."""
+ENDPOINT = ("error_median", "error_rms")
+
+
+class Settings(NamedTuple):
+    """What is the machine's and not the comparison's."""
+
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float64
+    batch: int = 1024
+
+
+class Problem:
+    """A model of the data with all that is measured against it. Nothing is built before it is needed."""
+
+    def __init__(self, recipe: Recipe, settings: Settings) -> None:
+        self._recipe, self._settings = recipe, settings
+
+    @cached_property
+    def _built(self) -> tuple[Any, Dataset]:
+        return self._recipe.build()
+
+    @property
+    def dataset(self) -> Dataset:
+        return self._built[1]
+
+    def check(self) -> None:
+        """Load the data and build the denoiser, or raise ``ValueError`` naming what is wrong with them."""
+        _ = self._built
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes when the data change."""
+        images = self.dataset.images.contiguous()
+        return digest([list(images.shape), hashlib.sha256(images.numpy().tobytes()).hexdigest()])
+
+    @cached_property
+    def denoiser(self) -> Any:
+        denoiser = self._built[0]
+        return denoiser.to(self._settings.device) if hasattr(denoiser, "to") else denoiser
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.dataset.images.shape[1:])
+
+    @cached_property
+    def target(self) -> Tensor:
+        """Exact draws of the model, or the data where the model cannot be drawn from."""
+        if hasattr(self.denoiser, "sample"):
+            return self.denoiser.sample(TARGET_SAMPLES, seed=20_220_601).to(torch.float64)
+        return self.dataset.images[:TARGET_SAMPLES].to(torch.float64)
+
+    @cached_property
+    def moments(self) -> tuple[Tensor, Tensor] | None:
+        """The exact mean and covariance of the model, where they are known and a matrix of that size is affordable."""
+        if not hasattr(self.denoiser, "moments") or math.prod(self.shape) > MOST_MOMENTS:
+            return None
+        return self.denoiser.moments()
+
+    @cached_property
+    def has_density(self) -> bool:
+        """Whether log p of a clean sample is known: not for a set of points."""
+        if not hasattr(self.denoiser, "log_prob"):
+            return False
+        try:
+            return bool(torch.isfinite(self.denoiser.log_prob(self.target[:1], 0.0)).all())
+        except ValueError:
+            return False
+
+    def measure(self, x: Tensor, name: str) -> measure.Estimate | None:
+        """One metric of the samples as a distribution, or None where it does not apply."""
+        if name == "log_density_gap":
+            return measure.log_density_gap(x, self.denoiser) if self.has_density else None
+        if name == "frechet":
+            return measure.frechet(x, self.moments or self.target)
+        if name == "energy_distance":
+            return measure.energy_distance(x, self.target)
+        return measure.sliced_wasserstein(x, self.target)
+
+
+class Problems:
+    """One :class:`Problem` for each (data, denoiser) among the recipes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._problems: dict[Any, Problem] = {}
+
+    def of(self, recipe: Recipe) -> Problem:
+        key = (recipe.data, recipe.denoiser)
+        if key not in self._problems:
+            self._problems[key] = Problem(recipe, self._settings)
+        return self._problems[key]
