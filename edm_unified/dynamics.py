@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from edm_unified.denoiser import Denoiser
-from edm_unified.schedules import PRACTICAL_INFINITY, Schedule
+from edm_unified.schedules import PRACTICAL_INFINITY, Schedule, is_value
 from edm_unified.schedules.base import float64
 
 
@@ -52,13 +52,10 @@ def levels(
 ) -> tuple[Level, ...]:
     """Levels for ``sigmas`` at ``times``, or else at σ⁻¹, in one transfer to the device.
 
-    Remembered for the last few lists, since batch after batch is drawn with the same settings.
+    Remembered for the last few lists under a shipped schedule: batch after batch is drawn with the same settings.
     """
     key = (schedule, tuple(sigmas), None if times is None else tuple(times), device, torch.is_inference_mode_enabled())
-    try:
-        return _remembered_levels(*key)
-    except TypeError:  # a schedule of the user's own that cannot be hashed
-        return _levels(*key)
+    return _remembered_levels(*key) if is_value(schedule) else _levels(*key)
 
 
 def _levels(

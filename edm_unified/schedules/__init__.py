@@ -23,6 +23,8 @@ schedule                s(t)                     σ(t)                          
 All functions of t and σ take floats or tensors and return float64 tensors.
 """
 
+from typing import get_args
+
 from edm_unified.schedules.base import PRACTICAL_INFINITY, Schedule
 from edm_unified.schedules.flow import FlowMatching, Trigonometric
 from edm_unified.schedules.sde import SDE, from_sde
@@ -31,6 +33,16 @@ from edm_unified.schedules.variance_exploding import EDM, VE, ExponentialVE, Geo
 from edm_unified.schedules.variance_preserving import VP, Cosine, SubVP
 
 AnySchedule = EDM | VE | GeometricVE | ExponentialVE | VP | SubVP | Cosine | Trigonometric | FlowMatching | BetaTable
+
+
+def is_value(schedule: Schedule) -> bool:
+    """Whether what was computed under ``schedule`` may be remembered for one equal to it: so for the shipped ones.
+
+    They are frozen and equal by their fields. A schedule of the user's own may change between two runs, by an attribute
+    or by what its f and g close over, and would then be given another's numbers.
+    """
+    return type(schedule) in get_args(AnySchedule)
+
 
 __all__ = [
     "EDM",
@@ -49,5 +61,6 @@ __all__ = [
     "Trigonometric",
     "beta_table",
     "from_sde",
+    "is_value",
     "table_sigmas",
 ]

@@ -37,7 +37,7 @@ class _Panels(NamedTuple):
     variance: Tensor  # (P+1,) σ² at the edges
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one function may be another by the next run: an SDE equals itself alone
 class SDE(Schedule):
     """The schedule of dx = f(t) x dt + g(t) dw for t in [0, t_end]; from Python only.
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from edm_unified._component import component
 from edm_unified.dynamics import Dynamics, Level, Walk, levels
-from edm_unified.schedules import Schedule
+from edm_unified.schedules import Schedule, is_value
 from edm_unified.solvers.linear import Randn, Row, combine, row
 
 
@@ -89,10 +89,8 @@ def _fall_to_zero(dynamics: Dynamics, a: Level, b: Level) -> tuple[tuple[Stage, 
 def _plan(
     schedule: Schedule, device: torch.device, falls: tuple[tuple[Level, Level], ...], tableau: Tableau
 ) -> tuple[tuple[tuple[Stage, ...], Row], ...]:
-    try:
-        return _remembered_weights(schedule, device, falls, tableau)
-    except TypeError:  # a schedule of the user's own that cannot be hashed
-        return _all_weights(schedule, device, falls, tableau)
+    weights = _remembered_weights if is_value(schedule) else _all_weights
+    return weights(schedule, device, falls, tableau)
 
 
 def _all_weights(

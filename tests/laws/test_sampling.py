@@ -368,3 +368,55 @@ def test_memory_does_not_grow_with_steps(solver: Any) -> None:
         return max(alive)
 
     assert most_alive(60) == most_alive(10) <= 4
+
+
+class _Changing(schedules.Schedule):
+    """A user's schedule with an attribute that changes between runs: s = (1+t)^{−power}, σ = t."""
+
+    formulas = {}  # noqa: RUF012
+    t_max = 100.0
+
+    def __init__(self, power: float) -> None:
+        self.power = power
+
+    def _s(self, t: Tensor) -> Tensor:
+        return (1 + t) ** -self.power
+
+    def _sigma(self, t: Tensor) -> Tensor:
+        return t
+
+    def _log_s_rate(self, t: Tensor) -> Tensor:
+        return -self.power / (1 + t)
+
+    def _log_sigma_rate(self, t: Tensor) -> Tensor:
+        return 1 / t
+
+    def _time(self, sigma: Tensor) -> Tensor:
+        return sigma
+
+
+@pytest.mark.parametrize("solver", [solvers.Euler(), solvers.Heun(), solvers.Midpoint()], ids=name)
+def test_nothing_is_remembered_of_a_schedule_that_may_have_changed(solver: Any) -> None:
+    noise, steps = edm.unit_noise(3, (2,)), Karras(n=6)
+    denoiser = edm.exact.Gaussian(mean=[0.5, -0.5], cov=0.1)
+    schedule = _Changing(0.0)
+    before = edm.sample(denoiser, noise, schedule=schedule, steps=steps, solver=solver)
+    schedule.power = 1.0
+    after = edm.sample(denoiser, noise, schedule=schedule, steps=steps, solver=solver)
+    assert torch.equal(after, edm.sample(denoiser, noise, schedule=_Changing(1.0), steps=steps, solver=solver))
+    assert not torch.equal(after, before)
+
+
+def test_nothing_is_remembered_of_functions_that_may_have_changed() -> None:
+    scale = {"g": 1.0}
+
+    def zero(t: Tensor) -> Tensor:
+        return 0 * t
+
+    def g(t: Tensor) -> Tensor:
+        return scale["g"] + 0 * t
+
+    first = schedules.from_sde(zero, g)
+    assert float(first.sigma(1.0)) == pytest.approx(1.0, rel=1e-12)
+    scale["g"] = 2.0
+    assert float(schedules.from_sde(zero, g).sigma(1.0)) == pytest.approx(2.0, rel=1e-12)
