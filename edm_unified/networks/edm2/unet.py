@@ -1,0 +1,250 @@
+"""The U-Net that is made of them: EDM2, config G (Karras et al. 2024, their last diagram of the architecture)."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edm_unified._component import component, count, positive
+from edm_unified.networks.base import check_augment, check_input, check_label, check_shape, run
+from edm_unified.networks.edm2.layers import (
+    Attention,
+    MPConv,
+    MPFourier,
+    mp_cat,
+    mp_silu,
+    mp_sum,
+    normalize_weights,
+    pixel_norm,
+)
+
+CLIP = 256.0
+"""Activations are clipped here, far above their magnitude of about one, so that none is lost in float16."""
+
+
+@component
+class EDM2:
+    """EDM2's magnitude-preserving U-Net, config G (Karras et al. 2024, arXiv 2312.02696).
+
+    For images (C, H, W) whose sides are multiples of 2^(levels − 1), and latents: the paper's are (4, 64, 64). The
+    published sizes, with 1000 classes, are ``channels`` 64 (XXS, 31.3 M parameters), 128 (XS, 124.7 M), 192 (S,
+    280.2 M), 256 (M), 320 (L), 384 (XL) and 448 (XXL); dropout is 0.1 from M upwards, 0 below. Level l has
+    ``multipliers[l]`` · ``channels`` channels and ``blocks`` residual blocks on the way down, one more on the way up.
+    ``attention_resolutions`` lists sides (the shorter one of a rectangle) at which blocks attend, ``[]`` for none, in
+    heads of ``head_channels``; ``middle_attention`` is that of the lowest level's middle block.
+
+    The balances t are the share of the second term of each magnitude-preserving sum: of the residual branch, of
+    attention, of the skip connection, of the class. ``bandwidth`` is the standard deviation of the Fourier
+    frequencies; 1 suits a c_noise that runs over a few units, such as ln(σ)/4, and not the index of a table.
+
+    The output is zero at the start (a learned gain at 0). The network has to be trained with :meth:`after_step
+    <EDM2Network.after_step>` called after each step of the optimizer, and with a learning rate that decays (the paper:
+    0.01 and lower, inverse square root), since forced normalization takes away the decay that came by itself.
+
+    Augmentation labels are this package's addition: a plain linear map of them is added to the embedding, so that a
+    network told of no augmentation (zeros) is exactly the published one.
+
+    ``build`` raises ``ValueError`` for a shape that is not an image, or whose sides are not such multiples, and
+    for an ``attention_resolutions`` that no level has.
+    """
+
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 3, 4)
+    blocks: int = 3
+    attention_resolutions: tuple[int, ...] = (16, 8)
+    head_channels: int = 64
+    middle_attention: bool = True
+    dropout: float = 0.0
+    residual_balance: float = 0.3
+    attention_balance: float = 0.3
+    concat_balance: float = 0.5
+    label_balance: float = 0.5
+    bandwidth: float = 1.0
+    kind: Literal["edm2"] = "edm2"
+
+    def __post_init__(self) -> None:
+        count("channels", self.channels)
+        count("blocks", self.blocks)
+        count("head_channels", self.head_channels)
+        if not self.multipliers:
+            raise ValueError("multipliers: at least one level is needed")
+        for multiplier in self.multipliers:
+            count("multipliers", multiplier)
+        for side in self.attention_resolutions:
+            count("attention_resolutions", side)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: must be in [0, 1), got {self.dropout!r}")
+        for name in ("residual_balance", "attention_balance", "concat_balance", "label_balance"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be between 0 and 1, got {getattr(self, name)!r}")
+        positive("bandwidth", self.bandwidth)
+
+    def build(self, shape: tuple[int, ...], classes: int = 0, augment: int = 0) -> EDM2Network:
+        """The network for ``shape`` (C, H, W), its weights drawn from torch's generator."""
+        check_shape(shape, (3,), "edm2 is a network for images (C, H, W)")
+        check_sides("shape", shape, len(self.multipliers))
+        sides = self.sides(shape)
+        for side in self.attention_resolutions:
+            if side not in sides:
+                known = f"those of {tuple(shape)} are {', '.join(map(str, sides))}"
+                raise ValueError(f"attention_resolutions: no level has side {side}; {known}")
+        return EDM2Network(self, shape, classes, augment)
+
+    def sides(self, shape: tuple[int, ...]) -> list[int]:
+        """The shorter side at each level, which ``attention_resolutions`` refers to."""
+        return [min(shape[1:]) >> level for level in range(len(self.multipliers))]
+
+
+def check_sides(name: str, shape: tuple[int, ...], levels: int) -> None:
+    """Raise ``ValueError`` unless the last two of ``shape`` can be halved ``levels`` − 1 times."""
+    multiple = 2 ** (levels - 1)
+    height, width = shape[-2:]
+    if height % multiple or width % multiple:
+        raise ValueError(
+            f"{name}: height and width must be multiples of {multiple}, got {height}x{width}; "
+            f"each of the {levels} levels in multipliers but the first halves them"
+        )
+
+
+class Block(nn.Module):
+    """One residual block, of the encoder or of the decoder, with attention if ``attends``.
+
+    The encoder's first changes the number of channels and then normalizes the pixels, which is what keeps the
+    magnitude of the main path from drifting; the decoder's normalizes nothing.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        embedding: int,
+        config: EDM2,
+        *,
+        encoder: bool,
+        attends: bool = False,
+        resample: Literal["down", "up"] | None = None,
+    ) -> None:
+        super().__init__()
+        if attends and outputs % config.head_channels:
+            raise ValueError(
+                f"head_channels: must divide the {outputs} channels of a level, got {config.head_channels}"
+            )
+        self.config, self.encoder, self.resample = config, encoder, resample
+        self.skip = MPConv(inputs, outputs, (1, 1)) if inputs != outputs else nn.Identity()
+        self.first = MPConv(outputs if encoder else inputs, outputs, (3, 3))
+        self.modulation = MPConv(embedding, outputs)
+        self.gain = nn.Parameter(torch.zeros(1))  # of shape (1,): FSDP2 shards no scalars
+        self.second = MPConv(outputs, outputs, (3, 3))
+        self.attention = Attention(outputs, config.head_channels) if attends else None
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        if self.resample == "down":
+            x = functional.avg_pool2d(x, 2)
+        elif self.resample == "up":
+            x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
+        if self.encoder:
+            x = pixel_norm(self.skip(x))
+        scale = self.modulation(embedding, self.gain) + 1
+        y = mp_silu(self.first(mp_silu(x)) * scale[:, :, None, None])
+        y = self.second(functional.dropout(y, self.config.dropout, self.training))
+        x = mp_sum(x if self.encoder else self.skip(x), y, self.config.residual_balance)
+        if self.attention is not None:
+            x = mp_sum(x, self.attention(x), self.config.attention_balance)
+        return x.clamp(-CLIP, CLIP)
+
+
+class EDM2Network(nn.Module):
+    """What :meth:`EDM2.build` returns: F(x, c_noise; label) for x (B, C, H, W).
+
+    A sample without a class (label −1) is embedded by its noise level alone, at unit magnitude, which is what all
+    samples are where ``classes`` is 0.
+    """
+
+    def __init__(self, config: EDM2, shape: tuple[int, ...], classes: int, augment: int) -> None:
+        super().__init__()
+        self.config = config
+        self.shape, self.classes, self.augments = (shape[0], -1, -1), classes, augment
+        self.checkpoint_activations = False
+        widths = [config.channels * multiplier for multiplier in config.multipliers]
+        embedding = max(widths)
+
+        self.fourier = MPFourier(widths[0], config.bandwidth)
+        self.noise = MPConv(widths[0], embedding)
+        self.label = MPConv(classes, embedding) if classes else None
+        self.augment = MPConv(augment, embedding) if augment else None
+
+        def block(inputs: int, outputs: int, encoder: bool, **options: object) -> Block:
+            return Block(inputs, outputs, embedding, config, encoder=encoder, **options)  # type: ignore[arg-type]
+
+        attends = [side in config.attention_resolutions for side in config.sides(shape)]
+        self.stem = MPConv(shape[0] + 1, widths[0], (3, 3))
+        self.encoder, skips, channels = nn.ModuleList(), [widths[0]], widths[0]
+        for level, width in enumerate(widths):
+            if level:
+                self.encoder.append(block(channels, channels, True, resample="down"))
+                skips.append(channels)
+            for _ in range(config.blocks):
+                self.encoder.append(block(channels, width, True, attends=attends[level]))
+                channels = width
+                skips.append(channels)
+
+        self.middle = nn.ModuleList(
+            [block(channels, channels, False, attends=config.middle_attention), block(channels, channels, False)]
+        )
+        self.decoder = nn.ModuleList()
+        for level, width in reversed(list(enumerate(widths))):
+            if level < len(widths) - 1:
+                self.decoder.append(block(channels, channels, False, resample="up"))
+            for _ in range(config.blocks + 1):
+                self.decoder.append(block(channels + skips.pop(), width, False, attends=attends[level]))
+                channels = width
+        self.head = MPConv(channels, shape[0], (3, 3))
+        self.gain = nn.Parameter(torch.zeros(1))
+        normalize_weights(self)
+
+    def after_step(self) -> None:
+        """To be called after each step of the optimizer: :func:`normalize_weights`."""
+        normalize_weights(self)
+
+    def embed(self, noise: Tensor, label: Tensor | None, augment: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """The embedding (B, E) of noise level, class and augmentation, after the nonlinearity."""
+        embedding = self.noise(self.fourier(noise).to(dtype))
+        if self.label is not None and label is not None:
+            # the product of the weight and a one-hot vector of magnitude one, that is of norm √classes
+            columns = self.label.unit_weight().T * self.label.weight.shape[1] ** 0.5
+            classes = functional.embedding(label.clamp(min=0), columns).to(embedding.dtype)
+            both = mp_sum(embedding, classes, self.config.label_balance)
+            embedding = torch.where(label[:, None] < 0, embedding, both)
+        if self.augment is not None and augment is not None:
+            embedding = embedding + self.augment(augment.to(dtype))
+        return mp_silu(embedding)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B C H W"],
+        noise: Float[Tensor, " B"],
+        *,
+        label: Int[Tensor, " B"] | None = None,
+        augment: Float[Tensor, "B A"] | None = None,
+    ) -> Float[Tensor, "B C H W"]:
+        check_input(x, noise, self.shape)
+        check_sides("x", tuple(x.shape), len(self.config.multipliers))
+        check_label(label, self.classes, len(x))
+        check_augment(augment, self.augments, len(x))
+        embedding = self.embed(noise, label, augment, x.dtype)
+        x = self.stem(torch.cat([x, torch.ones_like(x[:, :1])], dim=1))
+        skips = [x]
+        for block in self.encoder:
+            x = run(block, x, embedding, again=self.checkpoint_activations)
+            skips.append(x)
+        for block in self.middle:
+            x = run(block, x, embedding, again=self.checkpoint_activations)
+        for block in self.decoder:
+            if cast(Block, block).resample is None:
+                x = mp_cat(x, skips.pop(), self.config.concat_balance)
+            x = run(block, x, embedding, again=self.checkpoint_activations)
+        return cast(Tensor, self.head(x, self.gain))

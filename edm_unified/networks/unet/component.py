@@ -1,0 +1,122 @@
+"""The hyper-parameters of the U-Net."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from torch import nn
+
+from edm_unified._component import choice, component, count, nonnegative, positive
+from edm_unified.networks.base import check_shape
+from edm_unified.networks.unet.module import UNetModule
+
+
+@component
+class UNet:
+    """U-Net for images (C, H, W), signals (C, L) and volumes (C, D, H, W); the default is DDPM++ for CIFAR-10.
+
+    Sides must be multiples of 2^(levels − 1), one level for each of ``multipliers``, whose widths are ``channels``
+    times these. ``attention_resolutions`` lists sides (the shorter one of a rectangle) at which blocks attend, ``[]``
+    for none, with ``heads`` heads or heads of ``head_channels``; ``middle_attention`` is that of the lowest middle
+    block; ``decoder_attention`` says whether the ``last`` block or ``all`` of such a level do so in the decoder.
+
+    ``embedding`` writes noise_scale · c_noise as ``noise_multiplier`` × ``channels`` sines and cosines: ``positional``
+    of frequencies 1 … 1/10000 (``endpoint``: 1/10000 itself is the last, as in DDPM but not in ADM; for a c_noise in
+    [0, 1] set ``noise_scale`` to 1000), or ``fourier`` of 2π · ``fourier_scale`` · N(0, 1). Two layers make
+    ``embedding_multiplier`` × ``channels`` numbers of it; the class joins before them (``label_at: features``) or
+    after (``embedding``). ``adaptive_scale``: the blocks' second norm is scaled and shifted by them, otherwise shifted
+    before.
+
+    ``encoder``: ``residual`` adds a convolved copy of the level above to each level, ``skip`` one of the input;
+    ``decoder: skip`` sums an output of every level. ``filter`` is the resampling filter, of even length;
+    ``resample_projection`` puts a 1 × 1 convolution on the shortcuts of resampling blocks. ``rescale`` divides sums of
+    two branches by √2. ``init``: ``fan_average`` (Song et al.) or ``fan_in`` (PyTorch's); last layers are zero anyway.
+    """
+
+    channels: int = 128
+    multipliers: tuple[int, ...] = (2, 2, 2)
+    blocks: int = 4
+    attention_resolutions: tuple[int, ...] = (16,)
+    middle_attention: bool = True
+    decoder_attention: Literal["last", "all"] = "last"
+    heads: int = 1
+    head_channels: int | None = None
+    embedding: Literal["positional", "fourier"] = "positional"
+    noise_scale: float = 1.0
+    noise_multiplier: int = 1
+    endpoint: bool = True
+    fourier_scale: float = 16.0
+    embedding_multiplier: int = 4
+    label_at: Literal["features", "embedding"] = "features"
+    adaptive_scale: bool = False
+    encoder: Literal["standard", "residual", "skip"] = "standard"
+    decoder: Literal["standard", "skip"] = "standard"
+    filter: tuple[float, ...] = (1, 1)
+    resample_projection: bool = True
+    rescale: bool = True
+    dropout: float = 0.1
+    norm_eps: float = 1e-6
+    init: Literal["fan_average", "fan_in"] = "fan_average"
+    kind: Literal["unet"] = "unet"
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "blocks", "heads", "noise_multiplier", "embedding_multiplier"):
+            count(name, getattr(self, name))
+        for name, values in (("multipliers", self.multipliers), ("attention_resolutions", self.attention_resolutions)):
+            for value in values:
+                count(name, value)
+        if not self.multipliers:
+            raise ValueError("multipliers: at least one is needed, such as [1, 2, 2]")
+        if self.channels * self.noise_multiplier % 2:
+            raise ValueError(f"channels: must be even, half sines and half cosines, got {self.channels}")
+        if self.head_channels is not None:
+            count("head_channels", self.head_channels)
+            if self.heads != 1:
+                raise ValueError("head_channels: sets the number of heads; leave heads at 1")
+        choice("decoder_attention", self.decoder_attention, ("last", "all"))
+        choice("embedding", self.embedding, ("positional", "fourier"))
+        choice("label_at", self.label_at, ("features", "embedding"))
+        choice("encoder", self.encoder, ("standard", "residual", "skip"))
+        choice("decoder", self.decoder, ("standard", "skip"))
+        choice("init", self.init, ("fan_average", "fan_in"))
+        for name in ("noise_scale", "fourier_scale", "norm_eps"):
+            positive(name, getattr(self, name))
+        if not self.filter or len(self.filter) % 2 or not all(map(math.isfinite, self.filter)) or not sum(self.filter):
+            raise ValueError(
+                f"filter: must be an even number of weights of sum other than zero, such as [1, 3, 3, 1], got "
+                f"{list(self.filter)}"
+            )
+        nonnegative("dropout", self.dropout)
+        if self.dropout >= 1:
+            raise ValueError(f"dropout: must be below 1, got {self.dropout!r}")
+
+    def build(self, shape: tuple[int, ...], classes: int = 0, augment: int = 0) -> nn.Module:
+        """The module for samples of ``shape``, channels first. Raises ``ValueError`` if a side does not fit."""
+        check_shape(shape, (2, 3, 4), "a U-Net takes (C, L), (C, H, W) or (C, D, H, W)")
+        multiple = 2 ** (len(self.multipliers) - 1)
+        if any(side % multiple for side in shape[1:]):
+            raise ValueError(
+                f"multipliers: {len(self.multipliers)} levels need sides that are multiples of {multiple}, got samples "
+                f"of shape {tuple(shape)}; give fewer multipliers, or crop or pad the data"
+            )
+        sides = self.sides(shape)
+        for side in self.attention_resolutions:
+            if side not in sides:
+                raise ValueError(
+                    f"attention_resolutions: no level has side {side}; those of samples of shape {tuple(shape)} are "
+                    f"{', '.join(map(str, sides))}"
+                )
+        return UNetModule(self, tuple(shape), classes, augment)
+
+    def sides(self, shape: tuple[int, ...]) -> list[int]:
+        """The shorter side of a sample at each level, which ``attention_resolutions`` refers to."""
+        return [min(shape[1:]) >> level for level in range(len(self.multipliers))]
+
+    def heads_for(self, width: int) -> int:
+        """How many heads attend to ``width`` channels."""
+        size = self.head_channels or width // self.heads
+        if size == 0 or width % size or (self.head_channels is None and width % self.heads):
+            name = "heads" if self.head_channels is None else "head_channels"
+            raise ValueError(f"{name}: {getattr(self, name)} does not divide the {width} channels of an attention")
+        return width // size
