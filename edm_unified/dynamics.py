@@ -15,7 +15,7 @@ loop. The loop itself only combines tensors with Python numbers, so it never wai
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -111,6 +111,22 @@ class Walk(NamedTuple):
             streak = streak + 1 if b.sigma < a.sigma else 0
         return streaks
 
+    def outputs(self, most: int, end: str = "full") -> list[int]:
+        """For each fall, how many outputs of D, the newest included, a multistep method of ``most`` outputs uses.
+
+        No more than its streak has; where ``end`` is "lower", no more than the falls that are left, this one included.
+        """
+        falls, streaks = len(self.falls), self.streaks
+        left = [falls - i if end == "lower" else most for i in range(falls)]
+        return [min(most, streak + 1, rest) for streak, rest in zip(streaks, left, strict=True)]
+
+
+class Substitute(NamedTuple):
+    """A closed form that answers in the place of D wherever σ is not below ``sigma`` (:mod:`~edm_unified.heads`)."""
+
+    sigma: float
+    denoise: Callable[[Tensor, float], Tensor]
+
 
 @dataclass(frozen=True)
 class Dynamics:
@@ -120,6 +136,7 @@ class Dynamics:
     denoiser: Denoiser
     cond: Mapping[str, object]
     device: torch.device
+    substitute: Substitute | None = None
 
     def levels(self, sigmas: Sequence[float], times: Sequence[float] | None = None) -> tuple[Level, ...]:
         """Levels for ``sigmas``; ``times`` where they are known already, or else σ⁻¹."""
@@ -131,6 +148,8 @@ class Dynamics:
 
     def denoise(self, x: Tensor, level: Level) -> Tensor:
         """D(x; σ) in the dtype of x. Raises :class:`OutputError` where D returns another shape."""
+        if self.substitute is not None and level.sigma >= self.substitute.sigma:
+            return self.substitute.denoise(x, level.sigma)
         out = self.denoiser(x, level.sigma_tensor, **self.cond)
         if not isinstance(out, Tensor) or out.shape != x.shape:
             got = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__

@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from numbers import Integral
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edm_unified import exact
+from edm_unified._component import choice
 from edm_unified.correctors import Corrector
 from edm_unified.denoiser import Counted, Denoiser, check_range
 from edm_unified.discretization import Karras, Steps
 from edm_unified.dynamics import Dynamics, OutputError, Walk
+from edm_unified.heads import Fitted, Head, applied
 from edm_unified.renoising import MOST_LEVELS, Renoising
-from edm_unified.schedules import EDM, Schedule
-from edm_unified.solvers import Heun, Randn, Solver
+from edm_unified.schedules import EDM, Schedule, is_value
+from edm_unified.solvers import LAST, AnySolver, DenoisedLast, Heun, Last, Randn, Solver
 
 
 class Progress(NamedTuple):
@@ -72,8 +76,16 @@ def unit_noise(n: int, shape: Sequence[int], seed: int = 0, first: int = 0) -> F
     return Source(seed, first, (n, *shape), torch.float64, torch.device("cpu"), purpose=0)()
 
 
-def levels_of(steps: Steps, schedule: Schedule, renoising: Renoising | None = None) -> tuple[float, ...]:
-    """The noise levels of a run, in order: the steps' own, as the renoising rearranges them.
+def levels_of(
+    steps: Steps,
+    schedule: Schedule,
+    renoising: Renoising | None = None,
+    head: Head | None = None,
+    last: Last = "solver",
+) -> tuple[float, ...]:
+    """The noise levels of a run, in order: the steps' own that ``head`` leaves, as the renoising rearranges them.
+
+    With ``last="stop"`` they end above 0.
 
     Raises ``ValueError`` unless they start above zero, are finite and not negative, and are at most a million.
     """
@@ -85,7 +97,16 @@ def levels_of(steps: Steps, schedule: Schedule, renoising: Renoising | None = No
             )
     if len(levels) < 2 or len(levels) > MOST_LEVELS:
         raise ValueError(f"steps: a walk needs from 2 to {MOST_LEVELS:,} levels, got {len(levels):,}")
-    return levels if renoising is None else renoising.walk(levels)
+    return _rearranged(levels if head is None else head.walk(levels), renoising, last)
+
+
+def _rearranged(levels: tuple[float, ...], renoising: Renoising | None, last: Last) -> tuple[float, ...]:
+    levels = levels if renoising is None else renoising.walk(levels)
+    if last == "stop" and levels[-1] == 0:
+        if len(levels) < 3:
+            raise ValueError("last: stop leaves no step of a walk that has only the one to 0; take more steps")
+        return levels[:-1]
+    return levels
 
 
 def walk(
@@ -97,10 +118,11 @@ def walk(
     S_noise: float,
     randn: Randn,
     callback: Callable[[Progress], object] | None = None,
+    begun: Any = None,
 ) -> Tensor:
-    """Take x along ``path``: the loop."""
+    """Take x along ``path``: the loop. ``begun`` is what ``solver.init`` returned for this path, where it is known."""
     moves, move = path.moves, 0
-    state = solver.init(dynamics, path)
+    state = solver.init(dynamics, path) if begun is None else begun
     try:
         for move, (a, b) in enumerate(moves, start=1):
             if b.sigma < a.sigma:
@@ -116,6 +138,15 @@ def walk(
     return x
 
 
+_SHIPPED = frozenset(get_args(AnySolver))
+
+
+@lru_cache(maxsize=64)
+def _begun(solver: Any, schedule: Any, path: Walk, device: torch.device) -> Any:
+    """What ``solver.init`` returns, remembered between runs: numbers that follow from the levels alone."""
+    return solver.init(Dynamics(schedule, _null, {}, device), path)
+
+
 def sample(
     denoiser: Denoiser,
     noise: Float[Tensor, "B *shape"],
@@ -125,6 +156,8 @@ def sample(
     solver: Solver = Heun(),  # noqa: B008
     renoising: Renoising | None = None,
     corrector: Corrector | None = None,
+    head: Head | None = None,
+    last: Last = "solver",
     seed: int = 0,
     first: int = 0,
     dtype: torch.dtype = torch.float64,
@@ -135,8 +168,11 @@ def sample(
 
     The run starts from x = σ_0 · noise, visits the levels of ``steps`` under ``schedule`` as ``renoising`` rearranges
     them, lets ``solver`` make the falls and ``corrector`` act on the repeats. ``denoiser`` is any callable
-    D(x, sigma, **cond). ``seed`` and ``first`` determine the noise drawn on the way: row i of the batch is sample
-    ``first + i`` of ``seed``, bit for bit the same in any batch. ``callback`` is told of every move.
+    D(x, sigma, **cond). ``head`` (:mod:`~edm_unified.heads`) takes the highest levels without it. ``last`` is what
+    becomes of the fall to 0: the ``solver``'s own rule, ``denoise`` (return D of the last level above 0), or ``stop``
+    (leave out the fall and return x at that level, with its noise). ``seed`` and ``first`` determine the noise drawn on
+    the way: row i of the batch is sample ``first + i`` of ``seed``, bit for bit the same in any batch. ``callback`` is
+    told of every move.
 
     No gradient is recorded unless ``noise`` requires one.
 
@@ -150,22 +186,31 @@ def sample(
         raise ValueError(f"noise: must be a real tensor of unit normal noise, (B, *shape) with B ≥ 1, got {got}")
     if not dtype.is_floating_point:
         raise ValueError(f"dtype: must be a floating-point type, got {dtype}")
-    levels = levels_of(steps, schedule)
-    check_range(denoiser, torch.tensor(levels, dtype=torch.float64))
-    levels = levels if renoising is None else renoising.walk(levels)
+    choice("last", last, LAST)
+    all_levels = levels_of(steps, schedule)
+    own = all_levels if head is None else head.walk(all_levels)
+    check_range(denoiser, torch.tensor(own, dtype=torch.float64))
+    levels = _rearranged(own, renoising, last)
     if corrector is None and any(a == b for a, b in pairwise(levels)):
         raise ValueError("corrector: the walk repeats levels but there is none; add corrector=Langevin(snr=0.16)")
+    if corrector is not None and not any(a == b for a, b in pairwise(levels)):
+        raise ValueError("corrector: the walk repeats no level for it to act on; add renoising=Corrected(repeats=1)")
 
     with torch.set_grad_enabled(torch.is_grad_enabled() and noise.requires_grad):
-        dynamics = Dynamics(schedule, denoiser, dict(cond or {}), noise.device)
-        path = dynamics.walk(levels)
-        start = noise.to(dtype) * levels[0]
+        path = Dynamics(schedule, denoiser, dict(cond or {}), noise.device).walk(levels)
+        start, substitute = noise.to(dtype) * all_levels[0], None
+        if head is not None:
+            start, substitute = applied(head, start, all_levels, own, getattr(solver, "adaptive", False))
+        if last == "denoise" and levels[-1] == 0:
+            solver = DenoisedLast(solver)
         S_noise = 1.0 if renoising is None else renoising.S_noise
+        known = type(solver) in _SHIPPED and is_value(schedule)  # a solver of the user's own may change between runs
+        begun = _begun(cast(Any, solver), schedule, path, noise.device) if known else None
 
         def run(denoiser: Denoiser, callback: Callable[[Progress], object] | None) -> Tensor:
             randn = Source(seed, first, noise.shape, dtype, noise.device, purpose=1)
-            dynamics = Dynamics(schedule, denoiser, dict(cond or {}), noise.device)
-            return walk(dynamics, start, path, solver, corrector, S_noise, randn, callback)
+            dynamics = Dynamics(schedule, denoiser, dict(cond or {}), noise.device, substitute)
+            return walk(dynamics, start, path, solver, corrector, S_noise, randn, callback, begun)
 
         x = run(denoiser, callback)
         # The only wait for the device, after the last step. A finite sum has finite terms; any other may just be large.
@@ -173,7 +218,7 @@ def sample(
             if not bool(torch.isfinite(noise).all()):
                 raise ValueError("noise: holds NaN or infinity")
             if not bool(torch.isfinite(start).all()):
-                raise ValueError(f"dtype: the start at sigma = {levels[0]:.6g} overflows {dtype}; use a wider one")
+                raise ValueError(f"dtype: the start at sigma = {all_levels[0]:.6g} overflows {dtype}; use a wider one")
             _blame(denoiser, run, len(path.moves))
         return x
 
@@ -218,8 +263,13 @@ def count_nfe(
     schedule: Schedule = EDM(),  # noqa: B008
     renoising: Renoising | None = None,
     corrector: Corrector | None = None,
+    head: Head | None = None,
+    last: Last = "solver",
 ) -> int:
-    """Evaluations of D in one run, counted by a wrapper on D in a run on a single number, not claimed by the solver."""
+    """Evaluations of D in one run, counted by a wrapper on D in a run on a single number, not claimed by the solver.
+
+    What a head stands for costs nothing, and so does a Gaussian that is still to be estimated.
+    """
     counted = Counted(_null)
     sample(
         counted,
@@ -229,5 +279,7 @@ def count_nfe(
         solver=solver,
         renoising=renoising,
         corrector=corrector,
+        head=None if head is None else Fitted(head, exact.Gaussian([0.0], 1.0)),
+        last=last,
     )
     return counted.nfe

@@ -66,6 +66,30 @@ class Gaussian:
         self._values = singular.square() + self._rest
         return self
 
+    @classmethod
+    def fit(cls, samples: Tensor, rank: int | None = None, floor: float = 1e-3) -> Gaussian:
+        """With the mean and covariance of ``samples`` (N, *shape), ``floor`` added to every variance.
+
+        ``rank`` r keeps the r largest directions and replaces the other variances by their mean.
+        """
+        rows = samples.to(torch.float64).flatten(1)
+        n, d = rows.shape
+        if n < 2:
+            raise ValueError(f"data: a Gaussian needs at least 2 samples, got {n}")
+        mean = rows.mean(0)
+        centred = rows - mean
+        shape = samples.shape[1:]
+        if rank is None or rank >= d:
+            cov = centred.mT @ centred / n + floor * torch.eye(d, dtype=torch.float64)
+            return cls(mean.reshape(shape), cov)
+        r = min(rank, n)
+        # The top r directions, from the smaller of the two Gram matrices.
+        _, singular, axes = torch.linalg.svd(centred / n**0.5, full_matrices=False)
+        values = singular.square()
+        rest = ((centred.square().sum() / n - values[:r].sum()) / (d - r)).clamp(min=0)
+        factor = axes[:r].mT * (values[:r] - rest).clamp(min=0).sqrt()
+        return cls.low_rank(mean.reshape(shape), factor, rest + floor)
+
     @property
     def mean(self) -> Tensor:
         """μ, of shape (*shape)."""
@@ -77,6 +101,11 @@ class Gaussian:
         if self._rest is None:
             return self._values.clone()
         return torch.cat([self._values, self._rest.expand(len(self._mean) - len(self._values))])
+
+    @property
+    def diagonal(self) -> bool:
+        """Whether C is diagonal as it was given, so that every element of x is on its own."""
+        return self._axes is None
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """The mean (*shape) and covariance (d, d)."""
@@ -104,6 +133,12 @@ class Gaussian:
         s, _ = levels(sigma, z)
         out = self._apply(z, lambda v: v / (v + s.square()).clamp(min=TINY)) + self._mean
         return torch.where(s == 0, rows, out).reshape(x.shape).to(x.dtype)
+
+    def denoise(self, x: Float[Tensor, "B *shape"], sigma: float) -> Float[Tensor, "B *shape"]:
+        """D for a level above 0 that is a Python number: nothing is copied to the device or read back from it."""
+        z = flat(x, self.shape) - self._mean
+        out = self._apply(z, lambda v: v / (v + sigma**2)) + self._mean
+        return out.reshape(x.shape).to(x.dtype)
 
     def score(self, x: Float[Tensor, "B *shape"], sigma: Sigma, label: Label = None) -> Float[Tensor, "B *shape"]:
         """∇_x log p(x; σ), computed without the cancellation of (D−x)/σ² at small σ."""

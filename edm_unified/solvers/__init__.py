@@ -45,7 +45,7 @@ solver                          order  NFE   the method
 :class:`DPMSolverFast`          3      3     DPM-Solver-fast: 3, …, 3, 2, 1
 :class:`DPMSolverPPSDE`         2      2     DPM++ SDE, two stages, one noise
 :class:`SEEDS`                  1–3    1–3   SEEDS-1, 2, 3, on D or ε
-:data:`AsPublished`             1, 2   1     3M and its SDE as other libraries ship them
+:data:`AsPublished`             1, 2   1     3M, its SDE and ER-SDE-3 as others ship them
 :class:`LMS`                    1–4    1     Adams–Bashforth on ε in σ
 :class:`IPNDM`                  1–2    1     the same with the weights of even steps
 :class:`PNDM`                   2      1     iPNDM after three Runge–Kutta steps of four evaluations
@@ -53,6 +53,7 @@ solver                          order  NFE   the method
 :class:`ExponentialAdamsNoise`  1–4    1     exponential Adams on ε
 :class:`VelocityAdams`          1–4    1     Adams–Bashforth on the flow's velocity
 :class:`TrigonometricAdams`     1–4    1     Adams–Bashforth on the network's raw output
+:class:`NoPredictor`            –      0     none: the corrector alone moves x
 ==============================  =====  ====  ========================================================
 """
 
@@ -71,9 +72,11 @@ from edm_unified.solvers.as_published import (
     DPMSolverPP3MPublished,
     DPMSolverPP3MSDEDiffusers,
     DPMSolverPP3MSDEPublished,
+    ERSDE3Published,
 )
 from edm_unified.solvers.er_sde import ERSDE
 from edm_unified.solvers.exponential import DPMSolverPP2M, DPMSolverPP2MSDE, ExponentialAdams
+from edm_unified.solvers.last_step import LAST, DenoisedLast, Last
 from edm_unified.solvers.linear import Randn
 from edm_unified.solvers.multistep import (
     DEIS,
@@ -84,6 +87,7 @@ from edm_unified.solvers.multistep import (
     TrigonometricAdams,
     VelocityAdams,
 )
+from edm_unified.solvers.none import NoPredictor
 from edm_unified.solvers.runge_kutta import RK4, Euler, Heun, Midpoint, Ralston, SecondOrder
 from edm_unified.solvers.seeds import SEEDS, DPMSolverPPSDE
 from edm_unified.solvers.single_step import (
@@ -155,6 +159,7 @@ AnySolver = (
     | VelocityAdams
     | TrigonometricAdams
     | AsPublished
+    | NoPredictor
 )
 
 __all__ = [
@@ -163,6 +168,7 @@ __all__ = [
     "DEIS",
     "ERSDE",
     "IPNDM",
+    "LAST",
     "LMS",
     "PNDM",
     "RES2S",
@@ -187,7 +193,9 @@ __all__ = [
     "DPMSolverPP3MSDEPublished",
     "DPMSolverPP3S",
     "DPMSolverPPSDE",
+    "DenoisedLast",
     "DormandPrince45",
+    "ERSDE3Published",
     "Euler",
     "EulerMaruyama",
     "ExponentialAdams",
@@ -195,8 +203,10 @@ __all__ = [
     "Heun",
     "HochbruckOstermann4",
     "Krogstad4",
+    "Last",
     "Ledger",
     "Midpoint",
+    "NoPredictor",
     "Ralston",
     "Randn",
     "ReverseDiffusion",

@@ -53,6 +53,7 @@ class Multistep(ABC):
     """Adams–Bashforth in a coordinate: final subclasses say in which, and with how many outputs."""
 
     stochastic: ClassVar[bool] = False
+    end: ClassVar[str] = "full"
 
     @property
     @abstractmethod
@@ -73,6 +74,7 @@ class Multistep(ABC):
         if not falls:
             return Plan((), 0, ())
         coordinate, most, streaks = self.coordinate, self.most_outputs, walk.streaks
+        outputs = walk.outputs(most, self.end)
         sigmas = [(a.sigma, b.sigma) for a, b in falls]
         a, b = np.array(sigmas).T
         u = coordinate.u(a)
@@ -82,11 +84,11 @@ class Multistep(ABC):
         frames = [coordinate.frame(a) for a, _ in sigmas]
         starts = self.starts(dynamics, falls, streaks, spans, moments)
         plan = []
-        for i, (streak, (_, end)) in enumerate(zip(streaks, sigmas, strict=True)):
+        for i, (_, end) in enumerate(sigmas):
             m, n, on_denoised, on_x = frames[i]
             lean = None if (on_denoised, on_x) == (1, -1) else on_x
-            kept = most > 1 and i + 1 < len(falls) and streaks[i + 1] > 0
-            past = min(most - 1, streak)
+            kept = i + 1 < len(falls) and outputs[i + 1] > 1
+            past = outputs[i] - 1
             if i in starts:
                 stages, closing = starts[i]
                 plan.append(Fall(stages, closing, (), False, lean, kept))

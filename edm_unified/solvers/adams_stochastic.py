@@ -75,16 +75,16 @@ class SASolver(ExponentialMultistep):
     def output_weights(self, H: float, nodes: list[float]) -> list[float]:
         return lagrange_weights(H, nodes)
 
-    def _row(self, falls: list[tuple[Level, Level]], i: int, streak: int) -> tuple[int, Row, float]:
+    def _row(self, falls: list[tuple[Level, Level]], i: int, past: int) -> tuple[int, Row, float]:
         a, b = falls[i][0].sigma, falls[i][1].sigma
         if b == 0:
             return 0, row((1.0, 0.0)), 0.0
         tau2_h = self._tau2(a) * math.log(a / b)
         keep = b / a * math.exp(-tau2_h)
-        outputs = self._weights(falls, i, range(min(self.predictor, streak + 1)))
-        if self.corrector and streak:
-            predicted = self._weights(falls, i - 1, range(min(self.predictor, streak)))
-            corrected = self._weights(falls, i - 1, range(-1, min(self.corrector, streak + 1) - 1))
+        outputs = self._weights(falls, i, range(min(self.predictor, past + 1)))
+        if self.corrector and past:
+            predicted = self._weights(falls, i - 1, range(min(self.predictor, past)))
+            corrected = self._weights(falls, i - 1, range(-1, min(self.corrector, past + 1) - 1))
             change = [new - old for new, old in zip_longest(corrected, [0.0, *predicted], fillvalue=0.0)]
             outputs = [w + keep * d for w, d in zip_longest(outputs, change, fillvalue=0.0)]
         std = b * math.sqrt(-math.expm1(-2 * tau2_h))

@@ -9,14 +9,17 @@ beyond them φ sets how much noise there is at which level. D is replaced by its
 outputs, and that is integrated exactly: Gauss–Legendre in ln u, on panels short enough for the last digit.
 
 The published order 3 takes the slope of that interpolant from two outputs and its curvature from three; the slope is
-then wrong by the curvature times half a step, which leaves order 2. Here the interpolant is the interpolant.
+then wrong by the curvature times half a step, which leaves order 2
+(:class:`~edm_unified.solvers.ERSDE3Published`). Here the interpolant is the interpolant.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from functools import lru_cache
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +27,7 @@ from torch import Tensor
 
 from edm_unified._component import choice, component, count
 from edm_unified.dynamics import Dynamics, Level, Walk
+from edm_unified.solvers.coordinates import ENDS, End
 from edm_unified.solvers.exponential import Plan
 from edm_unified.solvers.linear import Randn, Row, combine, row
 
@@ -55,30 +59,37 @@ SCALES = {
 _V, _W = (array.tolist() for array in np.polynomial.legendre.leggauss(16))
 
 
-@component
-class ERSDE:
-    """ER-SDE-Solver (Cui et al. 2023, Algorithm 2) of order 1 to 3, one evaluation per step.
+def panelled(a: float, b: float) -> list[tuple[float, float]]:
+    """Places in [b, a] and their weights du: Gauss–Legendre in ln u, on panels of at most a half."""
+    span = math.log(a / b)
+    panels = math.ceil(span / 0.5)
+    half = 0.5 * span / panels
+    places = [math.log(b) + half * (2 * panel + 1 + v) for panel in range(panels) for v in _V]
+    return [(math.exp(place), half * w * math.exp(place)) for place, w in zip(places, _W * panels, strict=True)]
 
-    ``phi`` is the noise scale: ``er_sde`` σ(e^{σ^0.3} + 10), the authors' choice (their ER-SDE 5): much noise at high
-    levels, little at low; ``ode`` σ, no noise; ``reverse_sde`` σ², η = 1. ``order`` outputs are interpolated in σ; in
-    the weak sense the order is at most 2. For 20 steps and more, where a stochastic sampler is wanted at few steps.
-    """
 
-    order: int = 3
-    phi: Literal["er_sde", "ode", "reverse_sde"] = "er_sde"
-    kind: Literal["er_sde"] = "er_sde"
+class InSigma(ABC):
+    """Final subclasses weigh the outputs; the scale φ, the noise it leaves and the history are common to them."""
 
-    def __post_init__(self) -> None:
-        count("order", self.order, most=3)
-        choice("phi", self.phi, SCALES)
+    end: ClassVar[str] = "full"
+
+    @property
+    @abstractmethod
+    def phi(self) -> str:
+        """The name of the scale."""
+
+    @property
+    @abstractmethod
+    def most_outputs(self) -> int:
+        """How many outputs of D a step uses once the history is long enough."""
+
+    @abstractmethod
+    def _interpolated(self, a: float, b: float, nodes: list[float]) -> list[float]:
+        """Weights of the outputs at the levels ``nodes``, newest first, in the fall from a to b."""
 
     @property
     def stochastic(self) -> bool:
         return self.phi != "ode"
-
-    @property
-    def most_outputs(self) -> int:
-        return self.order
 
     def rate(self, sigma: float) -> float:
         """d ln φ/d ln σ: 1 + η² where η does not depend on the level."""
@@ -87,39 +98,67 @@ class ERSDE:
     def init(self, dynamics: Dynamics, walk: Walk) -> Plan:
         """All rows of the walk."""
         falls = walk.falls
-        return Plan(tuple(self._row(falls, i, streak) for i, streak in enumerate(walk.streaks)), 0, ())
+        outputs = walk.outputs(self.most_outputs, self.end)
+        return Plan(tuple(self._row(falls, i, used) for i, used in enumerate(outputs)), 0, ())
 
     def step(self, dynamics: Dynamics, x: Tensor, a: Level, b: Level, state: Plan, randn: Randn) -> tuple[Tensor, Plan]:
         """One fall from level a to level b."""
         past, weights, std = state.rows[state.turn]
         used = (*state.history[len(state.history) - past :], dynamics.denoise(x, a))
         x = combine(weights, (*used, x))
-        history = used[-(self.order - 1) :] if self.order > 1 else ()
+        history = used[-(self.most_outputs - 1) :] if self.most_outputs > 1 else ()
         return torch.add(x, randn(), alpha=std) if std else x, Plan(state.rows, state.turn + 1, history)
 
-    def _row(self, falls: list[tuple[Level, Level]], i: int, streak: int) -> tuple[int, Row, float]:
+    def _row(self, falls: list[tuple[Level, Level]], i: int, used: int) -> tuple[int, Row, float]:
         a, b = falls[i][0].sigma, falls[i][1].sigma
         if b == 0:
             return 0, row((1.0, 0.0)), 0.0
-        nodes = [falls[i - j][0].sigma for j in range(min(self.order, streak + 1))]
+        nodes = [falls[i - j][0].sigma for j in range(used)]
         excess = SCALES[self.phi].excess
         gained = excess(b) - excess(a)  # ln of (φ(b)/b)/(φ(a)/a), at most 0
         keep = b / a * math.exp(gained)
         std = b * math.sqrt(max(0.0, -math.expm1(2 * gained)))
         return len(nodes) - 1, row((*reversed(self._interpolated(a, b, nodes)), keep)), std
 
+
+@component
+class ERSDE(InSigma):
+    """ER-SDE-Solver (Cui et al. 2023, Algorithm 2) of order 1 to 3, one evaluation per step.
+
+    ``phi`` is the noise scale: ``er_sde`` σ(e^{σ^0.3} + 10), the authors' choice (their ER-SDE 5): much noise at high
+    levels, little at low; ``ode`` σ, no noise; ``reverse_sde`` σ², η = 1. ``order`` outputs are interpolated in σ; in
+    the weak sense the order is at most 2. ``end="lower"`` has fewer of them in the last steps before the fall to 0. For
+    20 steps and more, where a stochastic sampler is wanted at few steps.
+    """
+
+    order: int = 3
+    phi: Literal["er_sde", "ode", "reverse_sde"] = "er_sde"  # type: ignore[assignment]
+    end: End = "full"  # type: ignore[misc]
+    kind: Literal["er_sde"] = "er_sde"
+    later: ClassVar[tuple[str, ...]] = ("end",)
+
+    def __post_init__(self) -> None:
+        count("order", self.order, most=3)
+        choice("phi", self.phi, SCALES)
+        choice("end", self.end, ENDS)
+
+    @property
+    def most_outputs(self) -> int:
+        return self.order
+
     def _interpolated(self, a: float, b: float, nodes: list[float]) -> list[float]:
-        """φ(b) ∫_b^a (φ'/φ²) ℓ_j du for the Lagrange basis in σ on ``nodes``, by panels in ln u of at most a half."""
-        scale, span = SCALES[self.phi], math.log(a / b)
-        panels = math.ceil(span / 0.5)
-        at_b = math.log(b) + scale.excess(b)
-        weights = [0.0] * len(nodes)
-        for panel in range(panels):
-            for v, w in zip(_V, _W, strict=True):
-                log_u = math.log(b) + span * (panel + 0.5 * (1 + v)) / panels
-                u = math.exp(log_u)
-                kernel = 0.5 * w * span / panels * scale.rate(u) * math.exp(at_b - log_u - scale.excess(u))
-                for j, node in enumerate(nodes):
-                    basis = math.prod((u - other) / (node - other) for other in nodes if other != node)
-                    weights[j] += kernel * basis
-        return weights
+        return list(_weights(self.phi, a, b, tuple(nodes)))
+
+
+@lru_cache(maxsize=4096)
+def _weights(phi: str, a: float, b: float, nodes: tuple[float, ...]) -> tuple[float, ...]:
+    """φ(b) ∫_b^a (φ'/φ²) ℓ_j du for the Lagrange basis in σ on ``nodes``, remembered between runs."""
+    scale = SCALES[phi]
+    at_b = math.log(b) + scale.excess(b)
+    weights = [0.0] * len(nodes)
+    for u, du in panelled(a, b):
+        kernel = du / u * scale.rate(u) * math.exp(at_b - math.log(u) - scale.excess(u))
+        for j, node in enumerate(nodes):
+            basis = math.prod((u - other) / (node - other) for other in nodes if other != node)
+            weights[j] += kernel * basis
+    return tuple(weights)

@@ -10,7 +10,8 @@ method replaces D by its interpolant through the last outputs; the integrals of 
     φ_0(z) = e^z,   φ_{k+1}(z) = (φ_k(z) − 1/k!)/z,   ∫_0^1 H e^{−H(1−v)} v^k dv = k! H φ_{k+1}(−H),   H = Ah.
 
 History does not reach across a rise or a repeat of the level (x has then left the curve on which D was evaluated), and
-the fall to σ = 0 (h = ∞) returns D: order 1, as published ("lower order final").
+the fall to σ = 0 (h = ∞) returns D: order 1. ``end="lower"`` leads up to that: order 2 in the step before it, 3 in the
+one before that, as published ("lower order final"), for the last finite steps are long in λ where levels are few.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from edm_unified._component import choice, component, count, nonnegative
 from edm_unified.dynamics import Dynamics, Level, Walk
-from edm_unified.solvers.coordinates import STARTS, Start, weights_of_moments
+from edm_unified.solvers.coordinates import ENDS, STARTS, End, Start, weights_of_moments
 from edm_unified.solvers.linear import Randn, Row, combine, row
 
 
@@ -80,6 +81,7 @@ class ExponentialMultistep(ABC):
         """η."""
 
     start: ClassVar[str] = "plain"
+    end: ClassVar[str] = "full"
 
     @abstractmethod
     def output_weights(self, H: float, nodes: list[float]) -> list[float]:
@@ -89,7 +91,8 @@ class ExponentialMultistep(ABC):
         """All rows of the walk."""
         falls = walk.falls
         streaks = walk.streaks
-        rows = tuple(self._row(falls, i, streak) for i, streak in enumerate(streaks))
+        outputs = walk.outputs(self.most_outputs, self.end)
+        rows = tuple(self._row(falls, i, used - 1) for i, used in enumerate(outputs))
         if self.start == "plain" or self.most_outputs == 1:
             return Plan(rows, 0, ())
         first = [i for i, streak in enumerate(streaks) if streak == 0 and falls[i][1].sigma > 0]
@@ -101,11 +104,10 @@ class ExponentialMultistep(ABC):
         at_a, at_b = self.output_weights(H, [0.0, 1.0])
         return row((at_b, at_a, first[1].weights[-1]))
 
-    def _row(self, falls: list[tuple[Level, Level]], i: int, streak: int) -> tuple[int, Row, float]:
+    def _row(self, falls: list[tuple[Level, Level]], i: int, past: int) -> tuple[int, Row, float]:
         a, b = falls[i][0].sigma, falls[i][1].sigma
         if b == 0:
             return 0, row((1.0, 0.0)), 0.0
-        past = min(self.most_outputs - 1, streak)
         h = math.log(a / b)
         nodes = [math.log(a / falls[i - j][0].sigma) / h for j in range(past + 1)]
         eta2 = self.noise**2
@@ -152,12 +154,15 @@ class ExponentialAdams(ExponentialMultistep):
     order: int = 2
     eta: float = 0.0
     start: Start = "plain"  # type: ignore[misc]
+    end: End = "full"  # type: ignore[misc]
     kind: Literal["exponential_adams"] = "exponential_adams"
+    later: ClassVar[tuple[str, ...]] = ("end",)
 
     def __post_init__(self) -> None:
         count("order", self.order, most=4)
         nonnegative("eta", self.eta)
         choice("start", self.start, STARTS)
+        choice("end", self.end, ENDS)
 
     @property
     def stochastic(self) -> bool:
@@ -189,14 +194,20 @@ class DPMSolverPP2M(ExponentialMultistep):
     """DPM-Solver++(2M): x_b = (b/a) x + (1 − e^{−h}) [D_0 + (D_0 − D_{−1})/(2r)], r = h_prev/h.
 
     Lu et al. 2022b, Algorithm 2. Order 2, one evaluation per step. The bracket is the value of the linear interpolant
-    in the middle of the step, where :class:`ExponentialAdams` of order 2 integrates it exactly.
+    in the middle of the step, where :class:`ExponentialAdams` of order 2 integrates it exactly. ``start="rk2"`` spends
+    a second evaluation on the first step; the order is 2 without it.
     """
 
+    start: Start = "plain"  # type: ignore[misc]
     kind: Literal["dpmpp_2m"] = "dpmpp_2m"
+    later: ClassVar[tuple[str, ...]] = ("start",)
     order: ClassVar[int] = 2
     stochastic: ClassVar[bool] = False
     most_outputs: ClassVar[int] = 2  # type: ignore[assignment]
     noise: ClassVar[float] = 0.0  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        choice("start", self.start, STARTS)
 
     def output_weights(self, H: float, nodes: list[float]) -> list[float]:
         return _midpoint_weights(H, nodes)

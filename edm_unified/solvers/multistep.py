@@ -10,7 +10,8 @@ more, which keeps order 3. History does not reach across a rise or a repeat of t
 D was evaluated); it starts again there.
 
 The fall to σ = 0 integrates the interpolant to the end where the coordinate is finite there, as k-diffusion's LMS does,
-and returns D where it is not, or where there is no history.
+and returns D where it is not, or where there is no history. ``end="lower"`` uses no more outputs than there are falls
+left, so that the last is D, the one before of order 2, and so on.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from edm_unified._component import choice, component, count, nonnegative, positi
 from edm_unified.dynamics import Dynamics, Level
 from edm_unified.solvers.adams import Multistep, Stage, runge_kutta
 from edm_unified.solvers.coordinates import (
+    ENDS,
     STARTS,
     Arc,
     Coordinate,
+    End,
     FlowTime,
     LogSNR,
     Sigma,
@@ -47,11 +50,13 @@ class LMS(Multistep):
 
     order: int = 4
     start: Start = "plain"
+    end: End = "full"  # type: ignore[misc]
     kind: Literal["lms"] = "lms"
+    later: ClassVar[tuple[str, ...]] = ("end",)
     coordinate: ClassVar[Coordinate] = Sigma()  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        _checked(self.order, self.start)
+        _checked(self.order, self.start, self.end)
 
     @property
     def most_outputs(self) -> int:
@@ -70,12 +75,15 @@ class IPNDM(Multistep):
 
     max_order: int = 4
     start: Start = "plain"
+    end: End = "full"  # type: ignore[misc]
     kind: Literal["ipndm"] = "ipndm"
+    later: ClassVar[tuple[str, ...]] = ("end",)
     coordinate: ClassVar[Coordinate] = StepIndex()  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         count("max_order", self.max_order, most=4)
         choice("start", self.start, STARTS)
+        choice("end", self.end, ENDS)
 
     @property
     def order(self) -> int:
@@ -136,10 +144,12 @@ class DEIS(Multistep):
     beta_d: float = 19.9
     beta_min: float = 0.1
     start: Start = "plain"
+    end: End = "full"  # type: ignore[misc]
     kind: Literal["deis"] = "deis"
+    later: ClassVar[tuple[str, ...]] = ("end",)
 
     def __post_init__(self) -> None:
-        _checked(self.order, self.start)
+        _checked(self.order, self.start, self.end)
         nonnegative("beta_d", self.beta_d)
         positive("beta_min", self.beta_min)
 
@@ -162,11 +172,13 @@ class ExponentialAdamsNoise(Multistep):
 
     order: int = 2
     start: Start = "plain"
+    end: End = "full"  # type: ignore[misc]
     kind: Literal["exponential_adams_epsilon"] = "exponential_adams_epsilon"
+    later: ClassVar[tuple[str, ...]] = ("end",)
     coordinate: ClassVar[Coordinate] = LogSNR()  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        _checked(self.order, self.start)
+        _checked(self.order, self.start, self.end)
 
     @property
     def most_outputs(self) -> int:
@@ -183,11 +195,13 @@ class VelocityAdams(Multistep):
 
     order: int = 3
     start: Start = "plain"
+    end: End = "full"  # type: ignore[misc]
     kind: Literal["velocity_adams"] = "velocity_adams"
+    later: ClassVar[tuple[str, ...]] = ("end",)
     coordinate: ClassVar[Coordinate] = FlowTime()  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        _checked(self.order, self.start)
+        _checked(self.order, self.start, self.end)
 
     @property
     def most_outputs(self) -> int:
@@ -207,10 +221,12 @@ class TrigonometricAdams(Multistep):
     order: int = 3
     sigma_data: float = 0.5
     start: Start = "plain"
+    end: End = "full"  # type: ignore[misc]
     kind: Literal["trigonometric_adams"] = "trigonometric_adams"
+    later: ClassVar[tuple[str, ...]] = ("end",)
 
     def __post_init__(self) -> None:
-        _checked(self.order, self.start)
+        _checked(self.order, self.start, self.end)
         positive("sigma_data", self.sigma_data)
 
     @property
@@ -222,6 +238,7 @@ class TrigonometricAdams(Multistep):
         return Arc(self.sigma_data)
 
 
-def _checked(order: int, start: str) -> None:
+def _checked(order: int, start: str, end: str) -> None:
     count("order", order, most=4)
     choice("start", start, STARTS)
+    choice("end", end, ENDS)

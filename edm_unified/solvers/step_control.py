@@ -6,7 +6,7 @@ Per-sample numbers, (B,), are kept in float64 on the CPU; :func:`along` takes th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -113,6 +113,8 @@ class Ledger:
             raise ValueError(f"solver: {type(solver).__name__} is not adaptive; every sample costs the same with it")
         self.solver = solver
         self.state: Any = None
+
+    adaptive: ClassVar[bool] = True
 
     @property
     def stochastic(self) -> bool:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from edm_unified._component import component, nonnegative
+from edm_unified._component import choice, component, nonnegative
+from edm_unified.solvers.coordinates import ENDS, STARTS, End, Start
 from edm_unified.solvers.exponential import ExponentialMultistep, phis
 
 
@@ -37,15 +38,23 @@ def taylor_weights(H: float, nodes: list[float], factor: float = 2.0, phi_3: flo
 class DPMSolverPP3M(ExponentialMultistep):
     """DPM-Solver++(3M) with D2 = 2 (d_0 − d_1)/(r_0 + r_1): order 3, one evaluation per step.
 
-    In the code of Lu et al. 2022b, not in the paper. The same method as ``ExponentialAdams(order=3)``. Four widely used
-    libraries lack the 2 and have order 2: ``dpmpp_3m_published`` is theirs. At ten steps the two are alike.
+    In the code of Lu et al. 2022b, not in the paper. The same method as ``ExponentialAdams(order=3)``, with its
+    ``start`` and ``end``. Four widely used libraries lack the 2 and have order 2: ``dpmpp_3m_published`` is theirs. At
+    ten steps the two are alike.
     """
 
+    start: Start = "plain"  # type: ignore[misc]
+    end: End = "full"  # type: ignore[misc]
     kind: Literal["dpmpp_3m"] = "dpmpp_3m"
+    later: ClassVar[tuple[str, ...]] = ("start", "end")
     order: ClassVar[int] = 3
     stochastic: ClassVar[bool] = False
     most_outputs: ClassVar[int] = 3  # type: ignore[assignment]
     noise: ClassVar[float] = 0.0  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        choice("start", self.start, STARTS)
+        choice("end", self.end, ENDS)
 
     def output_weights(self, H: float, nodes: list[float]) -> list[float]:
         return taylor_weights(H, nodes)
@@ -55,16 +64,22 @@ class DPMSolverPP3M(ExponentialMultistep):
 class DPMSolverPP3MSDE(ExponentialMultistep):
     """SDE-DPM-Solver++(3M): 3M with h → H = (1 + η²) h, plus b √(1 − e^{−2η²h}) n; one evaluation per step.
 
-    The same method as ``ExponentialAdams(order=3, eta=eta)``. The drift has order 3, the samples weak order 2.
+    The same method as ``ExponentialAdams(order=3, eta=eta)``, with its ``start`` and ``end``. The drift has order 3,
+    the samples weak order 2.
     """
 
     eta: float = 1.0
+    start: Start = "plain"  # type: ignore[misc]
+    end: End = "full"  # type: ignore[misc]
     kind: Literal["dpmpp_3m_sde"] = "dpmpp_3m_sde"
+    later: ClassVar[tuple[str, ...]] = ("start", "end")
     order: ClassVar[int] = 3
     most_outputs: ClassVar[int] = 3  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         nonnegative("eta", self.eta)
+        choice("start", self.start, STARTS)
+        choice("end", self.end, ENDS)
 
     @property
     def stochastic(self) -> bool:

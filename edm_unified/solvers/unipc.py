@@ -22,6 +22,7 @@ from torch import Tensor
 
 from edm_unified._component import choice, component, count
 from edm_unified.dynamics import Dynamics, Level, Walk
+from edm_unified.solvers.coordinates import ENDS, End
 from edm_unified.solvers.exponential import lagrange_weights
 from edm_unified.solvers.linear import Randn, Row, combine, row
 
@@ -52,18 +53,29 @@ class UniPC:
     the end (as published, "no corrector at the last step"). Around churn and ancestral noise, where every fall is
     followed by a rise, it never acts, and the method is DDIM. The fall to σ = 0 returns D.
 
+    ``end="lower"`` is the authors' "lower order final": no more past outputs than there are falls left. There is no
+    ``start``: the corrector makes the first step one of order 2 at no cost.
+
     p = 2 keeps its order 3 from a plain start; p = 3 has 4 from exact starting values, 3 from a plain start.
     """
 
     p: int = 3
     variant: Literal["bh1", "bh2"] = "bh2"
     corrector: bool = True
+    end: End = "full"
     kind: Literal["unipc"] = "unipc"
     stochastic: ClassVar[bool] = False
+    later: ClassVar[tuple[str, ...]] = ("end",)
 
     def __post_init__(self) -> None:
         count("p", self.p, most=3)
         choice("variant", self.variant, ("bh1", "bh2"))
+        choice("end", self.end, ENDS)
+
+    @property
+    def most_outputs(self) -> int:
+        """Of the predictor; the corrector uses one more."""
+        return self.p
 
     @property
     def order(self) -> int:
@@ -80,14 +92,14 @@ class UniPC:
         """All weights of the walk."""
         falls, streaks = walk.falls, walk.streaks
         follows = [*(streak > 0 for streak in streaks[1:]), False]
-        steps = (self._step(falls, i, streaks[i], self.corrector and follows[i]) for i in range(len(falls)))
+        outputs = walk.outputs(self.p, self.end)
+        steps = (self._step(falls, i, outputs[i] - 1, self.corrector and follows[i]) for i in range(len(falls)))
         return Plan(tuple(steps), 0, (), None)
 
-    def _step(self, falls: list[tuple[Level, Level]], i: int, streak: int, corrects: bool) -> Step:
+    def _step(self, falls: list[tuple[Level, Level]], i: int, past: int, corrects: bool) -> Step:
         a, b = falls[i][0].sigma, falls[i][1].sigma
         if b == 0:
             return Step(0, row((1.0, 0.0)), None)
-        past = min(self.p - 1, streak)
         h = math.log(a / b)
         nodes = [math.log(a / falls[i - j][0].sigma) / h for j in range(past + 1)]
         predicted = self._weights(h, nodes, half=len(nodes) == 2)

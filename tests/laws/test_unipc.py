@@ -37,8 +37,13 @@ def rho(hh: float, B: float, r: list[float]) -> np.ndarray:
     return np.linalg.solve(R, np.array(q))
 
 
-def by_hand(p: int, variant: str, corrector: bool, levels: tuple[float, ...] = LEVELS) -> Tensor:
-    """Algorithms 1 and 2 on D, as the authors run them: ρ = ½ where one number is sought, linear systems elsewhere."""
+def by_hand(
+    p: int, variant: str, corrector: bool, levels: tuple[float, ...] = LEVELS, lower: bool = False, keep: int = -1
+) -> Tensor:
+    """Algorithms 1 and 2 on D, as the authors run them: ρ = ½ where one number is sought, linear systems elsewhere.
+
+    ``lower`` is their ``lower_order_final``; ``keep`` returns the state after so many steps.
+    """
     x, outputs, lambdas = NOISE * levels[0], [], []
     now = D(x, at(levels[0]))
     for i, (a, b) in enumerate(pairwise(levels)):
@@ -46,7 +51,7 @@ def by_hand(p: int, variant: str, corrector: bool, levels: tuple[float, ...] = L
             return now
         hh = -math.log(a / b)
         B = {"bh1": hh, "bh2": math.expm1(hh)}[variant]
-        order = min(p, len(outputs) + 1)
+        order = min(p, len(outputs) + 1, len(levels) - 1 - i if lower else p)
         r = [(lambdas[-k] + math.log(a)) / -hh for k in range(1, order)]  # (λ_{i−k} − λ_i)/h
         D1 = [(outputs[-k] - now) / r[k - 1] for k in range(1, order)]
         linear = b / a * x - math.expm1(hh) * now
@@ -63,6 +68,8 @@ def by_hand(p: int, variant: str, corrector: bool, levels: tuple[float, ...] = L
         weights = [0.5] if order == 1 else rho(hh, B, [*r, 1.0])
         x = linear - B * sum(float(w) * d for w, d in zip(weights, [*D1, ahead - now], strict=True))
         now = ahead
+        if i + 1 == keep:
+            return x
     return x
 
 

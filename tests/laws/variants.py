@@ -17,7 +17,7 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from edm_unified import correctors, discretization, renoising, schedules, solvers
+from edm_unified import correctors, discretization, heads, renoising, schedules, solvers
 from edm_unified.dynamics import Dynamics, Walk
 from edm_unified.sampling import walk
 
@@ -61,7 +61,7 @@ SOLVERS: dict[type, tuple[Any, ...]] = {
         solvers.ERSDE(order=2, phi="ode"),
         solvers.ERSDE(order=1),
     ),
-    solvers.DPMSolverPP2M: (solvers.DPMSolverPP2M(),),
+    solvers.DPMSolverPP2M: (solvers.DPMSolverPP2M(), solvers.DPMSolverPP2M(start="rk2")),
     solvers.DPMSolverPP2MSDE: (
         solvers.DPMSolverPP2MSDE(),
         solvers.DPMSolverPP2MSDE(eta=0.5),
@@ -84,8 +84,12 @@ SOLVERS: dict[type, tuple[Any, ...]] = {
         solvers.VelocityAdams(start="rk2"),
     ),
     solvers.TrigonometricAdams: tuple(solvers.TrigonometricAdams(order=order) for order in (3, 2, 4)),
-    solvers.DPMSolverPP3M: (solvers.DPMSolverPP3M(),),
-    solvers.DPMSolverPP3MSDE: (solvers.DPMSolverPP3MSDE(), solvers.DPMSolverPP3MSDE(eta=0.5)),
+    solvers.DPMSolverPP3M: (solvers.DPMSolverPP3M(), solvers.DPMSolverPP3M(start="rk2")),
+    solvers.DPMSolverPP3MSDE: (
+        solvers.DPMSolverPP3MSDE(),
+        solvers.DPMSolverPP3MSDE(eta=0.5),
+        solvers.DPMSolverPP3MSDE(start="rk2"),
+    ),
     solvers.UniPC: tuple(
         solvers.UniPC(p=p, variant=variant, corrector=corrector)
         for p in (3, 2, 1)
@@ -118,6 +122,7 @@ SOLVERS: dict[type, tuple[Any, ...]] = {
         solvers.DPMSolverPP3MSDEPublished(eta=0.5),
     ),
     solvers.DPMSolverPP3MSDEDiffusers: (solvers.DPMSolverPP3MSDEDiffusers(),),
+    solvers.ERSDE3Published: (solvers.ERSDE3Published(), solvers.ERSDE3Published(phi="ode")),  # sums: test_published.py
 }
 
 ADAPTIVE: dict[type, tuple[Any, ...]] = {
@@ -127,6 +132,9 @@ ADAPTIVE: dict[type, tuple[Any, ...]] = {
     solvers.AdaptiveSDE: (solvers.AdaptiveSDE(), solvers.AdaptiveSDE(eta=0.5)),
 }
 """Their steps are not ours to set: they have laws of their own in ``test_adaptive.py``."""
+
+UNSOLVED: dict[type, tuple[Any, ...]] = {solvers.NoPredictor: (solvers.NoPredictor(),)}
+"""It solves nothing, so that it has no order: its laws are in ``test_predictor_corrector.py``."""
 
 STEPS: dict[type, tuple[Any, ...]] = {
     discretization.Karras: (discretization.Karras(), discretization.Karras(n=7, rho=1.0)),
@@ -167,15 +175,26 @@ RENOISING: dict[type, tuple[Any, ...]] = {
 
 CORRECTORS: dict[type, tuple[Any, ...]] = {
     correctors.Langevin: (correctors.Langevin(),),
+    correctors.BatchLangevin: (correctors.BatchLangevin(),),
     correctors.AnnealedLangevin: (correctors.AnnealedLangevin(),),
+    correctors.NCSNLangevin: (correctors.NCSNLangevin(),),
+}
+
+HEADS: dict[type, tuple[Any, ...]] = {
+    heads.AnalyticFirstStep: (
+        heads.AnalyticFirstStep(sigma_data=0.5),
+        heads.AnalyticFirstStep(levels=3, sigma_data=1.0, mean=0.2),
+    ),
+    heads.GaussianJump: (heads.GaussianJump(sigma_data=0.5), heads.GaussianJump(sigma=3.0, sigma_data=1.0, mean=0.2)),
 }
 
 UNIONS = {
     "schedules": (schedules.AnySchedule, SCHEDULES),
-    "solvers": (solvers.AnySolver, SOLVERS | ADAPTIVE),
+    "solvers": (solvers.AnySolver, SOLVERS | ADAPTIVE | UNSOLVED),
     "steps": (discretization.AnySteps, STEPS),
     "renoising": (renoising.AnyRenoising, RENOISING),
     "correctors": (correctors.AnyCorrector, CORRECTORS),
+    "heads": (heads.AnyHead, HEADS),
 }
 
 
@@ -211,7 +230,7 @@ def needs_corrector(rule: Any) -> Any:
 
 def stochastic_amplitude(solver: Any) -> float | Callable[[float], float]:
     """η, or the function σ ↦ 1 + η². With its noise switched off, a solver integrates dx/dλ = (1 + η²)(D − x)."""
-    if isinstance(solver, solvers.ERSDE):
+    if isinstance(solver, solvers.ERSDE | solvers.ERSDE3Published):
         return solver.rate
     if isinstance(solver, solvers.DDPM | solvers.ReverseDiffusion):
         return 1.0

@@ -15,7 +15,7 @@ from edm_unified import solvers
 @pytest.mark.parametrize("variant", ["bh1", "bh2"])
 @pytest.mark.parametrize("p", [1, 2, 3])
 def test_unipc(p: int, variant: Any, corrector: bool) -> None:
-    """To the last level above 0: on the way to 0 their bh1 is NaN, and their lower orders at the end are not ours."""
+    """To the last level above 0: on the way to 0 their bh1 is NaN."""
     scheduler = diffusers.UniPCMultistepScheduler(
         timestep_spacing="trailing",
         solver_order=p,
@@ -32,6 +32,26 @@ def test_unipc(p: int, variant: Any, corrector: bool) -> None:
     agree(mine, theirs, 3 * CLOSE)
     other = solvers.UniPC(p=p, variant=variant, corrector=not corrector)
     assert float((ours(other, levels) - theirs).abs().max()) > 100 * CLOSE
+
+
+@pytest.mark.parametrize("corrector", [True, False])
+@pytest.mark.parametrize("p", [2, 3])
+def test_unipc_with_lower_orders_at_the_end(p: int, corrector: bool) -> None:
+    """Their ``lower_order_final``, to the last level above 0."""
+    scheduler = diffusers.UniPCMultistepScheduler(
+        timestep_spacing="trailing",
+        solver_order=p,
+        lower_order_final=True,
+        final_sigmas_type="sigma_min",
+        disable_corrector=[] if corrector else list(range(100)),
+    )
+    scheduler.set_timesteps(12)
+    levels = scheduler.sigmas.double().tolist()
+    start = NOISE * levels[0] / (1 + levels[0] ** 2) ** 0.5
+    theirs = drive(scheduler, start, levels[:-1], epsilon_vp) * (1 + levels[-1] ** 2) ** 0.5
+    agree(ours(solvers.UniPC(p=p, corrector=corrector, end="lower"), levels), theirs, 3 * CLOSE)
+    full = ours(solvers.UniPC(p=p, corrector=corrector), levels)
+    assert float((full - theirs).abs().max()) > 100 * CLOSE
 
 
 @pytest.mark.parametrize("n", [15, 40])
