@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 import difflib
+import json
 import zipfile
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 
 def read_image(file: Path, size: int | tuple[int, int] | None, channels: int) -> Tensor:
-    """One image file as (channels, H, W) float32 in [−1, 1]."""
-    from PIL import Image, ImageOps  # only needed here
+    """One image file as (channels, H, W): bytes, or float32 in 0 … 255 where the file has 16 bits."""
+    from PIL import Image  # only needed here
 
     try:
         with Image.open(file) as opened:
-            image: Image.Image = ImageOps.exif_transpose(opened)  # as a viewer shows it
-            image.load()
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            return pixels(opened, size, channels, f"path: {file}")
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(f"path: {file}: not a readable image ({line(error)}); repair or remove it") from error
+
+
+def pixels(opened: Image.Image, size: int | tuple[int, int] | None, channels: int, where: str) -> Tensor:
+    """An opened image as :func:`read_image` gives it; ``where`` starts the message of what is wrong."""
+    from PIL import Image, ImageOps
+
+    try:
+        image: Image.Image = ImageOps.exif_transpose(opened)  # as a viewer shows it
+        image.load()
+    except ValueError as error:
+        raise ValueError(f"{where}: not a readable image ({line(error)}); repair or remove it") from error
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion to 8 would clip instead of scale
         image = Image.fromarray(np.asarray(image).astype(np.float32) / 257)
     elif image.mode == "F":
-        raise ValueError(f"path: {file}: floating-point pixels have no stated range; store them as .npy and use arrays")
+        raise ValueError(f"{where}: floating-point pixels have no stated range; store them as .npy and use arrays")
     else:
         if "A" in image.getbands() or "transparency" in image.info:
             image = image.convert("RGBA")
@@ -34,9 +49,23 @@ def read_image(file: Path, size: int | tuple[int, int] | None, channels: int) ->
     if size is not None:
         h, w = (size, size) if isinstance(size, int) else size
         image = ImageOps.fit(image, (w, h), Image.Resampling.LANCZOS)
-    pixels = torch.from_numpy(np.array(image, dtype=np.float32)) / 127.5 - 1
-    pixels = pixels.clamp(-1, 1)  # Lanczos overshoots in the 16-bit case
-    return pixels.expand(channels, *pixels.shape) if pixels.ndim == 2 else pixels.movedim(2, 0)
+    found = torch.from_numpy(np.array(image))
+    if found.dtype != torch.uint8:
+        found = found.clamp(0, 255)  # Lanczos overshoots in the 16-bit case
+    return found.expand(channels, *found.shape) if found.ndim == 2 else found.movedim(2, 0)
+
+
+def image_size(file: Path) -> tuple[int, int]:
+    """(height, width) of an image file as a viewer shows it, from its header alone."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as opened:
+            width, height = opened.size
+            turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(f"path: {file}: not a readable image ({line(error)}); repair or remove it") from error
+    return (width, height) if turned else (height, width)
 
 
 def read_numpy(file: Path, key: str | None, label_key: str | None) -> tuple[np.ndarray, np.ndarray | None]:
@@ -67,17 +96,33 @@ def read_safetensors(file: Path, key: str | None, label_key: str | None) -> tupl
     from safetensors import SafetensorError, safe_open
 
     def array(name: str) -> np.ndarray:
-        tensor: Tensor = opened.get_tensor(name)
-        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # NumPy has no bfloat16
+        about = opened.get_slice(name)
+        if about.get_dtype() not in _DTYPES:  # NumPy has no bfloat16
+            tensor: Tensor = opened.get_tensor(name)
+            return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        shape, first = about.get_shape(), _offset(file, name)
+        if 0 in shape:
+            return np.empty(shape, _DTYPES[about.get_dtype()])
+        return np.memmap(file, _DTYPES[about.get_dtype()], "r", first, tuple(shape))
 
     try:
-        with safe_open(file, framework="pt") as opened:
+        with safe_open(file, framework="pt") as opened:  # checks the header and the length of the file
             wanted, classes = _choose(list(opened.keys()), key, label_key, file)
             return array(wanted), None if classes is None else array(classes)
     except _RefusedError as error:
         raise ValueError(str(error)) from None
     except (OSError, SafetensorError) as error:
         raise ValueError(f"path: {file}: not a readable safetensors file ({line(error)})") from error
+
+
+_DTYPES = {"U8": "u1", "F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
+
+
+def _offset(file: Path, name: str) -> int:
+    """Where the bytes of an array begin: after 8 bytes of length, a header in JSON, and the arrays before it."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        return 8 + length + int(json.loads(opened.read(length))[name]["data_offsets"][0])
 
 
 class _RefusedError(Exception):
@@ -99,10 +144,14 @@ def _choose(names: list[str], key: str | None, label_key: str | None, file: Path
 
 
 def whole_labels(array: np.ndarray, n: int, path: str) -> Tensor:
-    if array.shape != (n,) or array.dtype.kind not in "iu" or (n and array.min() < 0):
+    where = f"label_key: {path}"
+    if array.shape != (n,) or array.dtype.kind not in "iu":
         raise ValueError(
-            f"label_key: {path}: must hold {n} whole numbers, zero or above, got {array.dtype} of shape {array.shape}"
+            f"{where}: must hold {n} whole numbers, zero or above, got {array.dtype} of shape {array.shape}"
         )
+    if n and array.min() < 0:
+        at = int((array < 0).argmax())
+        raise ValueError(f"{where}: must be zero or above, got {array[at]} for sample {at}")
     return torch.from_numpy(array.astype(np.int64))
 
 

@@ -1,0 +1,189 @@
+"""``edm-unified data``: what a data set is like, and which noise levels suit it."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edm_unified import _shipped
+from edm_unified._files import write_atomic
+from edm_unified.cli import options
+
+if TYPE_CHECKING:
+    from edm_unified.data import Dataset
+    from edm_unified.data.suggest import Suggestion
+    from edm_unified.data.survey import Survey
+
+_INDENT = 13
+_MOST_CLASSES = 12
+
+
+def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    kinds = [name for name in _shipped.kinds("data") if name.startswith(incomplete)]
+    return [*kinds, *options.complete_recipe(ctx, param, incomplete)]
+
+
+@click.command(short_help="Describe data; suggest σ_min, σ_max, P_mean, P_std for them.")
+@click.argument("data", shell_complete=_complete)
+@options.sets
+@click.option("--samples", type=click.IntRange(4, 100_000_000), default=10_000, show_default=True,
+              help="How many samples to look at; classes are counted over all.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="A PNG file for a picture of some samples.")
+@click.option("--yaml", "as_yaml", is_flag=True, help="Print the suggestion alone, as YAML to paste into a recipe.")
+@options.quiet
+def data(data: str, overrides: tuple[str, ...], samples: int, out: Path | None, as_yaml: bool, quiet: bool) -> None:
+    """Print what DATA are like, what is wrong with them, and which noise levels suit them, with the reason for each.
+
+    DATA is a recipe (a shipped name or a YAML file), a run, or data in words: kind:name=value,name=value.
+
+    \b
+    edm-unified data digits
+    edm-unified data photo_patches:size=64 --out patches.png
+    edm-unified data image_folder:path=~/pictures,size=64 --yaml
+    """
+    from edm_unified.data.suggest import suggest
+    from edm_unified.data.survey import survey
+
+    if out is not None and out.is_dir():
+        raise ValueError(f"--out: {out} is a folder; name a PNG file")
+    with options.progress(not quiet) as bar:
+        bar.say("reading the data")
+        dataset = _load(data, overrides)
+        about = survey(dataset, samples)
+        bar.say("trying noise levels")
+        try:
+            levels = suggest(dataset, about)
+        except ValueError:
+            if as_yaml:
+                raise
+            levels = None
+        if out is not None:
+            write_atomic(out, _picture(dataset))
+    if as_yaml:
+        assert levels is not None
+        click.echo(_snippet(data, levels), nl=False)
+    elif not quiet:
+        for line in _card(about, levels):
+            click.echo(line)
+        if out is not None:
+            click.echo(f"\npicture      {out}")
+
+
+def _load(text: str, overrides: tuple[str, ...]) -> Dataset:
+    """The data that ``text`` names. Raises ``ValueError`` where it names neither data nor a recipe with data."""
+    from edm_unified.data import AnyData
+    from edm_unified.recipe import RecipeError, codec, load_any, parse_component
+
+    kinds = _shipped.kinds("data")
+    word = text.partition(":")[0].strip()
+    label, source = text, None
+    if word in kinds:
+        if overrides:
+            raise ValueError(f"--set {overrides[0]}: {text} is no recipe; write {word}:name=value")
+        source = parse_component(AnyData, text, "data")
+    else:
+        try:
+            source = load_any(text, overrides).data
+        except RecipeError as error:
+            if "no such recipe" not in str(error):
+                raise
+            near = _shipped.suggest(word, [*kinds, *_shipped.recipe_names()], "edm-unified list data recipes")
+            raise ValueError(f"{text}: neither data nor a recipe{near}") from None
+        if source is None:
+            raise ValueError(f"{text}: has no data; add data: {{kind: digits}}")
+        label = f"{text}: data"
+    try:
+        return source.load()
+    except ValueError as error:
+        fault = codec.located(type(source), "", str(error))
+        raise ValueError(f"{label}: {fault.path + ': ' if fault.path else ''}{fault.message}") from error
+
+
+def _card(about: Survey, levels: Suggestion | None) -> list[str]:
+    looked = "" if about.surveyed == about.n else f"; figures of {about.surveyed:,} of them"
+    lines = [
+        click.style(about.name, bold=True),
+        _row("samples", f"{about.n:,} of shape {'×'.join(map(str, about.shape))}{looked}"),
+        _row("range", f"{about.low:.4g} to {about.high:.4g}"),
+        _row("mean", _numbers(about.mean)),
+        _row("std", _numbers(about.std) + f"   σ_data {about.sigma_data:.4g} over all"),
+        _row("classes", _classes(about.counts)),
+        *(_row("note", text) for text in about.problems),
+    ]
+    if levels is not None:
+        lines += ["", click.style("suggested", bold=True)]
+        for name, reason in levels.reasons.items():
+            lines.append(_row(f"  {name}", f"{getattr(levels, name):<8.3g} {reason}", 9))
+    return lines
+
+
+def _row(name: str, text: str, hang: int = 0) -> str:
+    indent = " " * (_INDENT + hang)
+    return textwrap.fill(text, 110, initial_indent=f"{name:<{_INDENT}}", subsequent_indent=indent)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    shown = "  ".join(f"{value:.4g}" for value in values[:8])
+    what = "per channel" if len(values) > 1 else ""
+    return f"{shown}{'  …' if len(values) > 8 else ''}  {what}".rstrip()
+
+
+def _classes(counts: dict[str, int]) -> str:
+    if not counts:
+        return "none"
+    shown = [f"{name} ({n:,})" for name, n in list(counts.items())[:_MOST_CLASSES]]
+    least, most = min(counts.values()), max(counts.values())
+    rest = f", …; {least:,} to {most:,} samples each" if len(counts) > _MOST_CLASSES else ""
+    return f"{len(counts)}: {', '.join(shown)}{rest}"
+
+
+def _snippet(name: str, levels: Suggestion) -> str:
+    sigma_data, low, high = (float(f"{v:.3g}") for v in (levels.sigma_data, levels.sigma_min, levels.sigma_max))
+    return f"""# suggested by: edm-unified data {name} --yaml
+preconditioning: {{kind: edm, sigma_data: {sigma_data}}}
+objective:
+  noise: {{kind: log_normal, P_mean: {levels.P_mean:.2f}, P_std: {levels.P_std:.2f}}}
+  weight: {{kind: edm, sigma_data: {sigma_data}}}
+sampler:
+  steps: {{kind: karras, n: 18, sigma_min: {low}, sigma_max: {high}, rho: 7.0}}
+  solver: {{kind: heun}}
+"""
+
+
+def _picture(dataset: Dataset) -> bytes:
+    """Some samples: images as a grid, points of the plane as a scatter plot, signals as curves."""
+    from edm_unified.data import batch
+    from edm_unified.data.survey import part
+
+    shape = dataset.shape
+    if len(shape) == 3 and shape[0] in (1, 3):
+        from edm_unified.report import samples_grid_png
+
+        return samples_grid_png(batch(dataset, part(dataset, 64))[0], columns=min(8, len(dataset)))
+    from matplotlib.figure import Figure
+
+    if shape == (2,):
+        points, labels = batch(dataset, part(dataset, 4096))
+        figure = Figure(figsize=(5, 5), layout="constrained")
+        axes = figure.subplots()
+        style: dict[str, Any] = (
+            {} if labels is None else {"c": labels.numpy(), "cmap": "tab10" if dataset.classes > 2 else "coolwarm"}
+        )
+        axes.scatter(points[:, 0], points[:, 1], s=1.5, linewidths=0, **style)
+        axes.set_aspect("equal")
+    elif len(shape) == 2:
+        signals = batch(dataset, part(dataset, 8))[0]
+        figure = Figure(figsize=(7, 6), layout="constrained")
+        for axes, signal in zip(
+            figure.subplots(len(signals), sharex=True, sharey=True, squeeze=False)[:, 0], signals, strict=True
+        ):
+            axes.plot(signal.T.numpy(), linewidth=0.9)
+    else:
+        raise ValueError(f"--out: no picture of samples of shape {shape}; images have 1 or 3 channels, points 2 axes")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return buffer.getvalue()

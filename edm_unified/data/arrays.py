@@ -1,0 +1,259 @@
+"""Arrays in files, torchvision's small data sets, and data sets that Hugging Face's ``datasets`` has saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edm_unified._component import choice, component, positive
+
+from .dataset import AS_STORED, BYTES, Dataset, Rows, Scaling
+from .folders import check_size, directory
+from .readers import line, pixels, read_numpy, read_safetensors, whole_labels
+from .rows import ArrayRows
+
+_CHUNK = 2**24
+"""Numbers that are looked at in one go."""
+
+
+@component
+class Arrays:
+    """One array of a ``.npy``, ``.npz`` or ``.safetensors`` file: images (N, C, H, W), (N, H, W, C), (N, H, W), or
+    vectors (N, d). With ``signals``, (N, C, L) or (N, L).
+
+    ``key``: which array, where the file holds several; ``label_key``: the array of classes (N,), if any. Bytes (uint8)
+    become (b − 127.5)/127.5. Floating-point images must already lie in [−1, 1], or ``range`` = [low, high] says what to
+    map to it, e.g. [0, 1]; floating-point vectors are mapped only when ``range`` is given. ``standardise``: instead,
+    each channel (of vectors: all of them) is moved to mean zero and this standard deviation, e.g. 0.5 for the latents
+    of an autoencoder. Pickled arrays are refused. A trailing axis of 1 or 3 with a second axis that is neither is read
+    as channels-last. .npy and .safetensors stay on disk, and a batch reads what it needs.
+    """
+
+    path: str
+    key: str | None = None
+    label_key: str | None = None
+    range: tuple[float, float] | None = None
+    standardise: float | None = None
+    signals: bool = False
+    kind: Literal["arrays"] = "arrays"
+
+    def __post_init__(self) -> None:
+        if self.range is not None and not (np.isfinite(self.range).all() and self.range[0] < self.range[1]):
+            raise ValueError(f"range: must be two finite numbers, the lower first, got {list(self.range)}")
+        if self.standardise is not None:
+            positive("standardise", self.standardise)
+            if self.range is not None:
+                raise ValueError("standardise: leave out `range`; the scale is taken from the data")
+
+    def load(self) -> Dataset:
+        """Map and check the array. Raises ValueError naming the file and what is wrong in it."""
+        file = Path(self.path).expanduser()
+        if file.is_dir():
+            raise ValueError(
+                f"path: {self.path}: is a folder; name a .npy, .npz or .safetensors file, or use image_folder"
+            )
+        if not file.is_file():
+            raise ValueError(f"path: {self.path}: no such file")
+        readers = {".npy": read_numpy, ".npz": read_numpy, ".safetensors": read_safetensors}
+        if file.suffix.lower() not in readers:
+            raise ValueError(f"path: {self.path}: cannot read '{file.suffix}'; use .npy, .npz or .safetensors")
+        array, labels = readers[file.suffix.lower()](file, self.key, self.label_key)
+        scaling = self._checked(array)
+        array = self._arranged(array)
+        if self.standardise is not None:
+            scaling = standardised(array, scaling, self.standardise)
+        classes = None if labels is None else whole_labels(labels, len(array), self.path)
+        return Dataset(ArrayRows(array), classes, file.stem, scaling)
+
+    def _checked(self, array: np.ndarray) -> Scaling:
+        """The scaling of ``array``, all of which is looked at, in parts."""
+        where = f"path: {self.path}"
+        if array.ndim not in ((2, 3) if self.signals else (2, 3, 4)) or array.size == 0:
+            wanted = "signals (N, C, L)" if self.signals else "images (N, C, H, W) or vectors (N, d)"
+            raise ValueError(f"{where}: must be {wanted}, got shape {array.shape}")
+        if array.dtype == np.uint8:
+            return BYTES
+        if array.dtype.kind != "f":
+            raise ValueError(f"{where}: must hold uint8 or floating-point numbers, got {array.dtype}; convert it first")
+        low, high = np.inf, -np.inf
+        rows = max(1, _CHUNK // array[0].size)
+        for first in range(0, len(array), rows):
+            with np.errstate(over="ignore"):  # becomes inf, reported here
+                part = np.asarray(array[first : first + rows], np.float32)
+            bad = ~np.isfinite(part).reshape(len(part), -1).all(1)
+            if bad.any():
+                raise ValueError(
+                    f"{where}: has NaN, inf or an overflow of float32, first in sample {first + int(bad.argmax())}"
+                )
+            low, high = min(low, float(part.min())), max(high, float(part.max()))
+        scaling = AS_STORED
+        if self.range is not None:
+            black, white = self.range
+            middle, half = (black + white) / 2, (white - black) / 2
+            scaling = Scaling(middle, half)
+            low, high = (low - middle) / half, (high - middle) / half
+        if array.ndim > 2 and not self.signals and self.standardise is None:
+            self._in_range(low, high, where)
+        return scaling
+
+    def _in_range(self, low: float, high: float, where: str) -> None:
+        if low < -1 - 1e-4 or high > 1 + 1e-4:
+            raise ValueError(
+                f"{where}: images must lie in [-1, 1], found {low:.4g} to {high:.4g}; say what is black and white with "
+                "`range:`, e.g. [0, 1] or [0, 255], or set `standardise: 0.5` for latents"
+            )
+        if low >= 0 and self.range is None:
+            raise ValueError(
+                f"{where}: images have no value below 0 (found {low:.4g} to {high:.4g}), so 0 is probably black; "
+                "set `range: [0, 1]`, or `range: [-1, 1]` if they are right as they are"
+            )
+
+    def _arranged(self, array: np.ndarray) -> np.ndarray:
+        """A view with the channels second."""
+        if self.signals:
+            return array[:, None] if array.ndim == 2 else array
+        if array.ndim == 3:
+            return array[:, None]
+        if array.ndim == 4 and array.shape[3] in (1, 3) and array.shape[1] not in (1, 3):
+            return np.moveaxis(array, 3, 1)
+        return array
+
+
+def standardised(array: np.ndarray, scaling: Scaling, std: float) -> Scaling:
+    """``scaling``, and after it each channel of (N, C, …), or all of (N, d), to mean 0 and deviation ``std``."""
+    axes = tuple(i for i in range(array.ndim) if i != 1) if array.ndim > 2 else None
+    total, square, n = 0.0, 0.0, 0
+    rows = max(1, _CHUNK // array[0].size)
+    for first in range(0, len(array), rows):
+        part = scaling.to_unit(torch.from_numpy(np.array(array[first : first + rows]))).double().numpy()
+        total, square = total + part.sum(axes), square + np.square(part).sum(axes)
+        n += part.size // (array.shape[1] if axes else 1)
+    mean = np.asarray(total) / n
+    spread = np.sqrt(np.maximum(np.asarray(square) / n - mean**2, 0))
+    if not (spread > 1e-12 * (1 + abs(mean))).all():
+        raise ValueError("standardise: a channel of the data is constant; leave it out")
+    trailing = (-1, *(1,) * (array.ndim - 2)) if axes else ()
+    shift, scale = (torch.from_numpy(v.astype(np.float32)).reshape(trailing) for v in (mean, spread / std))
+    return scaling.then(shift, scale)
+
+
+@component
+class TorchVision:
+    """A dataset of torchvision that is already on disk under ``root``; nothing is downloaded.
+
+    MNIST and FashionMNIST give (N, 1, 28, 28), CIFAR10 (N, 3, 32, 32), with classes 0…9. For the larger ones see
+    celeba and imagenet.
+    """
+
+    name: Literal["MNIST", "FashionMNIST", "CIFAR10"]
+    root: str
+    train: bool = True
+    kind: Literal["torchvision"] = "torchvision"
+
+    def load(self) -> Dataset:
+        """Read the files with torchvision's own reader."""
+        from torchvision import datasets
+
+        readers = {"MNIST": datasets.MNIST, "FashionMNIST": datasets.FashionMNIST, "CIFAR10": datasets.CIFAR10}
+        if self.name not in readers:
+            raise ValueError(f"name: must be one of {', '.join(readers)}, got {self.name!r}")
+        root = Path(self.root).expanduser()
+        remedy = (
+            f'download it once with python -c "from torchvision.datasets import {self.name}; '
+            f"{self.name}('{root}', train={self.train}, download=True)\""
+        )
+        try:
+            # MNIST's and CIFAR10's readers check what they read: CIFAR10's pickle by its MD5 before it is opened.
+            read: Any = readers[self.name](str(root), train=self.train, download=False)
+        except RuntimeError as error:
+            raise ValueError(f"root: {self.root}: {self.name} is not there or damaged; {remedy}") from error
+        except (OSError, ValueError, AssertionError) as error:
+            raise ValueError(f"root: {self.root}: cannot read {self.name}: {line(error)}; {remedy}") from error
+        raw = torch.as_tensor(read.data)
+        stored = raw[:, None] if raw.ndim == 3 else raw.movedim(3, 1).contiguous()
+        names = tuple(str(name) for name in read.classes)
+        return Dataset(stored, torch.as_tensor(read.targets).long(), self.name.lower(), BYTES, names)
+
+
+@component
+class HuggingFace:
+    """A folder that the ``datasets`` library has written with ``save_to_disk``; nothing is downloaded.
+
+    ``split``: which part, where the folder holds several. ``image``: the column of images, decoded when they are asked
+    for. ``label``: the column of classes, or null. ``size`` and ``channels`` as for image_folder. Needs the extra hf:
+    pip install 'edm_unified[hf]'.
+    """
+
+    path: str
+    split: str | None = None
+    image: str = "image"
+    label: str | None = "label"
+    size: int | tuple[int, int] | None = None
+    channels: Literal[1, 3] = 3
+    kind: Literal["hugging_face"] = "hugging_face"
+
+    def __post_init__(self) -> None:
+        check_size(self.size)
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels: must be 1 or 3, got {self.channels!r}")
+
+    def load(self) -> Dataset:
+        """Open the folder. Raises ValueError naming the column or split that is not there."""
+        try:
+            from datasets import load_from_disk
+        except ImportError:
+            raise ValueError("kind: hugging_face needs `datasets`; pip install 'edm_unified[hf]'") from None
+        root = directory("path", self.path)
+        try:
+            table: Any = load_from_disk(str(root))
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(f"path: {self.path}: not a folder of save_to_disk ({line(error)})") from error
+        if hasattr(table, "keys"):  # several splits
+            splits = sorted(table.keys())
+            if self.split is None and len(splits) > 1:
+                raise ValueError(f"split: {self.path} has {', '.join(splits)}; name one")
+            choice("split", self.split or splits[0], splits)
+            table = table[self.split or splits[0]]
+        choice("image", self.image, table.column_names)
+        if len(table) == 0:
+            raise ValueError(f"path: {self.path}: holds no sample")
+        rows: Rows = _TableRows(table, self.image, self.size, self.channels, self.path)
+        if self.label is None:
+            return Dataset(rows, None, root.resolve().name, BYTES)
+        choice("label", self.label, table.column_names)
+        labels = whole_labels(np.asarray(table[self.label][:]), len(table), f"{self.path} ({self.label})")
+        named = getattr(table.features.get(self.label), "names", None) or ()
+        return Dataset(rows, labels, root.resolve().name, BYTES, tuple(named))
+
+
+class _TableRows:
+    """The images of a table, decoded when they are asked for."""
+
+    def __init__(self, table: Any, column: str, size: int | tuple[int, int] | None, channels: int, path: str) -> None:
+        self._table, self._column, self._size, self._channels, self._path = table, column, size, channels, path
+        self.shape = (len(table), *self._read([0])[0].shape)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        images = self._read(indices.tolist())
+        for i, image in zip(indices.tolist(), images, strict=True):
+            if image.shape != self.shape[1:]:
+                (h0, w0), (h, w) = self.shape[2:], image.shape[1:]
+                raise ValueError(
+                    f"path: {self._path}: images differ in size: sample 0 is {w0}x{h0} and sample {i} is {w}x{h} "
+                    "(width x height); set `size:` to resize and crop them all"
+                )
+        return torch.stack([image.to(torch.float32) for image in images])
+
+    def _read(self, indices: list[int]) -> list[Tensor]:
+        from PIL import Image
+
+        found = self._table[indices][self._column]
+        opened = [v if isinstance(v, Image.Image) else Image.fromarray(np.asarray(v, np.uint8)) for v in found]
+        return [
+            pixels(image, self._size, self._channels, f"path: {self._path}: sample {i}")
+            for i, image in zip(indices, opened, strict=True)
+        ]

@@ -1,0 +1,173 @@
+"""Folders of images: any folder, CelebA and ImageNet.
+
+A folder of up to ``IN_MEMORY`` bytes of pixels is read once and kept as bytes; a larger one is read file by file, as
+training asks for its images, so that its size does not matter. ``in_memory`` decides otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from edm_unified._component import choice, component, count
+
+from .dataset import BYTES, Dataset, Rows
+from .readers import image_size
+from .rows import ImageRows, gathered, unequal
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+IN_MEMORY = 2 * 2**30
+"""Bytes of pixels up to which a folder is kept in memory."""
+
+
+@component
+class ImageFolder:
+    """All images under ``path``, at any depth, in the order of their names.
+
+    With sub-folders (and no image directly in ``path``) the first level of folders is the class, numbered in the order
+    of the names. ``size``: a side, or [height, width]; images are resized to cover it and cropped about the centre. It
+    is needed only when the files differ in size. ``channels``: 1 (grey) or 3 (RGB); an alpha channel is composed on
+    white. ``in_memory``: null keeps up to 2 GiB of pixels in memory and reads larger folders file by file.
+    """
+
+    path: str
+    size: int | tuple[int, int] | None = None
+    channels: Literal[1, 3] = 3
+    in_memory: bool | None = None
+    kind: Literal["image_folder"] = "image_folder"
+
+    def __post_init__(self) -> None:
+        check_size(self.size)
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels: must be 1 or 3, got {self.channels!r}")
+
+    def load(self) -> Dataset:
+        """Find the files, and read them if they fit. Raises ValueError naming the file that is at fault."""
+        root = directory("path", self.path)
+        files = sorted(f for f in root.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+        if not files:
+            raise ValueError(f"path: {self.path}: no image in this folder (looked for {', '.join(SUFFIXES)})")
+        folders = [f.relative_to(root).parts[:-1] for f in files]
+        names = sorted({f[0] for f in folders}) if all(folders) else []
+        number = {name: i for i, name in enumerate(names)}
+        labels = torch.tensor([number[f[0]] for f in folders]) if names else None
+        stored = read(files, self.size, self.channels, self.in_memory)
+        return Dataset(stored, labels, root.resolve().name, BYTES, tuple(names))
+
+
+@component
+class ImageNet:
+    """ImageNet (ILSVRC 2012) on disk: ``root``/train/n01440764/*.JPEG and the like, its 1000 classes 0 … 999.
+
+    The classes are numbered in the order of their folders' names, as everybody does. ``train`` false reads
+    ``root``/val, whose images must have been moved into the same folders. ``size``: each image is resized to cover it
+    and cropped about the centre. Read file by file unless ``in_memory``.
+    """
+
+    root: str
+    size: int | tuple[int, int] = 64
+    train: bool = True
+    in_memory: bool = False
+    kind: Literal["imagenet"] = "imagenet"
+
+    def __post_init__(self) -> None:
+        check_size(self.size)
+
+    def load(self) -> Dataset:
+        """Find the files. Raises ValueError where the folders are not those of ImageNet."""
+        part = "train" if self.train else "val"
+        root = directory("root", str(Path(self.root) / part))
+        strange = [f.name for f in sorted(root.iterdir()) if not (f.is_dir() and re.fullmatch(r"n\d{8}", f.name))]
+        if strange:
+            raise ValueError(
+                f"root: {root}: holds {strange[0]!r}; it must hold one folder per class, such as n01440764"
+            )
+        dataset = ImageFolder(str(root), self.size, 3, self.in_memory).load()
+        return Dataset(dataset.stored, dataset.labels, f"imagenet {part}", BYTES, dataset.class_names)
+
+
+@component
+class CelebA:
+    """CelebA, aligned and cropped, on disk as torchvision lays it out: ``root``/celeba/img_align_celeba/000001.jpg …
+
+    ``split`` as list_eval_partition.txt beside that folder says. ``attribute``: one of the 40 of list_attr_celeba.txt,
+    such as Smiling, as two classes (0 without, 1 with); null gives no classes. The pictures are 178 × 218; ``size``:
+    each is resized to cover it and cropped about the centre.
+    """
+
+    root: str
+    size: int | tuple[int, int] = 64
+    split: Literal["train", "valid", "test", "all"] = "train"
+    attribute: str | None = None
+    in_memory: bool | None = None
+    kind: Literal["celeba"] = "celeba"
+
+    def __post_init__(self) -> None:
+        check_size(self.size)
+        choice("split", self.split, ("train", "valid", "test", "all"))
+
+    def load(self) -> Dataset:
+        """Find the files of the split. Raises ValueError naming the file that is missing or damaged."""
+        root = directory("root", str(Path(self.root) / "celeba"))
+        pictures = directory("root", str(root / "img_align_celeba"))
+        wanted = {"train": "0", "valid": "1", "test": "2"}.get(self.split)
+        rows = _table(root / "list_eval_partition.txt", 0)
+        names = sorted(name for name, values in rows.items() if wanted is None or values[:1] == [wanted])
+        missing = next((name for name in names if not (pictures / name).is_file()), None)
+        if not names or missing:
+            what = f"{missing} is missing" if missing else f"no picture in the split {self.split!r}"
+            raise ValueError(f"root: {pictures}: {what}; put the whole of CelebA there")
+        labels = None if self.attribute is None else self._labels(root / "list_attr_celeba.txt", names, self.attribute)
+        stored = read([pictures / name for name in names], self.size, 3, self.in_memory)
+        named = () if labels is None else (f"not {self.attribute}", str(self.attribute))
+        return Dataset(stored, labels, f"celeba {self.split}", BYTES, named)
+
+    def _labels(self, file: Path, names: Sequence[str], attribute: str) -> Tensor:
+        rows = _table(file, 2)
+        header = file.read_text("utf-8").splitlines()[1].split()
+        choice("attribute", attribute, header)
+        column = header.index(attribute)
+        try:
+            return torch.tensor([int(int(rows[name][column]) > 0) for name in names])
+        except (KeyError, IndexError, ValueError):
+            raise ValueError(f"root: {file}: has no row for every picture; put the whole of CelebA there") from None
+
+
+def _table(file: Path, head: int) -> dict[str, list[str]]:
+    """The rows of a table of CelebA by the name of the picture, after ``head`` lines."""
+    if not file.is_file():
+        raise ValueError(f"root: {file}: no such file; put the whole of CelebA there")
+    lines = [text.split() for text in file.read_text("utf-8").splitlines()[head:]]
+    return {words[0]: words[1:] for words in lines if words}
+
+
+def read(files: Sequence[Path], size: int | tuple[int, int] | None, channels: int, in_memory: bool | None) -> Rows:
+    """The images, kept in memory or to be read one by one."""
+    rows = ImageRows(files, size, channels)
+    if in_memory or (in_memory is None and math.prod(rows.shape) <= IN_MEMORY):
+        return gathered(rows)
+    if size is None:  # the headers say now what the images would say in the middle of training
+        for file in files:
+            if image_size(file) != rows.shape[2:]:
+                raise ValueError(unequal(files[0], rows.shape[2:], file, image_size(file)))
+    return rows
+
+
+def check_size(size: int | tuple[int, int] | None) -> None:
+    if size is not None:
+        for side in (size,) if isinstance(size, int) else size:
+            count("size", side, most=65536)
+
+
+def directory(field: str, path: str) -> Path:
+    """The folder of that name. Raises ValueError, naming the field, where there is none."""
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"{field}: {path}: {'a file, not a folder' if root.exists() else 'no such folder'}")
+    return root
