@@ -1,0 +1,286 @@
+"""``edm-unified likelihood``: how probable data are under a denoiser."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edm_unified import _shipped
+from edm_unified._files import write_atomic
+from edm_unified.cli import options
+from edm_unified.cli.likelihood_report import Job, Rows, contents, report, row, stored, whole
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from edm_unified.data import Dataset
+    from edm_unified.recipe import Recipe
+
+
+@click.command(short_help="The likelihood of data: nats and bits/dim, by the ODE or a bound.")
+@options.recipe_argument
+@click.argument("data", required=False)
+@options.swaps
+@click.option(
+    "--n", type=click.IntRange(1, 10_000_000), default=64, show_default=True, help="How many samples, from --first."
+)
+@click.option("--first", type=click.IntRange(0), default=0, show_default=True, help="The first of them.")
+@click.option("--bound", is_flag=True, help="The variational bound, from the denoising error, instead of the ODE.")
+@click.option("--dequantize", type=click.Choice(["uniform", "truncated_normal", "none"]),
+              help="Spread whole numbers over their bins; none: their density as points.")  # fmt: skip
+@click.option("--ode", is_flag=True, help="Though the recipe's sampler is stochastic, follow the ODE of its denoiser.")
+@click.option("--conditional", is_flag=True, help="Condition every sample on its own class.")
+@click.option(
+    "--rk4-steps",
+    type=click.IntRange(1, 100_000),
+    default=64,
+    show_default=True,
+    help="Steps in ln σ, of 4 evaluations.",
+)
+@click.option("--tolerance", type=float, help="Adaptive steps, each sample's own, to this tolerance.")
+@click.option("--trace", type=click.Choice(["auto", "exact", "hutchinson"]), default="auto", show_default=True,
+              help="auto: exact up to 128 dimensions.")  # fmt: skip
+@click.option("--probe", type=click.Choice(["rademacher", "gaussian"]), default="rademacher", show_default=True)
+@click.option(
+    "--probes", type=click.IntRange(1, 100_000), default=8, show_default=True, help="Of the hutchinson trace."
+)
+@click.option("--points", type=click.IntRange(1, 1_000_000), default=64, show_default=True,
+              help="Noise levels of --bound, four times each.")  # fmt: skip
+@click.option("--sigma-min", type=float, help="Where the ODE begins  [default: the recipe's lowest level above 0]")
+@click.option("--sigma-max", type=float, help="Where it ends  [default: the recipe's highest level]")
+@click.option("--prior", type=click.Choice(["data", "zero"]), default="data", show_default=True,
+              help="At sigma_max: with the mean and variance of the data, or N(0, sigma_max²).")  # fmt: skip
+@click.option("--encode", "check", is_flag=True, help="Encode and decode too, and print the largest difference.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of probes and noise.")
+@click.option("--batch", type=click.IntRange(1, 1_000_000), default=64, show_default=True, help="Samples at a time.")
+@click.option("--out", type=click.Path(path_type=Path), help="A .npy or .jsonl file for the value of every sample.")
+@options.device
+@options.dtype
+@options.quiet
+def likelihood(
+    recipe: str,
+    data: str | None,
+    overrides: tuple[str, ...],
+    n: int,
+    first: int,
+    bound: bool,
+    dequantize: str | None,
+    ode: bool,
+    conditional: bool,
+    rk4_steps: int,
+    tolerance: float | None,
+    trace: str,
+    probe: str,
+    probes: int,
+    points: int,
+    sigma_min: float | None,
+    sigma_max: float | None,
+    prior: str,
+    check: bool,
+    seed: int,
+    batch: int,
+    out: Path | None,
+    device: str,
+    dtype: str,
+    quiet: bool,
+    **swaps: Any,
+) -> None:
+    """Print the mean log-likelihood of DATA under the denoiser of RECIPE, with standard errors.
+
+    RECIPE is a shipped name, a YAML file or the directory of a run. DATA is another data set, in words
+    (kind:name=value) or a .npy file; without it, the recipe's own are taken.
+
+    \b
+    edm-unified likelihood edm --dequantize uniform
+    edm-unified likelihood edm --dequantize none --bound
+    edm-unified likelihood edm eight.npy --trace hutchinson --out nats.jsonl
+    """
+    if out is not None and out.suffix not in (".npy", ".jsonl"):
+        raise ValueError(f"--out: {out} must end in .npy or .jsonl")
+    found = options.load(recipe, overrides, **swaps)
+    if not (ode or bound):
+        _check_deterministic(recipe, found)
+    where, precision = options.torch_device(device), options.torch_dtype(dtype)
+    with options.progress(not quiet) as bar:
+        bar.say("making the denoiser")
+        try:
+            built, own = found.build()
+        except ValueError as error:
+            raise ValueError(f"{recipe}: {error}") from None
+        dataset = own if data is None else _data(data)
+        _check_data(dataset, own, dequantize, data or recipe, first)
+        job = _job(
+            found, own, bound, (sigma_min, sigma_max), rk4_steps, tolerance, (trace, probe, probes), points, prior,
+            None if dequantize == "none" or not whole(dataset) else dequantize, seed, conditional, where, precision,
+        )  # fmt: skip
+        denoiser: Any = built.to(where) if hasattr(built, "to") else built
+        rows = _rows(denoiser, dataset, job, first, min(n, len(dataset) - first), batch, check, bar)
+    if out is not None:
+        write_atomic(out, contents(rows, dataset.shape, out.suffix, first))
+    for note in rows.notes:
+        click.echo(f"warning: {note}", err=True)
+    if not quiet:
+        for line in report(recipe, dataset, job, rows):
+            click.echo(line)
+        if out is not None:
+            click.echo(row("written", str(out)))
+
+
+def _check_deterministic(name: str, recipe: Recipe) -> None:
+    sampler = recipe.sampler
+    parts: dict[str, Any] = {"sampler.renoising": sampler.renoising, "sampler.corrector": sampler.corrector}
+    if sampler.solver.stochastic:
+        parts = {"sampler.solver": sampler.solver, **parts}
+    for path, part in parts.items():
+        if part is not None:
+            raise ValueError(
+                f"{name}: {path}: {part.kind} is stochastic, and what it draws has no density that could be followed;"
+                " take the ODE of its denoiser with --ode, or the variational bound with --bound"
+            )
+
+
+def _data(text: str) -> Dataset:
+    from edm_unified.data import AnyData, Arrays
+    from edm_unified.recipe import parse_component
+
+    word = text.partition(":")[0].strip()
+    if word in _shipped.kinds("data"):
+        source: Any = parse_component(AnyData, text, "data")
+    elif Path(text).suffix in (".npy", ".npz", ".safetensors"):
+        source = Arrays(path=text)
+    else:
+        near = _shipped.suggest(word, _shipped.kinds("data"), "edm-unified list data")
+        raise ValueError(f"{text}: neither data nor a .npy file{near}")
+    try:
+        return source.load()  # type: ignore[no-any-return]
+    except ValueError as error:
+        raise ValueError(f"{text}: {str(error).removeprefix('path: ').removeprefix(text + ': ')}") from None
+
+
+def _check_data(dataset: Dataset, own: Dataset, dequantize: str | None, name: str, first: int) -> None:
+    if dataset.shape != own.shape:
+        raise ValueError(f"{name}: samples of shape {dataset.shape}, but the denoiser is for {own.shape}")
+    if first >= len(dataset):
+        raise ValueError(f"--first: {first} is beyond the {len(dataset):,} samples of {dataset.name}")
+    if dequantize is None and whole(dataset):
+        raise ValueError(
+            f"{name}: {dataset.name} are whole numbers, which have no density; spread them over their bins with "
+            "--dequantize uniform or truncated_normal, take their density as points with --dequantize none"
+        )
+
+
+def _job(
+    recipe: Recipe,
+    own: Dataset,
+    bound: bool,
+    sigmas: tuple[float | None, float | None],
+    steps: int,
+    tolerance: float | None,
+    trace: tuple[str, str, int],
+    points: int,
+    prior: str,
+    noise: str | None,
+    seed: int,
+    conditional: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Job:
+    import torch
+
+    from edm_unified import exact
+    from edm_unified import likelihood as lk
+    from edm_unified.data import batch
+
+    levels = sorted(sigma for sigma in recipe.levels if sigma > 0)
+    low, high = (given if given is not None else at for given, at in zip(sigmas, (levels[0], levels[-1]), strict=True))
+    images = batch(own, torch.arange(min(len(own), 10_000)))[0]
+    at_top = lk.prior_of(images) if prior == "data" else lk.isotropic(own.shape)
+    control = None
+    if bound:
+        control = exact.Gaussian.fit(images) if math.prod(own.shape) <= 256 else lk.prior_of(images)
+        control = control.to(device)
+    return Job(
+        bound, low, high, steps, tolerance, *trace, points, at_top.to(device), control, noise, seed, conditional,
+        device, dtype,
+    )  # fmt: skip
+
+
+def _rows(
+    denoiser: Any, dataset: Dataset, job: Job, first: int, n: int, batch: int, check: bool, bar: options.Progress
+) -> Rows:
+    import torch
+
+    from edm_unified import likelihood as lk
+
+    nats, errors, closed, parts, entropy, nfe, worst = [], [], [], [], None, 0, None
+    notes: dict[str, None] = {}
+    for start in range(first, first + n, batch):
+        indices = torch.arange(start, min(start + batch, first + n))
+        x, entropy = _points(dataset, indices, job)
+        x = x.to(job.device)
+        cond = _cond(denoiser, dataset, indices, job)
+        common: Any = {"sigma_min": job.sigma_min, "sigma_max": job.sigma_max, "prior": job.prior, "seed": job.seed,
+                       "first": start, "cond": cond}  # fmt: skip
+
+        def told(step: int, steps: int, sigma: float, start: int = start, size: int = len(x)) -> None:
+            bar.update(start - first + size * step / steps, n, f"sigma {sigma:.3g}")
+
+        if job.bound:
+            found = lk.variational_bound(denoiser, x, points=job.points, control=job.control, **common)
+            nats.append(-found.nats.cpu())
+            errors.append(found.standard_error.cpu())
+            parts.append(torch.stack([found.prior, found.diffusion, found.reconstruction]).cpu())
+            nfe = found.nfe
+            bar.update(start - first + len(x), n, "noise levels")
+        else:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", UserWarning)
+                flow = lk.log_likelihood(
+                    denoiser, x, steps=job.steps, tolerance=job.tolerance, trace=job.trace, probe=job.probe,
+                    probes=job.probes, dtype=job.dtype, callback=told, **common,
+                )  # fmt: skip
+            notes.update(dict.fromkeys(str(warning.message) for warning in caught))
+            nats.append(flow.nats.cpu())
+            errors.append(flow.standard_error.cpu())
+            nfe = flow.nfe
+        if hasattr(denoiser, "log_prob"):
+            closed.append(denoiser.log_prob(x, job.sigma_min, **(cond or {})).cpu())
+        if check:
+            settings: Any = {key: common[key] for key in ("sigma_min", "sigma_max", "cond")} | {
+                "steps": job.steps, "tolerance": job.tolerance, "dtype": job.dtype}  # fmt: skip
+            back = lk.decode(denoiser, lk.encode(denoiser, x, **settings), **settings)
+            worst = max(worst or 0.0, float((back - x).abs().max()))
+    return Rows(
+        torch.cat(nats), torch.cat(errors), torch.cat(closed) if closed else None, entropy,
+        torch.cat(parts, 1) if parts else None, worst, nfe, tuple(notes),
+    )  # fmt: skip
+
+
+def _points(dataset: Dataset, indices: Tensor, job: Job) -> tuple[Tensor, float | None]:
+    """The samples as points in the units of the network, and the entropy of what was added."""
+    import torch
+
+    from edm_unified import likelihood as lk
+    from edm_unified.data import batch
+
+    if job.noise is None:
+        return batch(dataset, indices)[0].to(torch.float64), None
+    top = round(float((2 * torch.as_tensor(dataset.scaling.shift, dtype=torch.float64)).max()))
+    spread = lk.dequantize(
+        stored(dataset, indices), job.noise, scaling=dataset.scaling, levels=top + 1, sigma_min=job.sigma_min,
+        seed=job.seed, first=int(indices[0]),
+    )  # fmt: skip
+    return spread.x, spread.entropy
+
+
+def _cond(denoiser: Any, dataset: Dataset, indices: Tensor, job: Job) -> dict[str, Tensor] | None:
+    if not (job.conditional or getattr(denoiser, "needs_label", False)):
+        return None
+    if dataset.labels is None:
+        raise ValueError(f"label: {dataset.name} have no classes, which this denoiser or --conditional needs")
+    return {"label": dataset.labels[indices].to(job.device)}

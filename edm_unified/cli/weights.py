@@ -1,0 +1,72 @@
+"""The weight of an objective over the log-SNR: a line of blocks in the terminal, and a figure of several methods."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edm_unified.recipe import Recipe
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_REACH = 10.0  # ln SNR from −10 to 10: σ from 148 to 0.0067
+_DECADES = 3.0
+
+
+def sparkline(recipe: Recipe, columns: int = 41) -> str:
+    """w from high noise to low in blocks, three decades high, ``·`` where it is less or nothing, and where it peaks."""
+    import torch
+
+    from edm_unified.training.weighting import on_grid, weighting
+
+    assert recipe.objective is not None
+    grid = torch.linspace(-_REACH, _REACH, columns, dtype=torch.float64)
+    w = on_grid(weighting(recipe.objective, recipe.schedule), grid)
+    if not float(w.max()) > 0:
+        return "nothing between −10 and 10"
+    heights = (1 + (w / w.max()).log10() / _DECADES) * len(_BLOCKS)
+    shown = "".join(_BLOCKS[min(math.floor(h), 7)] if h >= 0 else "·" for h in heights.tolist())
+    peak = float(grid[w.argmax()])
+    return f"{shown}  from −10 to 10, three decades high; largest at {peak:.1f}, where σ = {math.exp(-peak / 2):.3g}"
+
+
+def figure(recipes: Mapping[str, Recipe]) -> bytes:
+    """p(λ) and w(λ) of every recipe that has an objective, as a PNG; equal curves share a line.
+
+    Raises ``ValueError`` where none has one.
+    """
+    import torch
+    from matplotlib.figure import Figure
+
+    from edm_unified.training.weighting import Weighting, on_grid, weighting
+
+    grid = torch.linspace(-16, 16, 641, dtype=torch.float64)
+    names: dict[tuple[float, ...], list[str]] = {}
+    found: dict[tuple[float, ...], Weighting] = {}
+    for name, recipe in recipes.items():
+        if recipe.objective is None:
+            continue
+        one = weighting(recipe.objective, recipe.schedule)
+        key = tuple(round(value, 6) for value in on_grid(one, grid).tolist())
+        names.setdefault(key, []).append(name)
+        found[key] = one
+    if not found:
+        raise ValueError("--weights: none of these recipes has an objective; add objective: {noise: …, weight: …}")
+    drawing = Figure(figsize=(7.5, 6.5), layout="constrained")
+    top, bottom = drawing.subplots(2, sharex=True)
+    for i, (key, one) in enumerate(found.items()):
+        style = {"color": f"C{i % 10}", "linewidth": 1.3, "linestyle": ("-", "--", ":")[i // 10 % 3]}
+        x = one.log_snr.numpy()
+        top.plot(x, one.density.numpy(), label=", ".join(names[key]), **style)
+        at_zero = float(on_grid(one, torch.zeros(1, dtype=torch.float64)))
+        bottom.plot(x, (one.weight / (at_zero or 1.0)).numpy(), **style)
+    top.set(ylabel="p(λ)", title="Where training looks, and what it weighs", ylim=(0, None))
+    top.legend(fontsize=8, frameon=False)
+    bottom.set(xlabel="λ = ln SNR = −2 ln σ", ylabel="w(λ)/w(0)", yscale="log", xlim=(-16, 16), ylim=(1e-4, 1e4))
+    for axes in (top, bottom):
+        axes.grid(alpha=0.25, linewidth=0.5)
+    buffer = io.BytesIO()
+    drawing.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()

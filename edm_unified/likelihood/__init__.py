@@ -1,0 +1,36 @@
+"""How probable the data are under a denoiser: the flow's density, a variational bound, and what both mean for bytes.
+
+Two estimates of −log p(x) that share nothing but D:
+
+* :func:`log_likelihood` follows the probability-flow ODE up to σ_max and adds up its divergence (:mod:`.flow`);
+* :func:`variational_bound` adds up the denoising error over the noise levels (:mod:`.bound`), without a gradient.
+
+With the exact D the first is ln p(x; σ_min), the density of the data *with noise of σ_min*, at x; the second is an
+upper bound on −ln p that tends to the same number as σ_min → 0. With a trained D they are different models of the data:
+the ODE's and the SDE's.
+
+Densities of real numbers become probabilities of bytes by :func:`dequantize`.
+"""
+
+from __future__ import annotations
+
+from edm_unified.likelihood.bound import Bound, variational_bound
+from edm_unified.likelihood.dequantize import Dequantized, dequantize, offset
+from edm_unified.likelihood.flow import LogLikelihood, decode, encode, log_likelihood
+from edm_unified.likelihood.prior import Density, isotropic, prior_error, prior_of
+
+__all__ = [
+    "Bound",
+    "Density",
+    "Dequantized",
+    "LogLikelihood",
+    "decode",
+    "dequantize",
+    "encode",
+    "isotropic",
+    "log_likelihood",
+    "offset",
+    "prior_error",
+    "prior_of",
+    "variational_bound",
+]

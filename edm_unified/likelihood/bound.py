@@ -1,0 +1,245 @@
+"""The variational bound: −ln p(x) ≤ L_T + (sum or integral of the denoising error) + L_0, in nats.
+
+The noising x → z_1 → … → z_N at levels σ_1 < … < σ_N is undone by p(z_i | z_j) = q(z_i | z_j, D(z_j; σ_j)), i < j
+neighbours. Jensen's inequality gives (Ho et al. 2020, Eq. 5; Kingma et al. 2021, Eqs. 11 to 17)
+
+    L_T      = KL( N(x, σ_N² I) ‖ N(μ, C + σ_N² I) )                       the prior, in closed form
+    L_{i}    = ½ (1/σ_i² − 1/σ_j²) E ‖x − D(x + σ_j n; σ_j)‖²              a step of the chain
+    L_∞      = ∫ E ‖x − D(x + σn; σ)‖²/σ² d ln σ                           all steps, as N → ∞
+    L_0      = −E ln p(x | z_1)                                            the decoder
+
+With the exact D and prior, L_T + L_∞ = KL( N(x, σ_min² I) ‖ p(·; σ_min) ) for *every* x: the identity of information
+and denoising error (Guo et al. 2005; Kong et al. 2023). Hence, with the Gaussian decoder N(x; z_1, σ_min² I),
+
+    bound(x) = −E_n ln p(x + σ_min n; σ_min) ≥ −ln p(x; √2 σ_min),
+
+while :func:`~edm_unified.likelihood.log_likelihood` gives ln p(x; σ_min): all three meet as σ_min → 0. The discretised
+decoder is of bytes: its bound is on −ln P of the whole numbers, and needs no dequantisation and no offset.
+
+**Variance.** Noise levels are stratified, and drawn uniformly in ln(σ²/(σ²+v)), in proportion to what the error of a
+Gaussian of variance v contributes. Moreover, the error of a Gaussian's denoiser, whose mean and integral over ln σ are
+closed formulas, is subtracted under the same noise (``control``): only the difference is estimated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edm_unified import exact
+from edm_unified._component import choice, count, falling
+from edm_unified.data import BYTES, Scaling
+from edm_unified.denoiser import Counted, Denoiser, check_range
+from edm_unified.likelihood.prior import isotropic
+from edm_unified.parametrization import along
+from edm_unified.sampling import Source
+
+Decoder = Literal["gaussian", "discretized"]
+
+
+class Bound(NamedTuple):
+    """Each (B,) in nats, float64; their sum is ``nats``, an upper bound on −ln p(x)."""
+
+    nats: Float[Tensor, " B"]
+    standard_error: Float[Tensor, " B"]
+    prior: Float[Tensor, " B"]
+    """L_T."""
+    diffusion: Float[Tensor, " B"]
+    """The sum of the L_i, or L_∞."""
+    reconstruction: Float[Tensor, " B"]
+    """L_0."""
+    curve: tuple[Tensor, Tensor]
+    """Levels σ, and the mean over the batch of what each contributes: of L_i for a chain (at σ_j), of the integrand
+    E‖x − D‖²/σ² (nats per unit of ln σ) for the continuum."""
+    nfe: int
+    dimensions: int
+
+    @property
+    def bits_per_dim(self) -> Float[Tensor, " B"]:
+        return self.nats / (self.dimensions * math.log(2))
+
+
+def variational_bound(
+    denoiser: Denoiser,
+    x: Float[Tensor, "B *shape"],
+    *,
+    levels: Sequence[float] | None = None,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    points: int = 64,
+    repeats: int = 4,
+    prior: exact.Gaussian | None = None,
+    control: exact.Gaussian | None = None,
+    sigma_data: float | None = 0.5,
+    decoder: Decoder = "gaussian",
+    scaling: Scaling = BYTES,
+    values: int = 256,
+    seed: int = 0,
+    first: int = 0,
+    cond: Mapping[str, object] | None = None,
+) -> Bound:
+    """The bound for each row of x (B, *shape), clean data in the units of D.
+
+    ``levels``: those of a chain, such as the σ_k of a table of betas (ends included), or None for the continuum from
+    ``sigma_min`` to ``sigma_max`` by ``points`` strata. Either is done ``repeats`` times with fresh noise, from which
+    comes the standard error. ``prior``: N(μ, C) whose noisy version stands at the top; None is N(0, 0). ``control``: a
+    Gaussian like the data, for less variance; any is unbiased. ``sigma_data``: √v of the importance sampling, None for
+    levels uniform in ln σ. ``decoder``: ``gaussian`` for real data, ``discretized`` for images of ``values`` grey
+    levels (Ho et al. 2020, Eq. 13, with mean D and variance σ_1²). Row i has the noise of sample
+    ``first + i`` of ``seed``.
+    """
+    choice("decoder", decoder, ("gaussian", "discretized"))
+    count("points", points)
+    count("repeats", repeats)
+    if not isinstance(x, Tensor) or x.ndim < 2 or not x.is_floating_point():
+        got = f"{x.dtype} of {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"x: must be floating point, (B, *shape), in the units of the denoiser, got {got}")
+    chain = None if levels is None else torch.as_tensor(sorted(map(float, levels)), dtype=torch.float64)
+    low, high = (sigma_min, sigma_max) if chain is None else (float(chain[0]), float(chain[-1]))
+    falling("sigma_min", low, "sigma_max", high)
+    check_range(denoiser, torch.tensor([low, high], dtype=torch.float64))
+    prior = isotropic(x.shape[1:]).to(x.device) if prior is None else prior
+    x, counted = x.double(), Counted(denoiser)
+    randn = Source(seed, first, x.shape, torch.float64, x.device, purpose=4)
+
+    def error(sigma: Tensor) -> Tensor:
+        """‖x − D‖²/σ² under fresh noise, less that of the control; σ () or (B,)."""
+        n, s = randn(), along(sigma, x)
+        z = x + s * n
+        out = (counted(z, sigma.to(x.device), **(cond or {})).double() - x).flatten(1).square().sum(1)
+        if control is not None:
+            out = out - (control(z, sigma.to(x.device)) - x).flatten(1).square().sum(1)
+        return out / sigma.to(x.device).square()
+
+    with torch.no_grad():
+        top = _prior_term(x, prior, high)
+        if chain is None:
+            drawn = _continuum(error, x, low, high, points, repeats, sigma_data, seed, first)
+            known = top.new_zeros(()) if control is None else _integral(x, control, high) - _integral(x, control, low)
+            curve = drawn.curve if control is None else _with_control(drawn.curve, x, control)
+        else:
+            half = 0.5 * (chain[1:].square() / chain[:-1].square() - 1)  # ½ (1/σ_i² − 1/σ_j²) σ_j²
+            terms = torch.stack([torch.stack([error(s) for s in chain[1:]], 1) for _ in range(repeats)])
+            drawn = _Drawn((terms * half.to(x.device)).sum(2), (chain[1:], terms.mean((0, 1)).cpu()))
+            known, curve = top.new_zeros(()), (chain[1:], half * drawn.curve[1])
+            if control is not None:
+                expected = torch.stack([_expected(x, control, float(s)) for s in chain[1:]], 1)
+                known = (expected * half.to(x.device)).sum(1)
+                curve = (chain[1:], curve[1] + half * expected.mean(0).cpu())
+        diffusion = drawn.sums.mean(0) + known
+        last = _decoded(counted, x, low, decoder, scaling, values, repeats, randn, cond)
+    spread = drawn.sums + last
+    se = spread.std(0) / repeats**0.5 if repeats > 1 else torch.full_like(top, math.nan)
+    return Bound(top + diffusion + last.mean(0), se, top, diffusion, last.mean(0), curve, counted.nfe, x[0].numel())
+
+
+class _Drawn(NamedTuple):
+    sums: Tensor  # (repeats, B)
+    curve: tuple[Tensor, Tensor]
+
+
+def _continuum(
+    error: Callable[[Tensor], Tensor],
+    x: Tensor,
+    low: float,
+    high: float,
+    points: int,
+    repeats: int,
+    sigma_data: float | None,
+    seed: int,
+    first: int,
+) -> _Drawn:
+    """∫ error d ln σ, by one level in each of ``points`` strata of equal probability, for each sample its own."""
+    place = Source(seed, first, (len(x), points), torch.float64, torch.device("cpu"), purpose=5)
+    sums, seen = [], []
+    for _ in range(repeats):
+        u = (torch.arange(points) + torch.special.ndtr(place())) / points  # (B, points)
+        sigma, inverse_density = _levels(u, low, high, sigma_data)
+        values = torch.stack([error(level) for level in sigma.unbind(1)], 1)
+        sums.append((values * inverse_density.to(x.device)).mean(1))
+        seen.append((sigma.log().mean(0), values.mean(0).cpu()))
+    levels = torch.stack([s for s, _ in seen]).mean(0).exp()
+    return _Drawn(torch.stack(sums), (levels, torch.stack([v for _, v in seen]).mean(0)))
+
+
+def _levels(u: Tensor, low: float, high: float, sigma_data: float | None) -> tuple[Tensor, Tensor]:
+    """σ at the share u of the proposal, and 1/density in ln σ there."""
+    if sigma_data is None:
+        span = math.log(high / low)
+        return torch.exp(math.log(low) + u * span), torch.full_like(u, span)
+    v = sigma_data**2
+    a, b = (0.5 * math.log(s * s / (s * s + v)) for s in (low, high))
+    r = torch.exp(2 * (a + u * (b - a)))  # σ²/(σ²+v)
+    s2 = v * r / (1 - r)
+    return s2.sqrt(), (b - a) * (v + s2) / v
+
+
+def _expected(x: Tensor, g: exact.Gaussian, sigma: float) -> Tensor:
+    """E ‖x − D_g(x + σn; σ)‖²/σ² = Σ (λ²+σ²y²)/(λ+σ²)², λ and y along the axes of g."""
+    s2 = sigma * sigma
+    variances = g.variances.to(x.device)
+    return (variances / (variances + s2)).square().sum() + s2 * g.score(x, sigma).flatten(1).square().sum(1)
+
+
+def _integral(x: Tensor, g: exact.Gaussian, sigma: float) -> Tensor:
+    """The antiderivative of :func:`_expected` in ln σ: ½ Σ [ ln(σ²/(λ+σ²)) + λ/(λ+σ²) − y²/(λ+σ²) ]."""
+    s2, variances = sigma * sigma, g.variances.to(x.device)
+    return 0.5 * ((s2 / (variances + s2)).log() + variances / (variances + s2)).sum() - 0.5 * _form(x, g, sigma)
+
+
+def _form(x: Tensor, g: exact.Gaussian, sigma: float) -> Tensor:
+    """(x−μ)ᵀ (C+σ²I)⁻¹ (x−μ)."""
+    return -((x - g.mean.to(x.device)) * g.score(x, sigma)).flatten(1).sum(1)
+
+
+def _prior_term(x: Tensor, prior: exact.Gaussian, sigma: float) -> Tensor:
+    s2, variances = sigma * sigma, prior.variances.to(x.device)
+    spread = ((variances + s2) / s2).log() + s2 / (variances + s2) - 1
+    return 0.5 * (spread.sum() + _form(x, prior, sigma))
+
+
+def _with_control(curve: tuple[Tensor, Tensor], x: Tensor, g: exact.Gaussian) -> tuple[Tensor, Tensor]:
+    levels, values = curve
+    return levels, values + torch.stack([_expected(x, g, float(s)).mean().cpu() for s in levels])
+
+
+def _decoded(
+    denoiser: Denoiser,
+    x: Tensor,
+    sigma: float,
+    decoder: Decoder,
+    scaling: Scaling,
+    values: int,
+    repeats: int,
+    randn: Source,
+    cond: Mapping[str, object] | None,
+) -> Tensor:
+    """L_0, (repeats, B)."""
+    if decoder == "gaussian":  # E ‖x − z_1‖² = d σ²: nothing is left to be drawn
+        entropy = 0.5 * x[0].numel() * math.log(2 * math.pi * math.e * sigma * sigma)
+        return torch.full((repeats, len(x)), entropy, dtype=torch.float64, device=x.device)
+    scale = torch.as_tensor(scaling.scale, dtype=torch.float64, device=x.device)
+    raw = (x * scale + torch.as_tensor(scaling.shift, dtype=torch.float64, device=x.device)).round()
+    if not (float(raw.min()) >= 0 and float(raw.max()) < values):
+        raise ValueError(f"x: lies outside the {values} grey levels that the decoder knows, 0 to {values - 1}")
+    level = torch.tensor(sigma, dtype=torch.float64, device=x.device)
+    out = []
+    for _ in range(repeats):
+        mean = denoiser(x + sigma * randn(), level, **(cond or {})).double()
+        above = torch.where(raw == values - 1, math.inf, (x + 0.5 / scale - mean) / sigma)
+        below = torch.where(raw == 0, -math.inf, (x - 0.5 / scale - mean) / sigma)
+        out.append(-_log_between(below, above).flatten(1).sum(1))
+    return torch.stack(out)
+
+
+def _log_between(a: Tensor, b: Tensor) -> Tensor:
+    """ln(Φ(b) − Φ(a)) for a < b, without cancellation in either tail."""
+    swap = a + b > 0  # the other tail is its mirror image
+    a, b = torch.where(swap, -b, a), torch.where(swap, -a, b)
+    log_b, log_a = torch.special.log_ndtr(b), torch.special.log_ndtr(a)
+    return log_b + torch.log1p(-torch.exp((log_a - log_b).clamp(max=-1e-300)))

@@ -1,0 +1,62 @@
+"""The density at σ_max, where the flow ends: p(x; σ_max) itself is not known, so a Gaussian stands for it.
+
+``isotropic(shape)`` is N(0, σ_max² I), the usual choice. ``prior_of(images)`` is N(μ, (σ_max² + v) I) with the mean
+image and the mean variance of the data: the same two moments as p(x; σ_max) has on average. What either choice costs
+is the relative entropy between two nearly equal Gaussians. For data of mean m and covariance C, to leading order in
+1/σ_max,
+
+    KL( p(·; σ_max) ‖ N(μ, (σ_max²+v) I) ) = ‖m − μ‖²/(2σ_max²) + ‖C − vI‖²/(4σ_max⁴)        nats per sample,
+
+which is :func:`prior_error`, with m and C those of the samples that it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from edm_unified import exact
+
+
+class Density(Protocol):
+    """Whatever knows the density of its noisy samples: every denoiser in :mod:`edm_unified.exact`."""
+
+    def log_prob(self, x: Tensor, sigma: float) -> Tensor: ...
+
+
+def isotropic(shape: Sequence[int], mean: Tensor | float = 0.0, variance: float = 0.0) -> exact.Gaussian:
+    """N(mean, variance · I) for samples of ``shape``; at σ its density is N(mean, (σ² + variance) I)."""
+    centre = torch.as_tensor(mean, dtype=torch.float64).expand(tuple(shape)).contiguous()
+    return exact.Gaussian(centre, variance)
+
+
+def prior_of(images: Tensor) -> exact.Gaussian:
+    """N(μ, v I) with the mean of ``images`` (N, *shape) and the mean of the variances of their entries."""
+    rows = images.to(torch.float64)
+    mean = rows.mean(0)
+    return isotropic(tuple(images.shape[1:]), mean, float((rows - mean).square().mean()))
+
+
+def prior_error(x: Tensor, prior: Any, sigma_max: float) -> float | None:
+    """The size of the error that ``prior`` makes at ``sigma_max``, in nats per sample; None where it is not known.
+
+    By the formula of the module docstring with the moments of ``x`` (B, *shape). With one sample, whose covariance is
+    nothing, it is the first term alone. Only isotropic Gaussians have an answer.
+    """
+    if not isinstance(prior, exact.Gaussian) or not prior.diagonal:
+        return None
+    variances = prior.variances
+    v = float(variances[0])
+    if bool((variances != v).any()):
+        return None
+    rows = x.detach().to("cpu", torch.float64).flatten(1)
+    n, d = rows.shape
+    mean = rows.mean(0)
+    centred = (rows - mean) / n**0.5
+    gram = centred @ centred.mT if n < d else centred.mT @ centred  # of either, the squares sum to ‖C‖²
+    frobenius = float(gram.square().sum()) - 2 * v * float(gram.diagonal().sum()) + d * v * v
+    shift = float((mean - prior.mean.to("cpu").flatten()).square().sum())
+    return shift / (2 * sigma_max**2) + (max(frobenius, 0.0) / (4 * sigma_max**4) if n > 1 else 0.0)

@@ -1,0 +1,101 @@
+"""The likelihood command: what it prints and writes, and its refusals."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from edm_unified.cli import main
+
+QUICK = ("--n", "2", "--rk4-steps", "6", "--sigma-min", "0.1", "--sigma-max", "20")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner(env={"COLUMNS": "100"}).invoke(main, ["likelihood", *arguments], catch_exceptions=False)
+
+
+def test_it_prints_what_the_numbers_mean_and_writes_them(tmp_path: Path) -> None:
+    result = run("edm", "--dequantize", "uniform", *QUICK, "--encode", "--out", str(tmp_path / "a.jsonl"))
+    assert result.exit_code == 0, result.stderr
+    for words in ("bits/dim", "+ 3.0000, log₂ 8", "closed form", "24 of D", "decoded again", "N(mean, sigma_max²"):
+        assert words in result.stdout
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [row["index"] for row in rows] == [0, 1]
+    assert rows[0]["bits_per_dim"] == pytest.approx(3 - rows[0]["nats"] / (64 * math.log(2)))
+    # the same sample in another run, from the middle, one at a time
+    again = run(
+        "edm", "--dequantize", "uniform", *QUICK, "--first", "1", "--batch", "1", "--out", str(tmp_path / "b.npy")
+    )
+    assert again.exit_code == 0
+    assert float(np.load(tmp_path / "b.npy")[0]) == pytest.approx(rows[1]["nats"], rel=1e-9)
+
+
+def test_the_bound_has_its_terms_and_takes_a_stochastic_recipe() -> None:
+    result = run("ddpm", "--bound", "--dequantize", "none", "--n", "4", "--points", "8")
+    assert result.exit_code == 0, result.stderr
+    for words in ("variational bound", "diffusion", "decoder", "standard error"):
+        assert words in result.stdout
+    assert run("ddpm", "--ode", "--dequantize", "none", *QUICK).exit_code == 0
+
+
+def test_a_low_sigma_max_warns_with_the_size_of_the_error() -> None:
+    result = run("edm", "--dequantize", "none", "--n", "4", "--rk4-steps", "4", "--sigma-min", "0.1",
+                 "--sigma-max", "2", "--prior", "zero", "--quiet")  # fmt: skip
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert "warning: sigma_max: 2 is low for this prior" in result.stderr
+    assert "bits/dim" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["edm"],
+            "edm: digits are whole numbers, which have no density; spread them over their bins with --dequantize",
+        ),
+        (["ddpm", "--dequantize", "none"], "ddpm: sampler.solver: ddpm is stochastic"),
+        (["edm_stochastic", "--dequantize", "none"], "sampler.renoising: churn is stochastic"),
+        (["edm", "wide.npy"], "wide.npy: "),
+        (["edm", "other.npy"], "other.npy: samples of shape (1, 4, 4), but the denoiser is for (1, 8, 8)"),
+        (["edm", "nowhere"], "nowhere: neither data nor a .npy file"),
+        (["edm", "--dequantize", "none", "--first", "5000"], "--first: 5000 is beyond the 1,797 samples"),
+        (["edm", "--dequantize", "none", "--out", "a.txt"], "--out: a.txt must end in .npy or .jsonl"),
+        (["edm", "--dequantize", "none", "--sigma-min", "90"], "sigma_min: must be below sigma_max"),
+    ],
+)
+def test_refusals_are_one_line(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("wide.npy", np.full((3, 1, 8, 8), 7.0, dtype=np.float32))
+    np.save("other.npy", np.linspace(-1, 1, 48, dtype=np.float32).reshape(3, 1, 4, 4))
+    result = run(*arguments, "--quiet")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_exact_trace_in_3072_dimensions_is_priced() -> None:
+    result = run("edm", "--set", "data={kind: photo_patches, size: 32, stride: 64}",
+                 "--set", "denoiser={kind: gaussian, rank: 4}", "--dequantize", "none", "--n", "1",
+                 "--trace", "exact", "--quiet")  # fmt: skip
+    assert result.exit_code == 2
+    assert "exact in 3,072 dimensions takes 3,072 backward passes for each of 256 evaluations" in result.stderr
+    assert "use trace=hutchinson" in result.stderr
+
+
+def test_show_draws_the_weights(tmp_path: Path) -> None:
+    file = tmp_path / "w.png"
+    result = CliRunner().invoke(main, ["show", "edm", "--weights", str(file)])
+    assert result.exit_code == 0, result.stderr
+    assert file.read_bytes().startswith(b"\x89PNG")
+    card = CliRunner(env={"COLUMNS": "100"}).invoke(main, ["show", "edm"]).stdout
+    assert "w(ln SNR)" in card
+    assert "▇" in card
