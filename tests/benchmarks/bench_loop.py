@@ -1,6 +1,6 @@
 """What a sampling loop costs besides its denoiser: microseconds added per evaluation of D, ours and other libraries'.
 
-    python -m pytest tests/benchmarks -s          or          python tests/benchmarks/bench_loop.py
+    python -m pytest tests/benchmarks -s          or          python tests/benchmarks/bench_loop.py --only ours
 
 The denoiser is ``x * 0.5``, on (B, 3, 32, 32) in float32, one thread, one core where the system allows it. For each
 method
@@ -8,18 +8,21 @@ method
     added = (time of a whole run − evaluations × time of the bare denoiser)/evaluations,
 
 the start-up of the run included. Rounds of all methods are interleaved, so that a busy neighbour slows all of them
-alike; each method runs once untimed and then three times in a round, and the median of all is printed. At batch 64
-memory is the limit: ``floor`` is what the least possible loop adds, ``x = lerp(D(x), x, r)``, one pass that reads two
-tensors and writes one. ``passes`` counts the operations on whole tensors that a method adds per evaluation, and the
-last column is the time at the largest batch in units of the floor. This prints; it asserts nothing about time, which
-depends on the machine.
+alike; each method runs once untimed and then three times in a round, and the least of all is printed: what the machine
+can do when it is left alone. At batch 64 memory is the limit: ``floor`` is what the least possible loop adds,
+``x = lerp(D(x), x, r)``, one pass that reads two tensors and writes one. ``passes`` counts the operations on whole
+tensors that a method adds per evaluation, drawing of noise among them, ``aim`` is 2 + the outputs of D that it keeps,
+and × floor is the time at the largest batch in units of the floor. For a method with noise that is nearly all the
+drawing, so that the last column leaves it out: the time of a run in which a tensor of normals is at hand.
+This prints; it asserts nothing about time, which depends on the machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import dataclasses
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -30,11 +33,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import edm_unified as edm
-from edm_unified import solvers
+from edm_unified import sampling, schedules, solvers
 from edm_unified.discretization import Karras
+from edm_unified.dynamics import Dynamics
 
 SHAPE = (3, 32, 32)
 STEPS = 18
+EDM = schedules.EDM()
 
 
 class Method(NamedTuple):
@@ -42,33 +47,90 @@ class Method(NamedTuple):
     name: str
     run: Callable[[Callable[..., Tensor], Tensor], object]
     """One whole run from the noise, with the null denoiser that is given."""
+    kept: int | None = None
+    """Outputs of D that it keeps from step to step."""
+    quiet: Callable[[Callable[..., Tensor], Tensor], object] | None = None
+    """The same with a tensor of normals that is at hand instead of fresh ones; None where nothing is drawn."""
 
 
 def null(x: Tensor, sigma: object = None) -> Tensor:
     return x * 0.5
 
 
+FAMILIES: dict[str, tuple[Any, ...]] = {
+    "Runge–Kutta": (solvers.Euler(), solvers.Heun(), solvers.Midpoint(), solvers.RK4()),
+    "one evaluation": (solvers.DDIM(), solvers.DDPM(), solvers.EulerMaruyama(), solvers.ReverseDiffusion()),
+    "exponential multistep": (
+        solvers.DPMSolverPP2M(),
+        solvers.DPMSolverPP3M(),
+        *(solvers.ExponentialAdams(order=order) for order in (2, 3, 4)),
+    ),
+    "Adams": (
+        *(solvers.LMS(order=order) for order in (2, 4)),
+        solvers.IPNDM(),
+        solvers.PNDM(),
+        solvers.DEIS(),
+        solvers.VelocityAdams(),
+        solvers.TrigonometricAdams(),
+        solvers.ExponentialAdamsNoise(),
+    ),
+    "single-step exponential": (
+        solvers.DPMSolverPP2S(),
+        solvers.RES2S(),
+        solvers.RES3S(),
+        solvers.Krogstad4(),
+        solvers.HochbruckOstermann4(),
+        solvers.DPMSolver2(),
+        solvers.DPMSolver3(),
+        solvers.DPMSolverFast(),
+    ),
+    "UniPC": (solvers.UniPC(p=2), solvers.UniPC(p=3), solvers.UniPC(p=3, corrector=False)),
+    "SDE": (
+        solvers.DPMSolverPP2MSDE(),
+        solvers.DPMSolverPP3MSDE(),
+        solvers.DPMSolverPPSDE(),
+        *(solvers.SEEDS(order=order) for order in (1, 2, 3)),
+        solvers.SASolver(),
+        solvers.SASolver(predictor=2, corrector=2),
+        solvers.ERSDE(order=2),
+        solvers.ERSDE(),
+    ),
+}
+
+
+def name_of(solver: Any) -> str:
+    fields = [(f.name, getattr(solver, f.name), f.default) for f in dataclasses.fields(solver) if f.name != "kind"]
+    changed = ", ".join(f"{name}={value}" for name, value, default in fields if value != default)
+    return f"{solver.kind}({changed})" if changed else solver.kind
+
+
+def kept_by(solver: Any) -> int:
+    """Outputs of D kept: those of the past, and for a corrector that ends a step late the one before them too."""
+    if isinstance(solver, solvers.UniPC):
+        return solver.p
+    if isinstance(solver, solvers.SASolver):
+        return max(solver.predictor, solver.corrector)
+    stages = len(solver.tableau.b) if hasattr(solver, "tableau") else getattr(solver, "stages", 1)
+    return int(getattr(solver, "most_outputs", stages)) - 1
+
+
 def ours(steps: int) -> list[Method]:
     def method(solver: Any) -> Method:
         grid = Karras(n=steps)
-        name = solver.kind + (f"({solver.order})" if isinstance(solver, solvers.ExponentialAdams) else "")
-        return Method(
-            "edm_unified", name, lambda D, noise: edm.sample(D, noise, solver=solver, steps=grid, dtype=torch.float32)
-        )
 
-    plain = (
-        solvers.Euler(),
-        solvers.DDIM(),
-        solvers.Heun(),
-        solvers.Midpoint(),
-        solvers.RK4(),
-        solvers.DPMSolverPP2M(),
-    )
-    adams = (solvers.ExponentialAdams(order=2), solvers.ExponentialAdams(order=3))
-    return [
-        method(solver)
-        for solver in (*plain, *adams, solvers.DDPM(), solvers.EulerMaruyama(), solvers.DPMSolverPP2MSDE())
-    ]
+        def run(D: Callable[..., Tensor], noise: Tensor) -> Tensor:
+            return edm.sample(D, noise, solver=solver, steps=grid, dtype=torch.float32)
+
+        def quiet(D: Callable[..., Tensor], noise: Tensor) -> Tensor:
+            levels = sampling.levels_of(grid, EDM)
+            dynamics = Dynamics(EDM, D, {}, noise.device)
+            return sampling.walk(
+                dynamics, noise * levels[0], dynamics.walk(levels), solver, None, 1.0, lambda: noise, None
+            )
+
+        return Method("edm_unified", name_of(solver), run, kept_by(solver), quiet if solver.stochastic else None)
+
+    return [method(solver) for family in FAMILIES.values() for solver in family]
 
 
 def theirs(steps: int) -> list[Method]:
@@ -180,9 +242,10 @@ def passes(method: Method, calls: int) -> float:
     return counted.count / calls - 1
 
 
-def measure(methods: list[Method], batch: int, seconds: float) -> list[float]:
-    """µs: of the bare denoiser, of the least possible loop per step, and added per evaluation by each method."""
+def measure(methods: list[Method], batch: int, seconds: float) -> tuple[float, float, float, float, list[float]]:
+    """µs: the bare denoiser, the least loop, torch.randn, our draw of noise, and what each run adds per evaluation."""
     noise, repeats = torch.randn(batch, *SHAPE), 18
+    source = sampling.Source(0, 0, noise.shape, torch.float32, noise.device, purpose=1)
 
     def bare() -> None:
         x = noise
@@ -194,32 +257,51 @@ def measure(methods: list[Method], batch: int, seconds: float) -> list[float]:
         for _ in range(repeats):
             x = torch.lerp(null(x), x, 0.3)
 
+    def randn() -> None:
+        for _ in range(repeats):
+            torch.randn(noise.shape)
+
+    def drawn() -> None:
+        for _ in range(repeats):
+            source()
+
     counts = [evaluations(method, noise) for method in methods]
-    jobs: list[Callable[[], object]] = [bare, floor, *(lambda m=method: m.run(null, noise) for method in methods)]
-    times: list[list[float]] = [[] for _ in jobs]
+    jobs: list[Callable[[], object]] = [bare, floor, randn, drawn]
+    jobs += [lambda m=method: m.run(null, noise) for method in methods]
+    best = [float("inf")] * len(jobs)
     with torch.no_grad():
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end or len(times[0]) < 9:
-            for job, kept in zip(jobs, times, strict=True):
+        end, rounds = time.perf_counter() + seconds, 0
+        while time.perf_counter() < end or rounds < 3:
+            rounds += 1
+            for k, job in enumerate(jobs):
                 job()
-                kept.extend(clock(job) for _ in range(3))
-    medians = [statistics.median(kept) * 1e6 for kept in times]
-    bare_us = medians[0] / repeats
-    added = [(total - calls * bare_us) / calls for total, calls in zip(medians[2:], counts, strict=True)]
-    return [bare_us, medians[1] / repeats - bare_us, *added]
+                best[k] = min(best[k], *(clock(job) for _ in range(3)))
+    bare_us, floor_us, randn_us, drawn_us = (1e6 * value / repeats for value in best[:4])
+    added = [(1e6 * total - calls * bare_us) / calls for total, calls in zip(best[4:], counts, strict=True)]
+    return bare_us, floor_us - bare_us, randn_us, drawn_us, added
 
 
-def table(steps: int = STEPS, batches: tuple[int, ...] = (1, 64), seconds: float = 4.0) -> str:
+def table(methods: list[Method], steps: int = STEPS, batches: tuple[int, ...] = (1, 64), seconds: float = 20.0) -> str:
     """The whole benchmark as text."""
-    methods = usable([*ours(steps), *theirs(steps), *azulas(steps)])
+    methods = usable(methods)
     counts = [evaluations(method, torch.randn(1, *SHAPE)) for method in methods]
-    results = [measure(methods, batch, seconds * batch**0.25) for batch in batches]
-    names = [("torch", "x * 0.5, the bare denoiser", "1", "1.0"), ("torch", "lerp, the floor", "1", "1.0")]
-    for method, calls in zip(methods, counts, strict=True):
-        names.append((method.library, method.name, str(calls), f"{passes(method, calls):.1f}"))
-    lines = [["library", "method", "evaluations", "passes", *(f"µs at batch {batch}" for batch in batches), "× floor"]]
-    for name, added in zip(names, zip(*results, strict=True), strict=True):
-        lines.append([*name, *(f"{us:.1f}" for us in added), f"{added[-1] / results[-1][1]:.2f}"])
+    results = [measure(methods, batch, seconds) for batch in batches]
+    silent = [m._replace(run=m.quiet) for m in methods if m.quiet is not None]
+    without = {m.name: us for m, us in zip(silent, measure(silent, batches[-1], seconds / 3)[4], strict=True)}
+    floor = results[-1][1]
+    head = ["library", "method", "evaluations", "passes", "aim", *(f"µs at batch {batch}" for batch in batches)]
+    lines = [[*head, "× floor", "without the draw"]]
+    for index, name in enumerate(("x * 0.5, the bare denoiser", "lerp, the floor", "randn")):
+        lines.append(["torch", name, "1", "1.0", "", *(f"{r[index]:.1f}" for r in results)])
+        lines[-1] += [f"{results[-1][index] / floor:.2f}", ""]
+    lines.append(["edm_unified", "its draw of noise", "1", "", "", *(f"{r[3]:.1f}" for r in results)])
+    lines[-1] += [f"{results[-1][3] / floor:.2f}", ""]
+    for i, (method, calls) in enumerate(zip(methods, counts, strict=True)):
+        aim = "" if method.kept is None else str(2 + method.kept)
+        added = [result[4][i] for result in results]
+        lines.append([method.library, method.name, str(calls), f"{passes(method, calls):.1f}", aim])
+        lines[-1] += [*(f"{us:.1f}" for us in added), f"{added[-1] / floor:.2f}"]
+        lines[-1].append(f"{without[method.name] / floor:.2f}" if method.quiet is not None else "")
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     body = "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
     return (
@@ -228,21 +310,35 @@ def table(steps: int = STEPS, batches: tuple[int, ...] = (1, 64), seconds: float
 
 
 def pin() -> None:
-    """One thread, and one core where the system has such a call."""
+    """One thread, one core where the system has such a call, and an allocator that keeps the memory it has.
+
+    Left alone, glibc gives the top of the heap back as soon as three tensors of this size are free, and takes it again
+    page by page: that costs ten times what the arithmetic does, and hits whichever method frees three at once.
+    """
     torch.set_num_threads(1)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD: as high as it may be
+        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+
+
+def all_methods(steps: int) -> list[Method]:
+    return [*ours(steps), *theirs(steps), *azulas(steps)]
 
 
 def test_print_the_cost_of_the_loop() -> None:
     pin()
-    print("\n" + table())
+    print("\n" + table(all_methods(STEPS)))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--seconds", type=float, default=4.0, help="time to spend at batch 1")
+    parser.add_argument("--seconds", type=float, default=20.0, help="time to spend at each batch")
+    parser.add_argument("--only", choices=("all", "ours"), default="all", help="leave out other libraries")
     arguments = parser.parse_args()
     pin()
-    sys.stdout.write(table(arguments.steps, seconds=arguments.seconds) + "\n")
+    chosen = ours(arguments.steps) if arguments.only == "ours" else all_methods(arguments.steps)
+    sys.stdout.write(table(chosen, arguments.steps, seconds=arguments.seconds) + "\n")
