@@ -26,7 +26,10 @@ _MODULES = (
     "dynamics",
     "exact",
     "guidance",
+    "heads",
+    "likelihood",
     "metrics",
+    "networks",
     "parametrization",
     "preconditioning",
     "renoising",
@@ -41,6 +44,8 @@ _NAMES = {
     "Preconditioned": "denoiser",
     "Recipe": "recipe",
     "count_nfe": "sampling",
+    "load": "training.checkpoint",
+    "log_likelihood": "likelihood",
     "reference": "reference_solution",
     "sample": "sampling",
     "unit_noise": "sampling",
@@ -59,7 +64,10 @@ if TYPE_CHECKING:
         dynamics,
         exact,
         guidance,
+        heads,
+        likelihood,
         metrics,
+        networks,
         parametrization,
         preconditioning,
         renoising,
@@ -69,9 +77,11 @@ if TYPE_CHECKING:
         training,
     )
     from edm_unified.denoiser import Counted, Denoiser, Preconditioned
+    from edm_unified.likelihood import log_likelihood
     from edm_unified.recipe import Recipe
     from edm_unified.reference_solution import reference
     from edm_unified.sampling import count_nfe, sample, unit_noise
+    from edm_unified.training.checkpoint import load
 
 
 def __getattr__(name: str) -> Any:

@@ -24,8 +24,10 @@ def recipes_folder() -> Path:
 
 
 def recipe_names() -> list[str]:
-    """The shipped recipes, sorted by name."""
-    return sorted(path.stem for path in recipes_folder().glob("*.yaml"))
+    """The shipped recipes, sorted by name: ``edm``, …, then those in folders, ``toy/mixture_2d``, …"""
+    folder = recipes_folder()
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")]
+    return sorted(names, key=lambda name: ("/" in name, name))
 
 
 def titles() -> dict[str, str]:
@@ -36,33 +38,33 @@ def titles() -> dict[str, str]:
 
 
 def find(name: str | os.PathLike[str]) -> Path:
-    """The file of a recipe: a path as it stands, or the bare name of a shipped recipe, such as ``edm``.
+    """The file of a recipe: a path as it stands, or the name of a shipped recipe: ``edm``, ``toy/mixture_2d``.
 
-    Anything with a folder or a ``.yaml`` in it is a path, or the name of a recipe in a shipped folder, such as
-    ``toy/mixture_2d``. Raises ``ValueError`` with the nearest spelling for a bare
-    name that is not shipped, and with the shipped name where a path to a shipped recipe does not exist.
+    A file that is there comes before a shipped recipe of that name with a folder in it. Raises ``ValueError`` with the
+    nearest spelling for a name that is not shipped, and with the shipped name where a path to a shipped recipe does not
+    exist.
     """
     text = os.fspath(name)
-    path = Path(text).expanduser()
-    if text and (path.suffix.lower() in SUFFIXES or len(path.parts) != 1 or path.is_file()):
-        shipped = recipes_folder() / f"{text}.yaml"
-        if not path.exists() and not path.is_absolute() and shipped.is_file():  # toy/mixture_2d
-            return shipped
-        if not path.exists() and path.stem in recipe_names():
-            raise ValueError(f"{text}: no such file; the shipped recipe is called {path.stem!r}")
+    path, names = Path(text).expanduser(), recipe_names()
+    folders = {name.rpartition("/")[0] for name in names} - {""}
+    bare = not text or len(path.parts) == 1 or (path.parent.as_posix() in folders and not path.exists())
+    if path.is_file() or path.suffix.lower() in SUFFIXES or not bare:
+        shipped = {name.rpartition("/")[2]: name for name in reversed(names)}
+        if not path.exists() and path.stem in shipped:
+            raise ValueError(f"{text}: no such file; the shipped recipe is called {shipped[path.stem]!r}")
         return path
-    names = recipe_names()
     if text not in names:
         raise ValueError(f"{text or repr(text)}: no such recipe{suggest(text, names, 'edm-unified list recipes')}")
     return recipes_folder() / f"{text}.yaml"
 
 
 def beside(comparison: str, recipe: str) -> str:
-    """A path in a comparison's list is relative to the comparison's own file; a bare name is a shipped recipe."""
+    """A path in a comparison's list is relative to the comparison's own file; a name is that of a shipped recipe."""
     path = Path(recipe)
-    if path.is_absolute() or (len(path.parts) == 1 and path.suffix not in SUFFIXES):
+    if path.is_absolute() or recipe in recipe_names() or (len(path.parts) == 1 and path.suffix not in SUFFIXES):
         return recipe
-    return str(find(comparison).parent / path)
+    found = find(comparison).parent / path
+    return recipe if path.is_dir() and not found.exists() else str(found)  # a run, made where the command is run
 
 
 def suggest(word: object, options: Iterable[str], listing: str = "") -> str:
@@ -92,11 +94,19 @@ FAMILIES = {
     "solvers": "solvers",
     "renoising": "renoising",
     "correctors": "correctors",
+    "heads": "heads",
     "preconditioning": "preconditioning",
     "noise": "training/noise",
-    "weights": "training/objective",
+    "weights": "training/weights",
+    "matching": "training/score_matching",
+    "uncertainty": "training/uncertainty",
     "data": "data",
     "denoisers": "denoisers",
+    "networks": "networks",
+    "optimizers": "training/optimizers",
+    "rates": "training/rates",
+    "averages": "training/ema",
+    "augmentations": "training/augment",
 }
 """What the command line calls a family, and the module that holds it."""
 
@@ -104,5 +114,5 @@ FAMILIES = {
 def kinds(family: str) -> list[str]:
     """The kinds of a family, read off the source text: a tenth of a millisecond where importing takes two seconds."""
     place = _PACKAGE / FAMILIES[family]
-    files = sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+    files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
     return sorted({kind for file in files for kind in re.findall(r'kind: Literal\["(\w+)"\]', file.read_text("utf-8"))})

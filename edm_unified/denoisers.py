@@ -1,15 +1,16 @@
-"""Exact denoisers as choices of a recipe: a model of the data whose D, score and density are closed formulas.
+"""Denoisers as choices of a recipe: models of the data whose D, score and density are closed formulas, and networks.
 
-``build(dataset)`` returns the denoiser (see ``edm_unified.exact``) for the images that ``data.load()`` gave.
+``build(dataset)`` returns the denoiser (see ``edm_unified.exact``) for the images that ``data.load()`` gave, or that of
+a checkpoint that was trained on them.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
-
-from edm_unified._component import component, count, positive
+from edm_unified._component import component, count, nonnegative, positive
+from edm_unified.training import checkpoint
+from edm_unified.training.trained import Trained
 
 from . import exact
 from .data import Dataset
@@ -35,23 +36,7 @@ class Gaussian:
 
     def build(self, dataset: Dataset) -> exact.Gaussian:
         """Fit it. The classes of the data play no part."""
-        rows = dataset.images.to(torch.float64).flatten(1)
-        n, d = rows.shape
-        if n < 2:
-            raise ValueError(f"data: a Gaussian needs at least 2 samples, got {n}")
-        mean = rows.mean(0)
-        centred = rows - mean
-        shape = dataset.images.shape[1:]
-        if self.rank is None or self.rank >= d:
-            cov = centred.mT @ centred / n + self.floor * torch.eye(d, dtype=torch.float64)
-            return exact.Gaussian(mean.reshape(shape), cov)
-        r = min(self.rank, n)
-        # The top r directions, from the smaller of the two Gram matrices.
-        _, singular, axes = torch.linalg.svd(centred / n**0.5, full_matrices=False)
-        values = singular.square()
-        rest = ((centred.square().sum() / n - values[:r].sum()) / (d - r)).clamp(min=0)
-        factor = axes[:r].mT * (values[:r] - rest).clamp(min=0).sqrt()
-        return exact.Gaussian.low_rank(mean.reshape(shape), factor, rest + self.floor)
+        return exact.Gaussian.fit(dataset.images, self.rank, self.floor)
 
 
 @component
@@ -112,4 +97,56 @@ class Empirical:
         return exact.Empirical(dataset.images, dataset.labels)
 
 
-AnyDenoiser = Gaussian | GaussianMixture | Empirical
+@component
+class Known:
+    """The true D of data that were drawn from a Gaussian mixture: fractal, random_mixture, eight_gaussians.
+
+    Nothing is fitted: the data know their distribution. What a perfectly trained network would be.
+    """
+
+    kind: Literal["known"] = "known"
+    formulas: ClassVar[dict[str, str]] = {
+        "D": "Σ_k r_k [ μ_k + C_k (C_k + σ²I)⁻¹ (x − μ_k) ]",
+        "r": "softmax_k( log w_k + log N(x; μ_k, C_k + σ²I) )",
+    }
+
+    def build(self, dataset: Dataset) -> exact.GaussianMixture:
+        """The mixture of the data. Raises ``ValueError`` where their distribution is not a formula."""
+        if dataset.exact is None:
+            raise ValueError(
+                f"denoiser: the distribution of {dataset.name} is not known; use data: {{kind: fractal}}, or another "
+                "denoiser, such as gaussian_mixture"
+            )
+        return dataset.exact()
+
+
+@component
+class Checkpoint:
+    """A network that `edm-unified train` trained: that of a checkpoint, or of the newest one of a run.
+
+    ``path``: the run, or one folder of its ``checkpoints/``. ``ema``: null for the average that the run made (of
+    several, the first), 0 for the weights as they were trained, or the length of a power-function average, such as
+    0.05. There is no density, no exact sample and no closed formula: what it draws is compared with the data.
+    """
+
+    path: str
+    ema: float | None = None
+    kind: Literal["checkpoint"] = "checkpoint"
+
+    def __post_init__(self) -> None:
+        if self.ema is not None:
+            nonnegative("ema", self.ema)
+
+    def build(self, dataset: Dataset) -> Trained:
+        """Load it. Raises ``ValueError`` where the data are not of the shape it was trained on."""
+        try:
+            trained = checkpoint.load(self.path, self.ema)
+        except ValueError as error:
+            raise ValueError(f"denoiser: {error}") from None
+        if trained.shape != dataset.shape:
+            got, want = tuple(dataset.shape), trained.shape
+            raise ValueError(f"denoiser: {self.path} was trained on samples of shape {want}, the data have {got}")
+        return trained
+
+
+AnyDenoiser = Gaussian | GaussianMixture | Empirical | Known | Checkpoint

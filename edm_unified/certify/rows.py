@@ -2,7 +2,8 @@
 
 Every admissible order (the first whole number among the fields, whatever its name), each without noise and with all of
 it where there is an η or τ, and with each switch on and off; and, one at a time beside the defaults, every value of a
-choice or of another whole number, and all whole numbers alike (P2C2).
+choice or of another whole number, and all whole numbers alike (P2C2). But for ``end``: on the walks of a certificate,
+which end above 0, a lower order at the end is the order of that one step, and says nothing of the method.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from edm_unified.solvers import AnySolver
 
 
 def union() -> tuple[type, ...]:
-    """The classes of ``AnySolver``."""
-    return get_args(AnySolver)
+    """The classes of ``AnySolver`` that solve: one whose order is 0 has nothing to certify."""
+    return tuple(cls for cls in get_args(AnySolver) if getattr(cls, "order", None) != 0)
 
 
 def every() -> list[Any]:
@@ -38,7 +39,8 @@ def settings(cls: type) -> list[Any]:
     hints = get_type_hints(cls)
     single = [_each(name, range(6)) for name in whole[1:]]
     single += [[dict.fromkeys(whole, n) for n in range(6)]] if len(whole) > 1 else []
-    single += [_each(name, get_args(hints[name])) for name in defaults if get_origin(hints[name]) is Literal]
+    choices = [name for name in defaults if get_origin(hints[name]) is Literal and name != "end"]
+    single += [_each(name, get_args(hints[name])) for name in choices]
     changes = chain((dict(chain.from_iterable(c.items() for c in change)) for change in product(*crossed)), *single)
     made = (_made(cls, change) for change in changes)
     return [plain, *(solver for solver in made if solver is not None and solver != plain)]

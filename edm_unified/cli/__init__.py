@@ -23,7 +23,11 @@ from edm_unified._shipped import suggest
 COMMANDS = {
     "compare": ("compare.compare", "Compare methods at equal budgets; write tables, figures, a report."),
     "certify": ("certify.certify", "Measure orders, noise, NFE and identities of solvers."),
+    "train": ("train.train", "Train a network as a recipe says; continues what was interrupted."),
+    "data": ("data.data", "Describe data; suggest σ_min, σ_max, P_mean, P_std for them."),
+    "ema": ("ema.ema", "Put averages of any length together, after the training."),
     "sample": ("sample.sample", "Draw samples with one method; write a picture and an array."),
+    "likelihood": ("likelihood.likelihood", "The likelihood of data: nats and bits/dim, by the ODE or a bound."),
     "show": ("show.show", "Print the design card of a method: formulas, levels, NFE."),
     "list": ("listing.list_components", "Name every schedule, solver, ... and the recipes."),
     "schema": ("schema.schema", "Print the JSON Schema of recipes, for editors."),

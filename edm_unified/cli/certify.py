@@ -87,7 +87,9 @@ def _chosen(names: Sequence[str], plugins: Sequence[str]) -> list[Any]:
 
     if not names and not plugins:
         return every()
-    named = [parse_component(AnySolver, name, "certify") for name in dict.fromkeys(names)]
+    named: list[Any] = [parse_component(AnySolver, name, "certify") for name in dict.fromkeys(names)]
+    if idle := [solver.kind for solver in named if getattr(solver, "order", None) == 0]:
+        raise ValueError(f"certify: {idle[0]} solves nothing, so that there is nothing to measure; leave it out")
     return [*named, *map(_plugin, dict.fromkeys(plugins))]
 
 

@@ -59,6 +59,14 @@ def _whole_numbers(context: click.Context, parameter: click.Parameter, text: str
     shell_complete=options.complete_steps,
     help="Replace every recipe's rule for the levels. E.g. karras:rho=5",
 )
+@click.option(
+    "--head",
+    "heads",
+    multiple=True,
+    shell_complete=options.complete_head,
+    help="The highest levels without the network, for every recipe: analytic_first_step, gaussian_jump:sigma=20, or "
+    "none; give it again for several.",
+)
 @click.option("--nfe", callback=_whole_numbers, metavar="N,N,...", help="Budgets: evaluations of the denoiser.")
 @click.option("--samples", type=click.IntRange(2, 10_000_000), help="Samples per method, budget and seed.")
 @click.option("--seeds", callback=_whole_numbers, metavar="S,S,...", help="One run of every cell for each.")
@@ -92,6 +100,7 @@ def compare(
     solvers: tuple[str, ...],
     schedules: tuple[str, ...],
     steps_rules: tuple[str, ...],
+    heads: tuple[str, ...],
     nfe: tuple[int, ...] | None,
     samples: int | None,
     seeds: tuple[int, ...] | None,
@@ -123,7 +132,8 @@ def compare(
     from edm_unified.compare.view import remember, write_report
 
     comparison, loaded = loading.load(recipes, overrides)
-    comparison = loading.with_options(comparison, solvers, schedules, steps_rules, nfe, samples, seeds)
+    parsed = tuple(options.parse_head(text) for text in dict.fromkeys(heads))
+    comparison = loading.with_options(comparison, solvers, schedules, steps_rules, nfe, samples, seeds, parsed)
     settings = comparing.Settings(options.torch_device(device), options.torch_dtype(dtype), batch)
     plan = comparing.make_plan(comparison, loaded)
     problems = comparing.Problems(settings)

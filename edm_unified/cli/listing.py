@@ -25,7 +25,8 @@ def list_components(families: tuple[str, ...]) -> None:
 
     \b
     FAMILY is any of: recipes, schedules, steps, solvers, renoising, correctors,
-    preconditioning, noise, weights, data, denoisers. Without it, all are listed.
+    preconditioning, noise, weights, matching, uncertainty, data, denoisers,
+    networks, optimizers, rates, averages, augmentations. Without it, all are listed.
     """
     for family in families:
         if family not in FAMILIES:
@@ -46,11 +47,19 @@ _WHERE = {
     "solvers": "sampler.solver:",
     "renoising": "sampler.renoising:",
     "correctors": "sampler.corrector:",
+    "heads": "sampler.head:",
     "preconditioning": "preconditioning:",
     "noise": "objective.noise:",
     "weights": "objective.weight:",
+    "matching": "objective.matching:",
+    "uncertainty": "objective.uncertainty:",
     "data": "data:",
     "denoisers": "denoiser:",
+    "networks": "network:",
+    "optimizers": "training.optimizer:",
+    "rates": "training.rate:",
+    "averages": "training.ema:",
+    "augmentations": "training.augment:",
 }
 """The place of a family in a recipe."""
 

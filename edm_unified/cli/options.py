@@ -50,6 +50,7 @@ def complete_solvers(ctx: click.Context, param: click.Parameter, incomplete: str
 complete_schedule = _complete("schedules")
 complete_steps = _complete("steps")
 complete_renoising = _complete("renoising")
+complete_head = _complete("heads")
 
 recipe_argument = click.argument("recipe", shell_complete=complete_recipe)
 device = click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, mps.")
@@ -69,6 +70,8 @@ def swaps(command: F) -> F:
                      help="Another rule for the noise levels, e.g. karras or log_linear:sigma_max=100"),
         click.option("--schedule", metavar="KIND", shell_complete=complete_schedule,
                      help="Another schedule, e.g. vp or flow_matching:shift=3, over the same range of noise levels."),
+        click.option("--head", metavar="KIND", shell_complete=complete_head,
+                     help="The highest levels without the network, e.g. gaussian_jump:sigma=20, or none."),
         click.option("--solver", metavar="KIND", shell_complete=complete_solver,
                      help="Another solver, e.g. heun or second_order:alpha=0.5"),
     ):  # fmt: skip
@@ -83,6 +86,7 @@ def load(
     schedule: str | None = None,
     steps_rule: str | None = None,
     steps: int | None = None,
+    head: str | None = None,
 ) -> Recipe:
     """The recipe ``name`` with the parts that the options of :func:`swaps` name in place of its own."""
     from edm_unified.discretization import AnySteps
@@ -96,6 +100,8 @@ def load(
         parts["solver"] = parse_component(AnySolver, solver, "--solver")
     if schedule is not None:
         parts["schedule"] = parse_component(AnySchedule, schedule, "--schedule")
+    if head is not None:
+        parts["head"] = parse_head(head)
     if steps_rule is not None:
         parts["steps"] = _with_n(parse_component(AnySteps, steps_rule, "--steps-rule"), recipe, steps_rule)
     try:
@@ -105,6 +111,14 @@ def load(
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     return recipe
+
+
+def parse_head(text: str) -> Any:
+    """What --head says: a head, or None for ``none``."""
+    from edm_unified.heads import AnyHead
+    from edm_unified.recipe import parse_component
+
+    return None if text.strip() == "none" else parse_component(AnyHead, text, "--head")
 
 
 def _with_n(rule: Any, recipe: Recipe, text: str) -> Any:

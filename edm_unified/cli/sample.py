@@ -9,7 +9,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +75,8 @@ def sample(
     if not quiet:
         shape = "×".join(map(str, samples.shape[1:]))
         click.echo(f"{n} samples of {shape}, {nfe} evaluations each, in {seconds:.2f} s")
+        if note := resolved.sampler.shortfall(resolved.schedule):
+            click.echo(f"note: {note}")
         for name in files:
             click.echo(f"  {directory / name}")
 
@@ -97,11 +99,13 @@ def _draw(
     from edm_unified.denoiser import Counted
 
     try:
-        built, _ = recipe.build()
+        built, dataset = recipe.build()
+        head = recipe.sampler.head_for(dataset)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     denoiser = Counted(built.to(device))  # type: ignore[arg-type]  # its one condition, label, is a keyword of ours
     _check_class(built, label)
+    conditions = _conditions(built, label, seed, device)
     parts: list[Tensor] = []
     began = time.perf_counter()
     for first in range(0, n, batch):
@@ -119,10 +123,12 @@ def _draw(
                 solver=recipe.sampler.solver,
                 renoising=recipe.sampler.renoising,
                 corrector=recipe.sampler.corrector,
+                head=head,
+                last=recipe.sampler.last,
                 seed=seed,
                 first=first,
                 dtype=dtype,
-                cond=None if label is None else {"label": torch.full((size,), label, device=device)},
+                cond=conditions(size, first),
                 callback=moved,
             )
         parts.append(x.cpu())
@@ -137,10 +143,26 @@ def _naming(name: str) -> Iterator[None]:
         raise type(error)(f"{name}: {error}") from None
 
 
+def _conditions(denoiser: Any, label: int | None, seed: int, device: torch.device) -> Callable[[int, int], Any]:
+    """The class of samples ``first`` …: that of --class, or one drawn for a network that has no answer without."""
+    import torch
+
+    def of(size: int, first: int) -> Any:
+        if label is not None:
+            return {"label": torch.full((size,), label, device=device)}
+        drawn = denoiser.labels_for(size, seed, first) if hasattr(denoiser, "labels_for") else None
+        return None if drawn is None else {"label": drawn.to(device)}
+
+    return of
+
+
 def _check_class(denoiser: Any, label: int | None) -> None:
     """One exact draw of that class: the denoiser itself knows whether there is one."""
     try:
-        denoiser.sample(1, label=label)
+        if hasattr(denoiser, "sample"):
+            denoiser.sample(1, label=label)
+        elif label is not None:
+            denoiser.check_label(label)
     except ValueError as error:
         raise ValueError(f"--class {label}: {str(error).removeprefix('label: ')}") from None
 

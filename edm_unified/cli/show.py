@@ -6,11 +6,13 @@ import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edm_unified import _shipped
+from edm_unified._files import write_atomic
 from edm_unified.cli import options
 
 if TYPE_CHECKING:
@@ -29,13 +31,26 @@ _SYMBOLS = {
     "walk": "walk",
     "corrector": "step size",
 }
+_LAST = {
+    "denoise": "denoise: D of the last level above 0",
+    "stop": "stop: x as it is at the last level, with its noise",
+}
 
 
 @click.command(short_help="Print the design card of a method: formulas, levels, NFE.")
 @options.recipe_argument
 @options.swaps
 @click.option("--yaml", "as_yaml", is_flag=True, help="Print the resolved recipe as YAML, every field spelled out.")
-def show(recipe: str, as_yaml: bool, overrides: tuple[str, ...], **swaps: Any) -> None:
+@click.option(
+    "--density",
+    type=click.Choice(["entropy", "rescaled_entropy"]),
+    help="Print levels by equal shares of this, measured on the denoiser, as YAML for sampler.steps.",
+)
+@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE",
+              help="Draw p and w over the log-SNR, of one recipe or all of a comparison, as a PNG.")  # fmt: skip
+def show(
+    recipe: str, as_yaml: bool, density: str | None, weights: Path | None, overrides: tuple[str, ...], **swaps: Any
+) -> None:
     """Print what RECIPE is made of: its formulas, the noise levels it visits, its evaluations, and σ(t).
 
     RECIPE is a shipped name (edm-unified list recipes) or a YAML file; a comparison has a card of its own.
@@ -44,6 +59,14 @@ def show(recipe: str, as_yaml: bool, overrides: tuple[str, ...], **swaps: Any) -
 
     swapped = any(value is not None for value in swaps.values())
     found = options.load(recipe, overrides, **swaps) if swapped else load_any(recipe, overrides)
+    if density is not None:
+        if not isinstance(found, Recipe):
+            raise ValueError(f"--density: {recipe} is a comparison; name one recipe")
+        click.echo(_density(found, density))
+        return
+    if weights is not None:
+        _draw_weights(recipe, found, weights)
+        return
     if as_yaml:
         click.echo(found.dump(), nl=False)
         return
@@ -52,15 +75,45 @@ def show(recipe: str, as_yaml: bool, overrides: tuple[str, ...], **swaps: Any) -
         click.echo(line)
 
 
+def _density(recipe: Recipe, density: Any) -> str:
+    """The rule ``density_spaced`` over the range and number of the recipe's levels, four digits to a number."""
+    from edm_unified.discretization import measured_density
+
+    built: Any = recipe.build()
+    denoiser, dataset = built
+    draw = getattr(denoiser, "sample", None)
+    x0 = draw(2048) if draw is not None else dataset.images[:2048]
+    levels = sorted({sigma for sigma in recipe.levels if sigma > 0})
+    if len(levels) < 2:
+        raise ValueError("--density: the recipe has one level above zero; take more steps")
+    rule = measured_density(denoiser, x0, density, n=len(levels), sigma_min=levels[0], sigma_max=levels[-1])
+    numbers = {name: ", ".join(f"{value:.4g}" for value in getattr(rule, name)) for name in ("sigmas", "density")}
+    return f"kind: {rule.kind}\nn: {rule.n}\nsigmas: [{numbers['sigmas']}]\ndensity: [{numbers['density']}]"
+
+
+def _draw_weights(file: str, found: Recipe | Comparison, out: Path) -> None:
+    """The figure of ``edm_unified.cli.weights``, written to ``out``."""
+    from edm_unified.cli.weights import figure
+    from edm_unified.recipe import Recipe
+
+    if out.is_dir():
+        raise ValueError(f"--weights: {out} is a folder; name a PNG file")
+    if isinstance(found, Recipe):
+        recipes = {Path(file).stem: found}
+    else:
+        recipes = {name: Recipe.load(_shipped.beside(file, name)) for name in found.recipes}
+    write_atomic(out, figure(recipes))
+    click.echo(str(out))
+
+
 def _card(recipe: Recipe, width: int) -> Iterator[str]:
-    from edm_unified.sampling import count_nfe
+    from edm_unified.cli.weights import sparkline
 
     sampler = recipe.sampler
     if getattr(sampler.solver, "adaptive", False):
         nfe = "as many evaluations of D as its tolerance asks for, over"
     else:
-        count = count_nfe(sampler.steps, sampler.solver, recipe.schedule, sampler.renoising, sampler.corrector)
-        nfe = f"{count} evaluations of D in"
+        nfe = f"{sampler.nfe(recipe.schedule)} evaluations of D in"
     random = sampler.solver.stochastic or sampler.renoising is not None or sampler.corrector is not None
     falls = sum(b < a for a, b in pairwise(recipe.levels))
 
@@ -70,15 +123,21 @@ def _card(recipe: Recipe, width: int) -> Iterator[str]:
     if recipe.objective is not None:
         yield from _section("noise in training", recipe.objective.noise, width)
         yield from _section("weight", recipe.objective.weight, width)
+        yield _line("  w(ln SNR)", sparkline(recipe), width, style=None)
     yield from _section("steps", sampler.steps, width)
     yield from _section("solver", sampler.solver, width)
     yield from _section("renoising", sampler.renoising, width)
     yield from _section("corrector", sampler.corrector, width)
+    yield from _section("head", sampler.head, width)
+    if sampler.last != "solver":
+        yield _line("last", _LAST[sampler.last], width)
     yield from _section("denoiser", recipe.denoiser, width)
     yield from _section("data", recipe.data, width)
     yield ""
     yield _line("NFE", f"{nfe} {falls} steps, {'stochastic' if random else 'deterministic'}", width)
-    yield _line("walk", walk_text(recipe.levels, 3 * (width - _INDENT)) + _legend(recipe.levels), width)
+    if note := sampler.shortfall(recipe.schedule):
+        yield _line("note", note, width)
+    yield _line("walk", _jump(recipe) + walk_text(recipe.levels, 3 * (width - _INDENT)) + _legend(recipe.levels), width)
     yield _line("hash", recipe.hash, width)
     yield ""
     yield click.style("σ against t", bold=True) + "  (● the levels of the walk)"
@@ -145,6 +204,14 @@ def walk_text(levels: Sequence[float], room: int) -> str:
     return f"{head}  …  {tail}   ({len(levels)} levels)"
 
 
+def _jump(recipe: Recipe) -> str:
+    """``80 → `` where the walk begins below the highest of the steps' levels."""
+    from edm_unified.sampling import levels_of
+
+    highest = levels_of(recipe.sampler.steps, recipe.schedule)[0]
+    return f"{highest:.3g} → " if recipe.levels[0] < highest else ""
+
+
 def _legend(levels: Sequence[float]) -> str:
     pairs = list(pairwise(levels))
     notes = ["^ rises by fresh noise"] if any(b > a for a, b in pairs) else []
@@ -178,14 +245,14 @@ def _comparison_card(file: str, comparison: Comparison, width: int) -> Iterator[
     for name in comparison.recipes:
         recipe = Recipe.load(_shipped.beside(file, name))
         sampler = recipe.sampler
-        parts = (recipe.schedule, sampler.steps, sampler.solver, sampler.renoising, sampler.corrector)
+        parts = (recipe.schedule, sampler.steps, sampler.solver, sampler.renoising, sampler.corrector, sampler.head)
         yield _line(name, " · ".join(part.kind for part in parts if part is not None), width)
     yield ""
     if comparison.solver_set is not None:
         yield _line("solver_set", f"{comparison.solver_set}: {_shipped.SOLVER_SETS[comparison.solver_set]}", width)
-    for name in ("schedules", "steps_rules", "solvers"):
+    for name in ("schedules", "steps_rules", "solvers", "heads"):
         if values := getattr(comparison, name):
-            yield _line(name, ", ".join(map(label, values)), width)
+            yield _line(name, ", ".join("none" if value is None else label(value) for value in values), width)
     yield from _section("data", comparison.data, width)
     yield from _section("denoiser", comparison.denoiser, width)
     yield _line("NFE", ", ".join(map(str, comparison.nfe)), width)

@@ -14,9 +14,11 @@ from typing import Any, cast
 
 from edm_unified.compare.sets import solver_set
 from edm_unified.discretization import Explicit, TableSubset
-from edm_unified.recipe import Comparison, Recipe, same_range
-from edm_unified.sampling import count_nfe
+from edm_unified.recipe import Comparison, Recipe, Sampler, same_range
 from edm_unified.schedules import BetaTable
+
+MOST_BESIDE = 32
+"""Steps for each evaluation of the budget, at most, where a head leaves few of them to D, or none."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,16 @@ class Method:
 
     @property
     def labels(self) -> dict[str, str]:
-        """The five labels that name the method in the records."""
+        """The five labels that name the method in the records; the solver's says how it begins and ends, too."""
         sampler = self.recipe.sampler
+        whole = [label(sampler.solver), *([label(sampler.head)] if sampler.head is not None else [])]
+        whole += [f"last={sampler.last}"] if sampler.last != "solver" else []
         noise = [label(part) for part in (sampler.renoising, sampler.corrector) if part is not None]
         return {
             "recipe": self.name,
             "schedule": label(self.recipe.schedule),
             "steps": label(sampler.steps),
-            "solver": label(sampler.solver),
+            "solver": " + ".join(whole),
             "renoising": " + ".join(noise) or "none",
         }
 
@@ -55,8 +59,9 @@ class Method:
 
     def n_for(self, budget: int) -> int | None:
         """The most steps whose counted evaluations stay within ``budget``; None where one step is too many."""
-        most = _most_steps(self.recipe)
-        low, high = 0, min(budget, most)  # every step evaluates D at least once
+        low, high = 0, min(budget, _most_steps(self.recipe))  # every step evaluates D at least once,
+        if self.recipe.sampler.head is not None:  # but for those that a head takes
+            high = min(MOST_BESIDE * budget, _most_steps(self.recipe))
         while low < high:  # the count grows with n
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self.nfe(middle) <= budget else (low, middle - 1)
@@ -122,8 +127,9 @@ def _short(value: Any) -> str:
 def make_plan(comparison: Comparison, recipes: Sequence[tuple[str, Recipe]]) -> Plan:
     """Methods and cells of ``comparison`` over the loaded ``recipes`` (name, recipe).
 
-    Each of ``comparison``'s solvers, schedules and steps rules replaces the recipe's own, in all combinations; the
-    denoiser and data, where given, replace everyone's. A schedule that replaces another keeps the noise levels' range.
+    Each of ``comparison``'s solvers, schedules, steps rules and heads replaces the recipe's own, in all combinations;
+    the denoiser and data, where given, replace everyone's. A schedule that replaces another keeps the noise levels'
+    range.
 
     Raises ``ValueError`` where nothing is left to run, where two methods are the same, for a rule of fixed length, and
     for an adaptive solver, which has no fixed number of evaluations.
@@ -132,9 +138,14 @@ def make_plan(comparison: Comparison, recipes: Sequence[tuple[str, Recipe]]) -> 
     named = () if comparison.solver_set is None else solver_set(comparison.solver_set)
     solvers = tuple(dict.fromkeys((*comparison.solvers, *named)))
     for name, recipe in recipes:
-        choices = itertools.product(comparison.schedules or [None], comparison.steps_rules or [None], solvers or [None])
-        for schedule, steps, solver in choices:
-            methods.append(Method(name, _override(name, recipe, comparison, schedule, steps, solver)))
+        choices = itertools.product(
+            comparison.schedules or [None],
+            comparison.steps_rules or [None],
+            solvers or [None],
+            comparison.heads or [recipe.sampler.head],
+        )
+        for schedule, steps, solver, head in choices:
+            methods.append(Method(name, _override(name, recipe, comparison, schedule, steps, solver, head)))
     twice = [m for m, times in Counter((m.name, m.recipe.hash) for m in methods).items() if times > 1]
     if twice:
         raise ValueError(f"recipes: {twice[0][0]} is named twice with the same settings; name it once")
@@ -155,9 +166,15 @@ def make_plan(comparison: Comparison, recipes: Sequence[tuple[str, Recipe]]) -> 
 
 
 def _override(
-    name: str, recipe: Recipe, comparison: Comparison, schedule: Any | None, steps: Any | None, solver: Any | None
+    name: str,
+    recipe: Recipe,
+    comparison: Comparison,
+    schedule: Any | None,
+    steps: Any | None,
+    solver: Any | None,
+    head: Any | None,
 ) -> Recipe:
-    sampler = recipe.sampler
+    sampler = dataclasses.replace(recipe.sampler, head=head)
     if isinstance(steps or sampler.steps, Explicit):
         raise ValueError(
             f"{name}: sampler.steps: a list of levels has one length and no budgets; use --steps-rule karras"
@@ -179,7 +196,8 @@ def _override(
     changes |= {"data": comparison.data} if comparison.data is not None else {}
     recipe = dataclasses.replace(recipe, **changes)
     try:
-        Method(name, recipe).nfe(1)  # a walk that this schedule does not have is found here, not after an hour
+        # a walk that this schedule does not have is found here, not after an hour
+        Method(name, recipe).nfe(2 if sampler.last == "stop" else 1)
     except ValueError as error:
         raise ValueError(f"{name} with {label(recipe.schedule)}, {label(sampler.steps)}: {error}") from None
     return recipe
@@ -201,8 +219,7 @@ def _with_steps(recipe: Recipe, n: int) -> Recipe:
 
 
 def _nfe(recipe: Recipe) -> int:
-    sampler = recipe.sampler
-    return _counted(sampler.steps, sampler.solver, recipe.schedule, sampler.renoising, sampler.corrector)
+    return _counted(recipe.sampler, recipe.schedule)
 
 
-_counted = lru_cache(maxsize=16384)(count_nfe)  # the same whatever the data and the denoiser
+_counted = lru_cache(maxsize=16384)(Sampler.nfe)  # the same whatever the data and the denoiser

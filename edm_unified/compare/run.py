@@ -14,7 +14,7 @@ from edm_unified import metrics as measure
 from edm_unified.compare.plan import Cell, Plan, digest
 from edm_unified.compare.problem import ENDPOINT, TARGET_SAMPLES, Problem, Problems, Settings
 from edm_unified.compare.store import Store
-from edm_unified.denoiser import Counted, Denoiser
+from edm_unified.denoiser import Counted, Denoiser, supported_range
 from edm_unified.recipe import Recipe
 from edm_unified.reference_solution import reference
 from edm_unified.sampling import Progress, levels_of, sample, unit_noise
@@ -133,9 +133,12 @@ def _sample(plan: Plan, cell: Cell, problem: Problem, settings: Settings, ledger
                     solver=sampler.solver,
                     renoising=sampler.renoising,
                     corrector=sampler.corrector,
+                    head=problem.head(sampler),
+                    last=sampler.last,
                     seed=cell.seed,
                     first=first,
                     dtype=settings.dtype,
+                    cond=problem.cond(size, cell.seed, first),
                     callback=moved,
                 )
             )
@@ -145,8 +148,8 @@ def _sample(plan: Plan, cell: Cell, problem: Problem, settings: Settings, ledger
 
 
 def start_of(recipe: Recipe) -> float:
-    """σ_0 of a recipe's walk."""
-    return levels_of(recipe.sampler.steps, recipe.schedule, recipe.sampler.renoising)[0]
+    """σ_0 of a recipe's levels, those that a head takes among them."""
+    return levels_of(recipe.sampler.steps, recipe.schedule)[0]
 
 
 def reference_name(plan: Plan, problem: Problem, recipe: Recipe, sigma_max: float, seed: int) -> str:
@@ -172,7 +175,7 @@ def _reference(plan: Plan, cell: Cell, problem: Problem, store: Store, settings:
         sigma_max,
         cell.seed,
         number,
-        plan.comparison.reference_tolerance,
+        problem.tolerance(plan.comparison.reference_tolerance),
         settings,
         lambda sigma: ledger.work(number if counted.nfe < REFERENCE_EVALUATIONS else 0, counted.nfe),
     )
@@ -193,7 +196,15 @@ def solve_reference(
 ) -> Tensor:
     """The exact endpoints of the first ``number`` samples of ``seed``."""
     noise = unit_noise(number, problem.shape, seed=seed).to(settings.device)
-    return reference(denoiser, noise, sigma_max=sigma_max, sigma_floor=1e-4, tolerance=tolerance, callback=callback)
+    return reference(
+        denoiser,
+        noise,
+        sigma_max=sigma_max,
+        sigma_floor=max(1e-4, supported_range(denoiser)[0]),
+        tolerance=tolerance,
+        cond=problem.cond(number, seed),
+        callback=callback,
+    )
 
 
 class _Ledger:

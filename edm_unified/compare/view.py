@@ -15,10 +15,10 @@ from edm_unified.compare.plan import Cell, Method, Plan, label
 from edm_unified.compare.problem import ENDPOINT, Problem, Problems, Settings
 from edm_unified.compare.run import common_key, solve_reference, start_of
 from edm_unified.compare.store import Store
+from edm_unified.data import batch
 from edm_unified.recipe import Recipe
 from edm_unified.report.data import Key, MethodView, ReportData
 from edm_unified.report.ranking import short_labels
-from edm_unified.sampling import levels_of
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -47,7 +47,7 @@ def report_data(
     plan: Plan, store: Store, settings: Settings, problems: Problems, commands: Sequence[str] = ()
 ) -> ReportData:
     """Everything that the report of ``plan`` shows, from what ``store`` holds."""
-    pictures = plan.comparison.grid_samples
+    pictures = min(plan.comparison.grid_samples, len(problems.of(plan.methods[0].recipe).dataset))
     keys = [Key(**method.labels) for method in plan.methods]
     names = short_labels(keys)
     problem = problems.of(plan.methods[0].recipe)
@@ -69,10 +69,10 @@ def report_data(
         facts=_facts(plan, problem, words),
         samples=_samples(plan, names, store, problems, settings),
         reference_samples=None if reference is None or not pictures else reference[:pictures].float().cpu().numpy(),
-        data_samples=problem.dataset.images[:pictures].float().numpy() if pictures else None,
+        data_samples=batch(problem.dataset, torch.arange(pictures))[0].numpy() if pictures else None,
         grid_budget=plan.comparison.grid_nfe if plan.comparison.grid_nfe in plan.comparison.nfe else None,
         rank_by=plan.comparison.rank_by,
-        floors={} if reference is None else _floors(plan, problem, reference),
+        floors={} if reference is None or problem.learnt else _floors(plan, problem, reference),
         environment=environment(settings),
         commands=tuple(commands),
     )
@@ -83,23 +83,31 @@ def _common(plan: Plan, method: Method, problems: Problems, settings: Settings) 
 
 
 def _problems_in_words(plan: Plan, problems: Problems) -> dict[tuple[object, object], str]:
-    """(data, denoiser) -> what is told of it, each different; nothing where there is only one."""
+    """(data, denoiser) -> what is told of it, each different; nothing where there is only one.
+
+    Networks that were trained on the same data are one problem: all of them are held against those data.
+    """
     recipes: dict[tuple[object, object], Recipe] = {(m.recipe.data, m.recipe.denoiser): m.recipe for m in plan.methods}
-    if len(recipes) < 2:
+    models = {
+        key: "trained networks" if problems.of(recipe).learnt else label(recipe.denoiser)
+        for key, recipe in recipes.items()
+    }
+    number = len({(recipe.data, models[key]) for key, recipe in recipes.items()})
+    if number < 2:
         return dict.fromkeys(recipes, "")
     short = {key: problems.of(recipe).dataset.name for key, recipe in recipes.items()}
-    long = {key: f"{short[key]}, {label(recipe.denoiser)}" for key, recipe in recipes.items()}
+    long = {key: f"{short[key]}, {models[key]}" for key in recipes}
     longer = {key: f"{long[key]}, {label(recipe.data)}" for key, recipe in recipes.items()}
-    return next((words for words in (short, long, longer) if len(set(words.values())) == len(words)), longer)
+    return next((words for words in (short, long, longer) if len(set(words.values())) == number), longer)
 
 
 def _facts(plan: Plan, problem: Problem, words: dict[tuple[object, object], str]) -> dict[str, str]:
-    if len(words) > 1:
-        return {"Problems": "; ".join(words.values()), "Ranking": "apart for each problem"}
+    if len(set(words.values())) > 1:
+        return {"Problems": "; ".join(dict.fromkeys(words.values())), "Ranking": "apart for each problem"}
     shape = "×".join(map(str, problem.shape))
     return {
-        "Data": f"{problem.dataset.name}: {len(problem.dataset.images):,} of shape {shape}",
-        "Denoiser": label(plan.methods[0].recipe.denoiser),
+        "Data": f"{problem.dataset.name}: {len(problem.dataset):,} of shape {shape}",
+        "Denoiser": label(plan.methods[0].recipe.denoiser) if len(words) == 1 else f"{len(words)} trained networks",
     }
 
 
@@ -108,7 +116,7 @@ def _view(plan: Plan, method: Method, key: Key, name: str, problem: str) -> Meth
     levels: tuple[float, ...] = ()
     if n is not None:
         recipe = method.with_steps(n)
-        levels = levels_of(recipe.sampler.steps, recipe.schedule, recipe.sampler.renoising)
+        levels = recipe.levels
     return MethodView(
         key=key,
         label=name,
@@ -143,13 +151,23 @@ def _shown_reference(plan: Plan, problem: Problem, store: Store, settings: Setti
     first = [m for m in plan.methods if m.recipe.denoiser == plan.methods[0].recipe.denoiser]
     starts = [start_of(method.recipe) for method in first]
     sigma_max = max(set(starts), key=lambda s: (starts.count(s), -abs(s - 80)))
+    if problem.learnt and len({method.recipe.denoiser for method in plan.methods}) > 1:
+        return None  # every network has endpoints of its own
     name = f"reference/shown-{plan.comparison.samples}-{sigma_max:g}"
+    name += f"-{problem.fingerprint}" if problem.learnt else ""
     saved = store.load(name)
     if saved is None and set(ENDPOINT) & set(plan.comparison.metrics):
-        number = plan.comparison.samples
+        # a network is not asked for more than is shown: its floors would be those of its own errors
+        number = max(1, plan.comparison.grid_samples) if problem.learnt else plan.comparison.samples
         try:
             saved = solve_reference(
-                problem.denoiser, problem, sigma_max, plan.comparison.seeds[0], number, 1e-6, settings
+                problem.denoiser,
+                problem,
+                sigma_max,
+                plan.comparison.seeds[0],
+                number,
+                problem.tolerance(1e-6),
+                settings,
             )
         except FloatingPointError:  # a denoiser whose ODE has no solution has no endpoints to show
             return None

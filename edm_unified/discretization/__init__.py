@@ -2,7 +2,7 @@
 
 ``levels(schedule)`` returns them in float64. All rules but :class:`Explicit` end at σ_N = 0 and take ``n`` steps, so
 that n = N levels above zero are visited: those rules that have a σ_min put it in place N−1 (EDM Eq. 5), and n = 1 is
-the single step σ_max → 0.
+the single step σ_max → 0. :func:`measured_density` measures a density on a denoiser for :class:`DensitySpaced`.
 
 ===============================  ====================================================================
 rule                             the levels
@@ -26,6 +26,7 @@ from edm_unified.discretization.base import Steps
 from edm_unified.discretization.density import DensitySpaced
 from edm_unified.discretization.in_sigma import Explicit, Karras, LogLinear, PolynomialExponential
 from edm_unified.discretization.in_time import BetaQuantiles, ResolutionShift, Tan, UniformTime, VPTime
+from edm_unified.discretization.measured import DENSITIES, mean_squared_errors, measured_density
 from edm_unified.discretization.tables import AlignYourSteps, TableSubset
 
 AnySteps = (
@@ -44,6 +45,7 @@ AnySteps = (
 )
 
 __all__ = [
+    "DENSITIES",
     "AlignYourSteps",
     "AnySteps",
     "BetaQuantiles",
@@ -58,4 +60,6 @@ __all__ = [
     "Tan",
     "UniformTime",
     "VPTime",
+    "mean_squared_errors",
+    "measured_density",
 ]

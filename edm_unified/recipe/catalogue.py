@@ -13,10 +13,16 @@ from edm_unified.correctors import AnyCorrector
 from edm_unified.data import AnyData
 from edm_unified.denoisers import AnyDenoiser
 from edm_unified.discretization import AnySteps
+from edm_unified.heads import AnyHead
+from edm_unified.networks import AnyNetwork
 from edm_unified.preconditioning import AnyPreconditioning
 from edm_unified.recipe import codec
 from edm_unified.recipe.tree import Comparison, Recipe
 from edm_unified.renoising import AnyRenoising
+from edm_unified.training.augment import AnyAugment
+from edm_unified.training.ema import AnyEMA
+from edm_unified.training.optimizers import AnyOptimizer
+from edm_unified.training.rates import AnyRate
 
 FAMILIES: dict[str, Any] = {
     "schedules": schedules.AnySchedule,
@@ -24,11 +30,19 @@ FAMILIES: dict[str, Any] = {
     "solvers": solvers.AnySolver,
     "renoising": AnyRenoising,
     "correctors": AnyCorrector,
+    "heads": AnyHead,
     "preconditioning": AnyPreconditioning,
     "noise": training.AnyNoise,
     "weights": training.AnyWeight,
+    "matching": training.AnyMatching,
+    "uncertainty": training.AnyUncertainty,
     "data": AnyData,
     "denoisers": AnyDenoiser,
+    "networks": AnyNetwork,
+    "optimizers": AnyOptimizer,
+    "rates": AnyRate,
+    "averages": AnyEMA,
+    "augmentations": AnyAugment,
 }
 """Every family of components that a recipe can name, under the name that the command line has for it."""
 

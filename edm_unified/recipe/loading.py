@@ -6,11 +6,12 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from edm_unified import _shipped
+from edm_unified import _shipped, heads
 from edm_unified.discretization import Steps, TableSubset, UniformTime
 from edm_unified.dynamics import Dynamics
 from edm_unified.recipe import codec, reader
@@ -19,6 +20,7 @@ from edm_unified.recipe.codec import Fault
 from edm_unified.recipe.reader import RecipeError
 from edm_unified.recipe.tree import Comparison, Names, Recipe, Sampler
 from edm_unified.schedules import BetaTable, Schedule
+from edm_unified.training import checkpoint
 
 
 def load_any(name: Names, overrides: Sequence[str] = ()) -> Recipe | Comparison:
@@ -29,6 +31,9 @@ def load_any(name: Names, overrides: Sequence[str] = ()) -> Recipe | Comparison:
 def load(cls: type[Recipe] | type[Comparison] | None, name: Names, overrides: Sequence[str]) -> Recipe | Comparison:
     """The file ``name``, which must hold a ``cls`` where one is given."""
     label = os.fspath(name)
+    if checkpoint.is_run(label):
+        tree = reader.read(Path(label).expanduser() / "recipe.yaml", label)
+        return from_tree(tree | {"denoiser": {"kind": "checkpoint", "path": label}}, label, overrides, cls)
     try:
         path = _shipped.find(name)
     except ValueError as error:
@@ -66,11 +71,16 @@ def walk_fault(recipe: Recipe) -> Fault | None:
     sampler = recipe.sampler
     try:
         levels = recipe.levels
+        if sampler.head is not None:
+            heads.check(sampler.head, levels, getattr(sampler.solver, "adaptive", False))
         if sampler.corrector is None and any(a == b for a, b in pairwise(levels)):
             return Fault("sampler.corrector", "missing; the walk repeats levels: add corrector: {kind: langevin}")
+        if sampler.corrector is not None and not any(a == b for a, b in pairwise(levels)):
+            return Fault("sampler.corrector", "no level is repeated for it to act on: add renoising: {kind: corrected}")
         Dynamics(recipe.schedule, _identity, {}, torch.device("cpu")).walk(levels)
     except ValueError as error:
-        for part, value in (("sampler.steps", sampler.steps), ("sampler.renoising", sampler.renoising)):
+        parts = (("sampler.steps", sampler.steps), ("sampler.renoising", sampler.renoising), ("sampler", sampler))
+        for part, value in parts:
             fault = codec.located(type(value), part, str(error)) if value is not None else None
             if fault is not None and fault.path != part:
                 return fault
@@ -83,7 +93,7 @@ def _identity(x: torch.Tensor, sigma: torch.Tensor, **cond: Any) -> torch.Tensor
 
 
 def replace(recipe: Recipe, **parts: Any) -> Recipe:
-    """``recipe`` with any of schedule, steps, solver, renoising, corrector, data, denoiser replaced, and checked again.
+    """``recipe`` with any part of it or of its sampler replaced (schedule, steps, solver, …), and checked again.
 
     A schedule that replaces another keeps the range of noise levels (see :func:`same_range`), unless ``steps`` says
     otherwise. Raises ``ValueError`` where the parts do not fit.

@@ -7,8 +7,9 @@ import json
 import os
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
+import torch
 import yaml
 
 from edm_unified import exact
@@ -17,13 +18,20 @@ from edm_unified.correctors import AnyCorrector
 from edm_unified.data import AnyData, Dataset
 from edm_unified.denoisers import AnyDenoiser
 from edm_unified.discretization import AnySteps
+from edm_unified.dynamics import Dynamics
+from edm_unified.heads import AnyHead, Head
+from edm_unified.networks import AnyNetwork
 from edm_unified.preconditioning import AnyPreconditioning
 from edm_unified.recipe import codec
 from edm_unified.renoising import AnyRenoising
-from edm_unified.sampling import levels_of
+from edm_unified.sampling import count_nfe, levels_of
 from edm_unified.schedules import AnySchedule
-from edm_unified.solvers import AnySolver
+from edm_unified.solvers import AnySolver, Last
+from edm_unified.solvers.reach import shortfall
 from edm_unified.training import Objective
+from edm_unified.training.job import Job
+from edm_unified.training.settings import Training
+from edm_unified.training.trained import Trained
 
 T = TypeVar("T")
 Names = str | os.PathLike[str]
@@ -32,12 +40,36 @@ MetricName = Literal["error_median", "error_rms", "sliced_wasserstein", "energy_
 
 @component
 class Sampler:
-    """What is chosen after training: the levels to visit, the solver between them, and what makes it stochastic."""
+    """What is chosen after training: the levels to visit, the solver between them, and what makes it stochastic.
+
+    ``head`` takes the highest levels without the network; ``last`` is what becomes of the fall to 0: the ``solver``'s
+    own rule, ``denoise`` (D at the last level above 0) or ``stop`` (x as it is there).
+    """
 
     steps: AnySteps
     solver: AnySolver
     renoising: AnyRenoising | None = None
     corrector: AnyCorrector | None = None
+    head: AnyHead | None = None
+    last: Last = "solver"
+    later: ClassVar[tuple[str, ...]] = ("head", "last")
+
+    def head_for(self, dataset: Dataset) -> Head | None:
+        """The head with the Gaussian that it goes by, estimated from the data where it gives no numbers."""
+        return None if self.head is None else self.head.build(dataset)
+
+    def levels(self, schedule: AnySchedule) -> tuple[float, ...]:
+        """The noise levels that a run visits, in order."""
+        return levels_of(self.steps, schedule, self.renoising, self.head, self.last)
+
+    def nfe(self, schedule: AnySchedule) -> int:
+        """Evaluations of D in one run, counted."""
+        return count_nfe(self.steps, self.solver, schedule, self.renoising, self.corrector, self.head, self.last)
+
+    def shortfall(self, schedule: AnySchedule) -> str | None:
+        """A sentence where the walk is too short for the solver's order (:mod:`~edm_unified.solvers.reach`)."""
+        dynamics = Dynamics(schedule, lambda x, sigma, **cond: x, {}, torch.device("cpu"))
+        return shortfall(self.solver, dynamics.walk(self.levels(schedule)))
 
 
 @component
@@ -45,17 +77,22 @@ class Recipe:
     """One published method: its schedule, its sampler, the denoiser it runs on, and how such a network is trained.
 
     ``preconditioning`` and ``objective`` say how the network of that method is wrapped and trained. A denoiser in
-    closed form needs neither, so they are then part of the design card only.
+    closed form needs neither, so they are then part of the design card only. A recipe that is to be trained has
+    ``data``, ``network``, ``preconditioning``, ``objective`` and ``training``, and needs no ``denoiser``: that is what
+    training makes of it.
     """
 
     title: str
     source: str
     schedule: AnySchedule
     sampler: Sampler
-    denoiser: AnyDenoiser
+    denoiser: AnyDenoiser | None = None
     data: AnyData | None = None
     preconditioning: AnyPreconditioning | None = None
     objective: Objective | None = None
+    network: AnyNetwork | None = None
+    training: Training | None = None
+    later: ClassVar[tuple[str, ...]] = ("network", "training")
 
     @classmethod
     def load(cls, name: Names, overrides: Sequence[str] = ()) -> Recipe:
@@ -74,18 +111,39 @@ class Recipe:
     @property
     def levels(self) -> tuple[float, ...]:
         """The noise levels that a run visits, in order."""
-        return levels_of(self.sampler.steps, self.schedule, self.sampler.renoising)
+        return self.sampler.levels(self.schedule)
 
-    def build(self) -> tuple[exact.Gaussian | exact.GaussianMixture | exact.Empirical, Dataset]:
+    def build(self) -> tuple[exact.Gaussian | exact.GaussianMixture | exact.Empirical | Trained, Dataset]:
         """The denoiser and the data it was made from. Raises ``ValueError`` naming the field that is at fault."""
+        if self.denoiser is None:
+            raise ValueError(
+                "denoiser: missing; train one with `edm-unified train RECIPE --out RUN`, and name RUN in the recipe's "
+                "place"
+            )
         if self.data is None:
             raise ValueError(f"data: missing; {self.denoiser.kind} is made from data, such as data: {{kind: digits}}")
+        dataset = self.load_data()
+        return self.denoiser.build(dataset), dataset
+
+    def load_data(self) -> Dataset:
+        """The data. Raises ``ValueError`` naming the field that is at fault."""
+        if self.data is None:
+            raise ValueError("data: missing; name some, such as data: {kind: digits}")
         try:
-            dataset = self.data.load()
+            return self.data.load()
         except ValueError as error:
             fault = codec.located(type(self.data), "data", str(error))
             raise ValueError(f"{fault.path}: {fault.message}") from error
-        return self.denoiser.build(dataset), dataset
+
+    def job(self) -> Job:
+        """What is to be trained. Raises ``ValueError`` naming the field that is missing or does not fit."""
+        parts = ("data", "network", "preconditioning", "objective", "training")
+        missing = next((name for name in parts if getattr(self, name) is None), None)
+        if missing is not None:
+            raise ValueError(f"{missing}: missing; training needs {', '.join(parts[:-1])} and {parts[-1]}")
+        network, preconditioning, objective, training = cast(Any, tuple(getattr(self, name) for name in parts[1:]))
+        tree, dataset = codec.encode(_canonical(self)), self.load_data()
+        return Job(network, preconditioning, objective, self.schedule, training, dataset, tree, self.dump())
 
 
 @component
@@ -93,7 +151,8 @@ class Comparison:
     """Several recipes on the same denoiser, the same noise and the same budgets of evaluations.
 
     ``recipes`` are names of shipped recipes or paths. ``data`` and ``denoiser``, where given, replace those of the
-    recipes. ``solvers``, ``schedules`` and ``steps_rules`` cross every recipe with each of their members;
+    recipes. ``solvers``, ``schedules``, ``steps_rules`` and ``heads`` (null: none) cross every recipe with each of
+    their members;
     ``solver_set`` adds to the solvers ``all`` there are, the ``deterministic`` ones, or the ten best at small budgets
     (``fast``). ``nfe`` are the budgets; ``samples`` are drawn for each of ``seeds``. ``grid_nfe`` and ``grid_samples``
     set the pictures. The endpoint errors are those of the first ``reference_samples`` against a solution to
@@ -109,6 +168,7 @@ class Comparison:
     solver_set: Literal["all", "deterministic", "fast"] | None = None
     schedules: tuple[AnySchedule, ...] = ()
     steps_rules: tuple[AnySteps, ...] = ()
+    heads: tuple[AnyHead | None, ...] = ()
     nfe: tuple[int, ...] = (5, 8, 10, 20, 40)
     samples: int = 512
     seeds: tuple[int, ...] = (0,)
@@ -125,6 +185,7 @@ class Comparison:
     grid_samples: int = 25
     reference_samples: int = 256
     reference_tolerance: float = 1e-8
+    later: ClassVar[tuple[str, ...]] = ("heads",)
 
     def __post_init__(self) -> None:
         for name in ("recipes", "nfe", "seeds"):
@@ -186,5 +247,5 @@ def _dump(value: object) -> str:
 
 
 def _hash(value: object, without: tuple[str, ...]) -> str:
-    tree = {key: item for key, item in codec.encode(_canonical(value)).items() if key not in without}
+    tree = {key: item for key, item in codec.encode(_canonical(value), brief=True).items() if key not in without}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]

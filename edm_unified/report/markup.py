@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from importlib.resources import files
 from typing import Any
 
 from edm_unified.report.data import printable
 from edm_unified.report.draw import COLOURS, dash, marker
 
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 _ARXIV = re.compile(r"\barXiv[:\s]\s*(\d{4}\.\d{4,5})\b")
 _SHAPES = {
     "o": '<circle cx="18" cy="7" r="3.2"/>',
@@ -93,6 +95,29 @@ def section(name: str, title: str, *content: str) -> str:
     return (
         f'<section id="{name}" aria-labelledby="{name}-title">'
         f'<h2 id="{name}-title">{text(title)} {anchor}</h2>{body}</section>'
+    )
+
+
+def document(title: str, intro: str, sections: Mapping[str, tuple[str, str]]) -> str:
+    """A page that fetches nothing: ``intro`` under its title, then the sections (title, HTML) that are not empty.
+
+    The first section is where "skip to the summary" leads.
+    """
+    present = {name: pair for name, pair in sections.items() if pair[1]}
+    links = "".join(f'<li><a href="#{name}">{name.capitalize()}</a></li>' for name in present)
+    body = "".join(section(name, heading, content) for name, (heading, content) in present.items())
+    style, script = (files("edm_unified.report").joinpath(f).read_text("utf-8") for f in ("style.css", "script.js"))
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n<meta name="generator" content="edm_unified">\n'
+        f"<title>{text(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f'<a class="skip" href="#summary">Skip to the summary</a>\n'
+        f"<header><h1>{text(title)}</h1>{intro}</header>\n"
+        f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n<main>\n{body}</main>\n'
+        "<footer><p>Made by edm_unified. One file, no network: keep it, print it, send it.</p></footer>\n"
+        f"<script>\n{script}</script>\n</body>\n</html>\n"
     )
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
 from edm_unified.report import heat, images, panels, walks
 from edm_unified.report.data import Key, MethodView, ReportData, image_like, metric
-from edm_unified.report.markup import cited, data_uri, figure, formula, lines, section, swatch, table, text
+from edm_unified.report.markup import cited, data_uri, document, figure, formula, lines, swatch, table, text
 from edm_unified.report.plots import names
 from edm_unified.report.ranking import Table, summary, tabulate
 from edm_unified.report.tables import as_csv, ranked_tables, winners
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 _CITATION = """@inproceedings{karras2022elucidating,
   title     = {Elucidating the Design Space of Diffusion-Based Generative Models},
   author    = {Tero Karras and Miika Aittala and Timo Aila and Samuli Laine},
@@ -42,22 +40,7 @@ def build(data: ReportData) -> str:
         "metrics": ("Metrics", _metrics(aggregated, bool(data.floors))),
         "reproduce": ("Reproduce and cite", _reproduce(data, aggregated)),
     }
-    present = {name: pair for name, pair in sections.items() if pair[1]}
-    links = "".join(f'<li><a href="#{name}">{name.capitalize()}</a></li>' for name in present)
-    body = "".join(section(name, title, content) for name, (title, content) in present.items())
-    style, script = (files("edm_unified.report").joinpath(f).read_text("utf-8") for f in ("style.css", "script.js"))
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n<meta name="generator" content="edm_unified">\n'
-        f"<title>{text(data.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f'<a class="skip" href="#summary">Skip to the summary</a>\n'
-        f"<header><h1>{text(data.title)}</h1>{lines(data.description)}{_facts(data, aggregated)}</header>\n"
-        f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n<main>\n{body}</main>\n'
-        "<footer><p>Made by edm_unified. One file, no network: keep it, print it, send it.</p></footer>\n"
-        f"<script>\n{script}</script>\n</body>\n</html>\n"
-    )
+    return document(data.title, lines(data.description) + _facts(data, aggregated), sections)
 
 
 def _facts(data: ReportData, t: Table) -> str:

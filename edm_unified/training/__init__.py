@@ -3,6 +3,6 @@
 Nothing here knows a solver, and no solver knows this: EDM's thesis, kept by a test that reads the imports.
 """
 
-from edm_unified.training.objective import AnyNoise, AnyWeight, Objective
+from edm_unified.training.objective import AnyMatching, AnyNoise, AnyUncertainty, AnyWeight, Objective
 
-__all__ = ["AnyNoise", "AnyWeight", "Objective"]
+__all__ = ["AnyMatching", "AnyNoise", "AnyUncertainty", "AnyWeight", "Objective"]

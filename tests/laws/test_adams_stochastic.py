@@ -14,7 +14,7 @@ from test_equivalence import LEVELS, NOISE, D, at, by_hand, fresh, near, run
 from test_order import final_error
 from test_stochastic import HIGH, LOW, VARIANCES, relative_error
 from torch import Tensor
-from variants import SCHEDULES, every, exact_variance, log_levels, name, slope, zigzag_levels
+from variants import SCHEDULES, every, exact_variance, log_levels, name, slope, walk_over, zigzag_levels
 
 import edm_unified as edm
 from edm_unified import schedules, solvers
@@ -233,6 +233,16 @@ def test_er_sde_2_as_printed() -> None:
         return x + math.sqrt(b**2 - a**2 * r**2) * fresh(generator)
 
     assert near(run(solvers.ERSDE(order=2)), by_hand(step), 1e-10)
+
+
+def test_er_sde_takes_fewer_outputs_towards_the_end_where_asked() -> None:
+    """Two in the step before the fall to 0, as its order 2 there, and all it has until then."""
+    dynamics, path = walk_over(LEVELS, EDM, D)
+    used = [past + 1 for past, _, _ in solvers.ERSDE(end="lower").init(dynamics, path).rows]
+    assert used == [1, 2, *[3] * (len(LEVELS) - 5), 2, 1]
+    whole, lower = (run(solvers.ERSDE(end=end), levels=LEVELS[:-2]) for end in ("full", "lower"))  # type: ignore[arg-type]
+    assert not near(whole, lower, 1e-6)
+    assert near(run(solvers.ERSDE(order=1, end="lower")), run(solvers.ERSDE(order=1)))
 
 
 def test_the_published_order_three_is_two() -> None:

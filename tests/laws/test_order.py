@@ -31,6 +31,7 @@ from variants import (
 import edm_unified as edm
 from edm_unified import schedules, solvers
 from edm_unified.solvers.adams import Multistep
+from edm_unified.solvers.er_sde import InSigma
 from edm_unified.solvers.exponential import ExponentialMultistep
 from edm_unified.solvers.exponential_runge_kutta import ExponentialRungeKutta
 
@@ -48,7 +49,14 @@ def test_union_is_covered(family: str) -> None:
 
 def schedule_blind(solver: Any) -> bool:
     return isinstance(
-        solver, solvers.DDIM | solvers.DDPM | solvers.UniPC | ExponentialMultistep | ExponentialRungeKutta | Multistep
+        solver,
+        solvers.DDIM
+        | solvers.DDPM
+        | solvers.UniPC
+        | ExponentialMultistep
+        | ExponentialRungeKutta
+        | Multistep
+        | InSigma,
     )
 
 

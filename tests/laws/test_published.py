@@ -1,13 +1,16 @@
-"""The third-order DPM-Solver++ as printed and as mended: how far they are apart, and why."""
+"""The third-order DPM-Solver++ and ER-SDE as printed and as mended: how far they are apart, and why."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
 from test_equivalence import LEVELS, NOISE, D, at, near, run
 from test_order import final_error
 from torch import Tensor
@@ -152,4 +155,56 @@ def test_each_has_a_kind_of_its_own() -> None:
     from typing import get_args
 
     kinds = {solver.kind for solver in get_args(AsPublished)}
-    assert kinds == {"dpmpp_3m_published", "dpmpp_3m_sde_published", "dpmpp_3m_sde_diffusers"}
+    assert kinds == {"dpmpp_3m_published", "dpmpp_3m_sde_published", "dpmpp_3m_sde_diffusers", "er_sde_3_published"}
+
+
+# -- ER-SDE-3 ----------------------------------------------------------------------------------------------------------
+
+
+def er_phi(sigma: float) -> float:
+    return sigma * (math.exp(sigma**0.3) + 10)
+
+
+def by_quadrature(f: Callable[[float], float], a: float, b: float) -> float:
+    return float(quad(f, b, a, epsabs=0, epsrel=1e-13)[0])
+
+
+def by_a_hundred_values(f: Callable[[float], float], a: float, b: float) -> float:
+    """From the lower end, as the code has it."""
+    return float(sum(f(u) for u in b + np.arange(100) / 100 * (a - b)) * (a - b) / 100)
+
+
+@pytest.mark.parametrize(("integrals", "integral"), [("exact", by_quadrature), ("sums", by_a_hundred_values)])
+def test_er_sde_3_as_printed(integrals: Any, integral: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, D0s, slopes = NOISE * LEVELS[0], list[Tensor](), list[Tensor]()
+    for i, (a, b) in enumerate(pairwise(LEVELS)):
+        D0s.append(D(x, at(a)))
+        if b == 0:
+            x = D0s[-1]
+            continue
+        r = er_phi(b) / er_phi(a)
+        x = r * x + (1 - r) * D0s[-1]
+        if i > 0:
+            slopes.append((D0s[-1] - D0s[-2]) / (a - LEVELS[i - 1]))
+            x = x + (b - a + er_phi(b) * integral(lambda u: 1 / er_phi(u), a, b)) * slopes[-1]
+        if i > 1:
+            bend = 2 * (slopes[-1] - slopes[-2]) / (a - LEVELS[i - 2])
+            moment = integral(lambda u, a=a: (u - a) / er_phi(u), a, b)
+            x = x + (0.5 * (b - a) ** 2 + er_phi(b) * moment) * bend
+        noise = torch.randn(NOISE.shape, generator=generator, dtype=torch.float64)
+        x = x + math.sqrt(b**2 - a**2 * r**2) * noise
+    assert near(run(solvers.ERSDE3Published(integrals=integrals)), x, 1e-10)
+
+
+@pytest.mark.parametrize("phi", ["er_sde", "ode"])
+def test_er_sde_3_is_of_order_two_and_its_code_of_order_one(phi: Any) -> None:
+    def order(solver: Any, *grid: int) -> float:
+        return slope({n: final_error(solver, VP(), n, grid=zigzag_levels) for n in grid})
+
+    assert order(solvers.ERSDE(phi=phi), 160, 320) == pytest.approx(3, abs=0.15)
+    assert order(solvers.ERSDE3Published(phi=phi), 160, 320) == pytest.approx(2, abs=0.15)
+    sums = solvers.ERSDE3Published(phi=phi, integrals="sums")
+    assert order(sums, 20, 40) > 1.7  # a hundredth of the term: it shows where steps are short
+    assert order(sums, 640, 1280) == pytest.approx(1, abs=0.15)
+    assert (sums.order, solvers.ERSDE3Published(phi=phi).order) == (1, 2)

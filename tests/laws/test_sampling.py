@@ -420,3 +420,32 @@ def test_nothing_is_remembered_of_functions_that_may_have_changed() -> None:
     assert float(first.sigma(1.0)) == pytest.approx(1.0, rel=1e-12)
     scale["g"] = 2.0
     assert float(schedules.from_sde(zero, g).sigma(1.0)) == pytest.approx(2.0, rel=1e-12)
+
+
+def test_what_a_solver_prepares_is_remembered_for_equal_settings_and_not_for_a_users_own_solver() -> None:
+    """A shipped solver is a value: the second run is the first, and another solver, schedule or grid has its own."""
+    noise, steps = edm.unit_noise(3, (2,)), Karras(n=6)
+    D = edm.exact.Gaussian(torch.tensor([0.5, -0.5], dtype=torch.float64), 0.25)
+
+    def run(solver: Any, **settings: Any) -> Tensor:
+        return edm.sample(D, noise, **{"steps": steps, "solver": solver, **settings})  # type: ignore[arg-type]
+
+    first = {order: run(solvers.LMS(order=order)) for order in (1, 3)}
+    assert torch.equal(run(solvers.LMS(order=3)), first[3])
+    assert not torch.equal(first[1], first[3])
+    assert not torch.equal(run(solvers.Heun()), run(solvers.Heun(), schedule=schedules.VP()))
+    assert not torch.equal(run(solvers.LMS(), steps=Karras(n=7)), run(solvers.LMS()))
+
+    class Mine:
+        stochastic, keep = False, 1.0
+
+        def init(self, dynamics: Any, walk: Any) -> float:
+            return self.keep
+
+        def step(self, dynamics: Any, x: Tensor, a: Any, b: Any, state: float, randn: Any) -> tuple[Tensor, float]:
+            return state * x, state
+
+    mine = Mine()
+    assert torch.equal(run(mine), noise * 80.0)
+    mine.keep = 0.0  # changed between two runs
+    assert torch.equal(run(mine), torch.zeros_like(noise))

@@ -7,6 +7,7 @@ the true marginal at σ_0, the variance at σ_N must converge to v + σ_N² at t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -204,7 +205,8 @@ def test_corrector_keeps_the_marginal_in_high_dimension(corrector: Any) -> None:
     """In 20 000 dimensions one draw shows the variance to 1 %; ten steps of either rule leave it there to O(snr²)."""
     dynamics = Dynamics(schedules.EDM(), lambda x, s: x / (1 + s**2), {}, torch.device("cpu"))
     level = dynamics.walk((1.0, 0.0)).levels[0]
-    small = type(corrector)(snr=0.05)
+    # 2 snr² = epsilon/σ_min²
+    small = replace(corrector, snr=0.05) if hasattr(corrector, "snr") else replace(corrector, epsilon=0.005 * 0.01**2)
     x = torch.randn(1, 20_000, dtype=torch.float64) * 2**0.5
     for _ in range(10):
         x = small.step(dynamics, x, level, lambda: torch.randn(1, 20_000, dtype=torch.float64))

@@ -21,7 +21,7 @@ from edm_unified.denoisers import GaussianMixture
 from edm_unified.recipe import Comparison, Recipe
 from edm_unified.report import Key, MethodView, ReportData, build, figures, heat, tabulate
 from edm_unified.report.ranking import problems
-from edm_unified.solvers import AnySolver
+from edm_unified.solvers import AnySolver, NoPredictor
 
 RECIPE = """
 title: made for a test
@@ -53,7 +53,7 @@ def test_all_is_every_solver_but_the_adaptive_ones() -> None:
     registry = get_args(AnySolver)
     adaptive = {cls for cls in registry if getattr(cls, "adaptive", False)}
     assert len(adaptive) >= 3
-    assert {type(solver) for solver in solver_set("all")} == set(registry) - adaptive
+    assert {type(solver) for solver in solver_set("all")} == set(registry) - adaptive - {NoPredictor}
 
 
 def test_deterministic_are_those_of_all_that_draw_no_noise() -> None:

@@ -70,8 +70,9 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("sample edm --class 3 --set denoiser=gaussian -q", "--class 3: must be None or -1: this denoiser has no classes, got 3"),
         ("sample edm --class 12 --set denoiser=empirical -q", "--class 12: must be one of 0..9 or -1 for all, got 12"),
         ("sample edm --set data=null", "edm: data: missing; gaussian_mixture is made from data, such as data: {kind: digits}"),
-        ("sample edm --set data={kind:image_folder}", "edm: data.kind: missing; choose from digits, image_folder, "
-         "arrays, torchvision, random_mixture (with --set data={kind:image_folder})"),
+        ("sample edm --set data={kind:image_folder}", "edm: data.kind: missing; choose from digits, photo_patches, "
+         "two_dimensional, fractal, random_mixture, signals, image_folder, arrays, torchvision, celeba, imagenet, "
+         "hugging_face (with --set data={kind:image_folder})"),
         ("sample edm --out /dev/null/x", "/dev/null/x: Not a directory"),
         ("sample edm --out /dev/null", "/dev/null: is a file; name a directory with --out"),
         ("sample edm --out /proc/nowhere", "/proc/nowhere: No such file or directory"),

@@ -87,7 +87,7 @@ FAULTS: list[tuple[str, Any, str]] = [
     ("title", 7, "title: must be text, got 7"),
     ("tilte", "x", (
         "tilte: unknown key; did you mean 'title'? "
-        "(recipe takes title, source, schedule, sampler, denoiser, data, preconditioning, objective)"
+        "(recipe takes title, source, schedule, sampler, denoiser, data, preconditioning, objective, network, training)"
     )),
     ("objective.noise.kind", "log_norml", "objective.noise.kind: unknown 'log_norml'; did you mean 'log_normal'?"),
     ("denoiser.covariance", "ful", "denoiser.covariance: unknown 'ful'; did you mean 'full'?"),
@@ -267,7 +267,7 @@ def test_an_override_may_add_a_component_fill_it_and_remove_it() -> None:
         ("sampler.solver.kind=hein", "--set sampler.solver.kind=hein: sampler.solver.kind: unknown 'hein'; did you mean 'heun'?"),
         ("sampler.solver.alpha=0.5", "--set sampler.solver.alpha=0.5: sampler.solver.alpha: unknown key; heun takes nothing"),
         ("smapler.solver=heun", "--set smapler.solver=heun: smapler: unknown key; did you mean 'sampler'? "
-         "(recipe takes title, source, schedule, sampler, denoiser, data, preconditioning, objective)"),
+         "(recipe takes title, source, schedule, sampler, denoiser, data, preconditioning, objective, network, training)"),
         ("sampler.steps.n", "--set sampler.steps.n: must be path=value, such as sampler.solver.kind=heun"),
         ("=3", "--set =3: must be path=value, such as sampler.solver.kind=heun"),
         ("sampler.steps.n.x=3", "--set sampler.steps.n.x=3: sampler.steps.n: has no parts of its own; set the whole value, sampler.steps.n=..."),
@@ -351,7 +351,8 @@ def test_what_no_file_can_say_is_not_dumped() -> None:
 def test_every_component_survives_the_codec_and_is_named_in_the_schema(family: str) -> None:
     union = FAMILIES[family]
     required = {"explicit": {"sigmas": (3.0, 1.0)}, "image_folder": {"path": "x"}, "arrays": {"path": "x"},
-                "torchvision": {"name": "MNIST", "root": "x"}}  # fmt: skip
+                "torchvision": {"name": "MNIST", "root": "x"}, "celeba": {"root": "x"}, "imagenet": {"root": "x"},
+                "hugging_face": {"path": "x"}, "checkpoint": {"path": "x"}}  # fmt: skip
     for kind, cls in codec.components(union).items():
         value = cls(**required.get(kind, {}))
         faults: list[codec.Fault] = []

@@ -13,7 +13,7 @@ from beartype import beartype
 from jaxtyping import TypeCheckError, jaxtyped
 
 import edm_unified as edm
-from edm_unified import metrics
+from edm_unified import metrics, networks
 
 
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,6 +59,25 @@ def test_exact_denoisers_return_what_they_say(method: str) -> None:
     for denoiser in (D, edm.exact.Gaussian(mean=[0.0, 1.0], cov=0.5), edm.exact.Empirical(D.sample(20))):
         out = _checked(getattr(type(denoiser), method))(denoiser, X, sigma)
         assert out.shape == ((6,) if method == "log_prob" else X.shape)
+
+
+@pytest.mark.parametrize(
+    ("config", "shape"),
+    [
+        (networks.MLP(width=8, blocks=1, noise_features=4), (2,)),
+        (networks.UNet(channels=8, multipliers=(1, 2), blocks=1, attention_resolutions=()), (3, 4, 6)),
+    ],
+    ids=["mlp", "unet"],
+)
+def test_networks_take_what_they_say(config: Any, shape: tuple[int, ...]) -> None:
+    network = config.build(shape, classes=3, augment=2)
+    forward = _checked(type(network).forward)
+    x, label, augment = torch.randn(4, *shape), torch.tensor([0, 1, 2, -1]), torch.zeros(4, 2)
+    assert forward(network, x, torch.zeros(4), label=label, augment=augment).shape == x.shape
+    with pytest.raises(TypeCheckError):
+        forward(network, x, torch.zeros(4), label=label[:3])
+    with pytest.raises(TypeCheckError):
+        forward(network, x, torch.zeros(1))
 
 
 def test_scalar_events_have_noise_of_their_own() -> None:

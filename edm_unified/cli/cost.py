@@ -1,0 +1,122 @@
+"""What ``edm-unified train --dry-run`` prints: the recipe as it was resolved, and what it costs. Nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edm_unified.recipe import Recipe
+
+_TORCHVISION = {"MNIST": (1, 28, 28), "FashionMNIST": (1, 28, 28), "CIFAR10": (3, 32, 32)}
+
+
+def describe(
+    name: str, recipe: Recipe, shape: tuple[int, ...] | None = None, classes: int | None = None
+) -> Iterator[str]:
+    """The lines. ``shape`` and ``classes`` say what the data are where they are not at hand.
+
+    Raises ``ValueError`` where a part that training needs is missing, or the network does not take the shape.
+    """
+    from edm_unified.networks import cost
+
+    network, settings = recipe.network, recipe.training
+    for part in ("data", "network", "preconditioning", "objective", "training"):
+        if getattr(recipe, part) is None:
+            raise ValueError(f"{name}: {part}: missing; training needs it")
+    assert network is not None
+    assert settings is not None
+    try:
+        shape, known, size = _data(recipe, shape, classes)
+        labels = known if settings.conditional else 0
+        augment = 0 if settings.augment is None else settings.augment.labels
+        if settings.conditional and not labels:
+            raise ValueError("training.conditional: the data have no labels; set conditional: false, or give --classes")
+        if size is not None and settings.batch > size:
+            raise ValueError(
+                f"training.batch: must not be more than the {size:,} samples of the data, got {settings.batch:,}"
+            )
+        try:
+            number = _parameters(network, shape, labels, augment)
+            work = cost.flops(network, shape, labels, augment)
+            micro = settings.batch // settings.accumulation
+            memory = {
+                count: cost.memory(
+                    network, shape, labels, augment, batch=count, averages=_averages(settings),
+                    precision=settings.precision, checkpoint_activations=settings.checkpoint_activations,
+                )
+                for count in dict.fromkeys((micro, 1))
+            }  # fmt: skip
+        except ValueError as error:
+            raise ValueError(f"network.{error}") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    yield recipe.dump()
+    backward = 4 if settings.checkpoint_activations else 3
+    yield f"data        {'×'.join(map(str, shape))}" + (f", {size:,} samples" if size is not None else ", not at hand")
+    if labels:
+        yield f"classes     {labels}"
+    yield f"parameters  {number:,} ({number / 1e6:.2f} M)"
+    yield f"FLOPs       {_large(work)} forward, about {_large(backward * work)} in training, per image"
+    yield f"training    {settings.images:,} images in {settings.steps:,} steps of {settings.batch:,}"
+    yield f"            about {_large(backward * work * settings.images)}FLOP in all"
+    for count, needs in memory.items():
+        parts = ", ".join(f"{field} {_bytes(value)}" for field, value in needs._asdict().items())
+        yield f"memory      {_bytes(needs.total)} at least, with {count:,} images at a time ({parts})"
+
+
+def _data(
+    recipe: Recipe, shape: tuple[int, ...] | None, classes: int | None
+) -> tuple[tuple[int, ...], int, int | None]:
+    """Shape, classes, and number of samples where the data are there."""
+    if shape is not None:
+        return shape, classes or 0, None
+    try:
+        dataset = recipe.load_data()
+    except (ValueError, OSError) as error:
+        outline = _outline(recipe.data)
+        if outline is None:
+            raise ValueError(f"{error}; or say what they are with --shape, e.g. --shape 3,32,32") from None
+        return outline[0], outline[1] if classes is None else classes, None
+    return dataset.shape, dataset.classes if classes is None else classes, len(dataset)
+
+
+def _outline(data: Any) -> tuple[tuple[int, ...], int] | None:
+    """The shape and the classes of data that are not at hand, as far as their component says."""
+    if getattr(data, "name", None) in _TORCHVISION:
+        return _TORCHVISION[data.name], 10
+    size = getattr(data, "size", None)
+    if size is None:
+        return None
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    known = {"imagenet": 1000, "celeba": 2 if getattr(data, "attribute", None) else 0}
+    return (getattr(data, "channels", 3), *sides), known.get(data.kind, 0)
+
+
+def _parameters(network: Any, shape: tuple[int, ...], classes: int, augment: int) -> int:
+    import torch
+
+    from edm_unified.networks import cost
+
+    with torch.device("meta"):
+        return cost.parameters(network.build(shape, classes, augment))
+
+
+def _averages(settings: Any) -> int:
+    if settings.ema is None:
+        return 0
+    return len(getattr(settings.ema, "stds", (0,)))
+
+
+def _large(value: float) -> str:
+    for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g} "
+
+
+def _bytes(value: float) -> str:
+    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f} B"

@@ -1,0 +1,234 @@
+"""``edm-unified train``: from a recipe to a checkpoint, with a log, pictures on the way, and a page of curves."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edm_unified._files import write_atomic
+from edm_unified.cli import options
+
+if TYPE_CHECKING:
+    import torch
+
+    from edm_unified.recipe import Recipe
+    from edm_unified.training.job import Job
+    from edm_unified.training.parallel import Team
+    from edm_unified.training.run import Run
+    from edm_unified.training.trained import Trained
+
+GRID = 64
+"""Samples that are drawn at intervals."""
+PAGE_EVERY = 60.0
+"""Seconds between two pages of a run that goes on: drawing one takes about a second."""
+
+
+def _sizes(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    try:
+        sizes = tuple(int(part) for part in value.split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise click.BadParameter(f"must be sizes with commas between, such as 3,32,32; got {value!r}")
+    return sizes
+
+
+@click.command(short_help="Train a network as a recipe says; continues what was interrupted.")
+@options.recipe_argument
+@options.sets
+@click.option("--out", type=click.Path(path_type=Path), help="Directory of the run.  [default: edm-runs/RECIPE]")
+@click.option("--dry-run", is_flag=True, help="Print the recipe and what it costs; train nothing.")
+@click.option(
+    "--shape", callback=_sizes, metavar="C,H,W", help="With --dry-run: of a sample, where the data are not at hand."
+)
+@click.option("--classes", type=click.IntRange(0), help="With --dry-run: of the data, where they are not at hand.")
+@click.option("--fresh", is_flag=True, help="Start over instead of continuing what is there.")
+@click.option("--device", help="Where to compute: cpu, cuda, cuda:1, mps.  [default: cuda if there is one, else cpu]")
+@click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads.  [default: all]")
+@click.option("--tensorboard", is_flag=True, help="Write RUN/tensorboard too (pip install edm_unified[tensorboard]).")
+@options.quiet
+def train(
+    recipe: str,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    dry_run: bool,
+    shape: tuple[int, ...] | None,
+    classes: int | None,
+    fresh: bool,
+    device: str | None,
+    threads: int | None,
+    tensorboard: bool,
+    quiet: bool,
+) -> None:
+    """Train the network of RECIPE, a shipped name or a YAML file with `network` and `training`, into a directory.
+
+    \b
+    checkpoints/    weights and averages as safetensors, the newest ones; what training continues from
+    log.jsonl       loss, also as a function of the noise level, norm of the gradient, rate, speed
+    samples/        drawn at intervals with the sampler of the recipe, from the average
+    report.html     the curves and the pictures on one page
+
+    The same command again continues an interrupted run, to the same weights bit for bit on one CPU. Several processes:
+
+    \b
+    torchrun --nproc-per-node=8 -m edm_unified train RECIPE --out RUN
+
+    \b
+    edm-unified train toy/train_2d --out run
+    edm-unified compare run --solver euler --solver heun
+    """
+    import torch
+
+    from edm_unified.training.parallel import team
+
+    resolved = options.load(recipe, overrides)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if dry_run:
+        from edm_unified.cli.cost import describe
+
+        for line in describe(recipe, resolved, shape, classes):
+            click.echo(line)
+        return
+    chosen = options.torch_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    directory = out or Path("edm-runs") / Path(recipe).stem
+    job = _job(recipe, resolved)
+    with team(chosen) as peers:
+        _train(resolved, job, directory, peers, fresh, quiet or not peers.leads, tensorboard and peers.leads)
+
+
+def _job(name: str, recipe: Recipe) -> Job:
+    """What is to be trained, with its data; and whether its own sampler will be able to use it, known beforehand."""
+    import torch
+
+    from edm_unified.denoiser import check_range
+
+    try:
+        job = recipe.job()
+        check_range(job.preconditioning, torch.tensor(recipe.levels, dtype=torch.float64))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    return job
+
+
+def _train(recipe: Recipe, job: Job, directory: Path, peers: Team, fresh: bool, quiet: bool, tensorboard: bool) -> None:
+    from edm_unified.training.run import Run
+
+    with (
+        Run(directory, job, peers, fresh) as run,
+        options.progress(not quiet) as bar,
+        _board(directory, tensorboard) as tell,
+    ):
+        began, steps, next_page = run.state.step, job.settings.steps, time.monotonic() + PAGE_EVERY
+        if began == steps and not quiet:
+            click.echo(f"{directory}: is finished; --fresh starts over", err=True)
+        for step in run.steps():
+            at = step.progress
+            text = f"loss {at.loss:.4g}  {at.images_per_second:.4g} images/s"
+            bar.update((at.step - began) * job.settings.batch, (steps - began) * job.settings.batch, text)
+            if step.line is not None:
+                tell(step.line)
+            if step.sample:
+                _picture(run, recipe, at.images, bar)
+            if peers.leads and (step.saved is not None or step.sample) and time.monotonic() > next_page:
+                _page(directory, recipe)
+                next_page = time.monotonic() + PAGE_EVERY
+        if peers.leads:
+            bar.say("writing the report")
+            _page(directory, recipe)
+    if not quiet:
+        click.echo(f"{directory}: {job.settings.images:,} images, {steps:,} steps")
+        click.echo(f"  report: {directory / 'report.html'}")
+        click.echo(f"  use it: edm-unified sample {directory}   edm-unified compare {directory} --solver fast")
+
+
+def _picture(run: Run, recipe: Recipe, images: int, bar: options.Progress) -> None:
+    """Samples of the average as it stands. What goes wrong here is told and does not end the training."""
+    denoiser = run.denoiser()  # all processes together
+    if not run.team.leads:
+        return
+    folder = run.directory / "samples"
+    try:
+        array = _draw(denoiser, recipe, run.job).numpy()
+    except (ValueError, FloatingPointError) as error:
+        bar.say(f"no samples at {images:,} images: {error}")
+        return
+    import numpy as np
+
+    from edm_unified.report import samples_grid_png
+
+    folder.mkdir(exist_ok=True)
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_atomic(folder / f"{images:012d}.npy", buffer.getvalue())
+    if array.ndim == 4 and array.shape[1] in (1, 3):
+        write_atomic(folder / f"{images:012d}.png", samples_grid_png(array, columns=round(len(array) ** 0.5)))
+
+
+def _draw(denoiser: Trained, recipe: Recipe, job: Job) -> torch.Tensor:
+    import torch
+
+    from edm_unified import sampling
+
+    sampler, where = recipe.sampler, next(denoiser.parameters()).device
+    label = denoiser.labels_for(GRID)
+    return sampling.sample(
+        denoiser,
+        sampling.unit_noise(GRID, denoiser.shape).to(where),
+        schedule=recipe.schedule,
+        steps=sampler.steps,
+        solver=sampler.solver,
+        renoising=sampler.renoising,
+        corrector=sampler.corrector,
+        head=sampler.head_for(job.dataset),
+        last=sampler.last,
+        dtype=torch.float32,
+        cond=None if label is None else {"label": label.to(where)},
+    ).cpu()
+
+
+def _page(directory: Path, recipe: Recipe) -> None:
+    from edm_unified.report import training as page
+    from edm_unified.training import log
+
+    lines = log.read(directory / "log.jsonl")
+    pictures = sorted((directory / "samples").glob("*.npy"))
+    write_atomic(directory / "report.html", page.build(recipe.title, recipe.source, recipe.dump(), lines, pictures))
+
+
+@contextlib.contextmanager
+def _board(directory: Path, wanted: bool) -> Iterator[Any]:
+    """A function that takes lines of the log; to TensorBoard where it is ``wanted``."""
+    if not wanted:
+        yield lambda line: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError("--tensorboard: is not installed; pip install edm_unified[tensorboard]") from None
+    last = max((int(line["step"]) for line in _lines(directory)), default=0)
+    with SummaryWriter(os.fspath(directory / "tensorboard"), purge_step=last + 1) as writer:
+
+        def tell(line: dict[str, Any]) -> None:
+            for name in ("loss", "grad_norm", "rate", "images_per_second"):
+                if line[name] is not None:
+                    writer.add_scalar(name, line[name], line["step"])
+            for sigma, loss, _ in line["bins"]:
+                writer.add_scalar(f"loss_at_sigma/{sigma:.4g}", loss, line["step"])
+
+        yield tell
+
+
+def _lines(directory: Path) -> list[dict[str, Any]]:
+    from edm_unified.training import log
+
+    return log.read(directory / "log.jsonl")

@@ -1,0 +1,210 @@
+"""The page of a training run: its curves, the loss as a function of σ, samples on the way, and its recipe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edm_unified.report import images
+from edm_unified.report.data import image_like
+from edm_unified.report.draw import Palette, dress, margins, svg
+from edm_unified.report.markup import cited, data_uri, document, figure, lines, table, text
+from edm_unified.report.panels import scatter_svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MOST_POINTS = 500
+_MOST_PICTURES = 10
+_STAGES = 4
+"""Stretches of the run whose loss is drawn against σ, each twice as long as the one before."""
+
+
+def build(title: str, source: str, recipe: str, log: Sequence[dict[str, Any]], pictures: Sequence[Path]) -> str:
+    """The page as one HTML document. ``log``: the lines of ``log.jsonl``; ``pictures``: ``.npy`` files of samples."""
+    sections = {
+        "summary": ("Summary", _summary(log)),
+        "curves": ("Curves", _curves(log)),
+        "levels": ("Loss against the noise level", _levels(log)),
+        "samples": ("Samples", _samples(pictures)),
+        "recipe": ("Recipe", f"<pre><code>{text(recipe)}</code></pre>"),
+    }
+    return document(title, lines(source) + _facts(log), sections)
+
+
+def _facts(log: Sequence[dict[str, Any]]) -> str:
+    if not log:
+        return ""
+    last = log[-1]
+    facts = {
+        "Images shown": f"{last['images']:,}",
+        "Steps": f"{last['step']:,}",
+        "Time": _duration(last["seconds"]),
+        "Images per second": f"{last['images_per_second']:,.4g}",
+    }
+    items = "".join(f"<div><dt>{text(k)}</dt><dd>{cited(v)}</dd></div>" for k, v in facts.items())
+    return f'<dl class="facts">{items}</dl>'
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.3g} s"
+
+
+def _summary(log: Sequence[dict[str, Any]]) -> str:
+    if not log:
+        return "<p>No line of the log yet.</p>"
+    tail = log[-max(1, len(log) // 10) :]
+    mean = math.fsum(line["loss"] for line in tail) / len(tail)
+    prose = f"<p class='finding'>The loss is {mean:.4g} over the last {len(tail)} lines of the log of {len(log)}"
+    prose += f", and was {log[0]['loss']:.4g} in the first.</p>"
+    rows = [
+        [f"{line['images']:,}", f"{line['loss']:.5g}", _or_none(line["grad_norm"]), f"{line['rate']:.3g}"]
+        for line in _thinned(log, 12)
+    ]
+    return prose + table(["images", "loss", "norm of the gradient", "learning rate"], rows, "The run in twelve lines")
+
+
+def _or_none(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _thinned(log: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of the entries, evenly, with the last."""
+    if len(log) <= most:
+        return list(log)
+    return [log[round(i * (len(log) - 1) / (most - 1))] for i in range(most)]
+
+
+def _curves(log: Sequence[dict[str, Any]]) -> str:
+    if len(log) < 2:
+        return ""
+    wanted = {
+        "loss": ("Loss", "Mean of λ ‖D − x_0‖² since the line before.", True),
+        "grad_norm": ("Norm of the gradient", "Mean since the line before, before clipping.", True),
+        "rate": ("Learning rate", "As the rule of the recipe sets it.", False),
+        "images_per_second": ("Images per second", "Since the run was started or resumed.", False),
+    }
+    drawn = ""
+    for name, (title, caption, logarithmic) in wanted.items():
+        points = [(line["images"], line[name]) for line in log if line[name] is not None]
+        points = _thinned(points, _MOST_POINTS)
+        if len(points) < 2:
+            continue
+
+        def draw(
+            canvas: Figure, palette: Palette, points: Any = points, title: str = title, high: bool = logarithmic
+        ) -> None:
+            ax = margins(canvas, 0.62)
+            dress(ax, palette, title, "images")
+            ax.plot(*zip(*points, strict=True), color=palette.line(0), linewidth=1.3)
+            _axes(ax, [value for _, value in points], high)
+
+        drawn += figure(svg(draw, f"curve-{name}", f"{title} against images shown"), text(caption))
+    return f'<div class="panels">{drawn}</div>'
+
+
+def _axes(ax: Axes, values: Sequence[float], logarithmic: bool) -> None:
+    if logarithmic and min(values) > 0:
+        ax.set_yscale("log")
+    elif min(values) >= 0:
+        ax.set_ylim(bottom=0, top=1.05 * max(values) or 1)
+    ax.set_xlim(left=0)
+
+
+def _levels(log: Sequence[dict[str, Any]]) -> str:
+    stages = [stage for stage in _stages(log) if stage[1]]
+    if not stages:
+        return ""
+
+    def loss(canvas: Figure, palette: Palette) -> None:
+        ax = margins(canvas, 0.62)
+        dress(ax, palette, "Weighted loss", "σ", "")
+        for i, (label, bins) in enumerate(stages):
+            sigmas = sorted(bins)
+            ax.plot(
+                sigmas, [bins[s][0] / bins[s][1] for s in sigmas], "o-", markersize=2.6, linewidth=1.2,
+                color=palette.line(i), label=label,
+            )  # fmt: skip
+        ax.set_xscale("log")
+        if all(total > 0 for _, bins in stages for total, _ in bins.values()):
+            ax.set_yscale("log")
+        ax.legend(frameon=False, labelcolor=palette.fg, fontsize=8)
+
+    def share(canvas: Figure, palette: Palette) -> None:
+        ax = margins(canvas, 0.62)
+        dress(ax, palette, "Where the samples were", "σ", "")
+        bins = stages[-1][1]
+        number = sum(count for _, count in bins.values())
+        sigmas = sorted(bins)
+        ax.plot(sigmas, [bins[s][1] / number for s in sigmas], "o-", markersize=2.6, color=palette.line(0))
+        ax.set_xscale("log")
+        ax.set_ylim(bottom=0)
+
+    captions = (
+        "λ(σ) ‖D − x_0‖² by noise level, in bins of a quarter of a decade, over stretches of the run. Where a curve "
+        "still falls from one stretch to the next there is more to be learnt.",
+        "The share of samples in each bin over the last stretch: p(σ).",
+    )
+    drawn = [svg(loss, "levels-loss", "Loss against the noise level"), svg(share, "levels-share", "Share of samples")]
+    plots = "".join(figure(plot, text(words)) for plot, words in zip(drawn, captions, strict=True))
+    return f'<div class="panels">{plots}</div>'
+
+
+def _stages(log: Sequence[dict[str, Any]]) -> list[tuple[str, dict[float, tuple[float, int]]]]:
+    """(words, {σ: (sum of losses, samples)}) for stretches of the run that double in length."""
+    if not log:
+        return []
+    edges = [log[-1]["images"] / 2**i for i in range(_STAGES, 0, -1)] + [log[-1]["images"]]
+    found = []
+    for low, high in zip([0, *edges[:-1]], edges, strict=True):
+        bins: dict[float, tuple[float, int]] = {}
+        for line in log:
+            if low < line["images"] <= high:
+                for sigma, loss, number in line["bins"]:
+                    total, count = bins.get(sigma, (0.0, 0))
+                    bins[sigma] = (total + loss * number, count + number)
+        found.append((f"to {high:,.0f} images", bins))
+    return found
+
+
+def _samples(pictures: Sequence[Path]) -> str:
+    shown = [(int(path.stem), np.load(path, allow_pickle=False)) for path in _thinned(pictures, _MOST_PICTURES)]
+    shown = [(at, array) for at, array in shown if np.isfinite(array).all()]
+    if not shown:
+        return ""
+    drawn, last = "", shown[-1][1]
+    limits = (0.0, 1.0, 0.0, 1.0) if image_like(last) or last.ndim > 2 else images.frame(last)
+    for at, array in shown:
+        caption = f"<b>{at:,}</b> images"
+        if image_like(array):
+            small = images.thumbnails(array, len(shown))
+            tiled = images.mosaic(small, images.columns_for(len(small), *small.shape[2:]))
+            zoom = max(1, round(216 / tiled.shape[1]))
+            source = data_uri(images.encode(tiled), "image/png")
+            size = f'width="{tiled.shape[1] * zoom}" height="{tiled.shape[0] * zoom}"'
+            drawn += figure(f'<img src="{source}" alt="Samples after {at:,} images" {size}>', caption)
+        elif array.ndim == 2:
+            drawn += figure(scatter_svg(array, limits, 0, f"scatter-{at}", f"Samples after {at:,} images"), caption)
+        else:
+            drawn += figure(_signals(array, at), caption)
+    return (
+        "<p>Drawn with the sampler of the recipe from the average of the weights, from the same noise each time.</p>"
+        f'<div class="pictures">{drawn}</div>'
+    )
+
+
+def _signals(array: np.ndarray, at: int) -> str:
+    def draw(canvas: Figure, palette: Palette) -> None:
+        ax = margins(canvas, 0.4)
+        dress(ax, palette)
+        for i, row in enumerate(array[:5].reshape(min(5, len(array)), -1)):
+            ax.plot(row, color=palette.line(i), linewidth=0.8)
+
+    return svg(draw, f"signals-{at}", f"Samples after {at:,} images")

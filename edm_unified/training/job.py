@@ -1,0 +1,95 @@
+"""What is trained: the parts of a recipe that training needs, with the data loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edm_unified.data import Dataset
+from edm_unified.denoiser import Preconditioned
+from edm_unified.networks import AnyNetwork
+from edm_unified.preconditioning import AnyPreconditioning
+from edm_unified.training import draws
+from edm_unified.training.noise import Sigma
+from edm_unified.training.objective import Objective
+from edm_unified.training.settings import Training
+
+
+@dataclass(frozen=True)
+class Job:
+    """The choices of a recipe, and the data. ``tree``: the recipe as plain data, ``text``: as YAML; for the record.
+
+    Raises ``ValueError`` naming the field where the parts do not fit each other.
+    """
+
+    network: AnyNetwork
+    preconditioning: AnyPreconditioning
+    objective: Objective
+    schedule: Sigma
+    settings: Training
+    dataset: Dataset
+    tree: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        settings, size = self.settings, len(self.dataset)
+        if settings.batch > size:
+            raise ValueError(
+                f"training.batch: must not be more than the {size:,} samples of the data, got {settings.batch:,}"
+            )
+        if settings.conditional and self.dataset.labels is None:
+            raise ValueError(
+                f"training.conditional: the data ({self.dataset.name}) have no labels; set conditional: false"
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return self.dataset.shape
+
+    @property
+    def classes(self) -> int:
+        """How many classes the network is told apart; 0 where it is not."""
+        return self.dataset.classes if self.settings.conditional else 0
+
+    @property
+    def augment(self) -> int:
+        """How many labels of the augmentation the network is given."""
+        return 0 if self.settings.augment is None else self.settings.augment.labels
+
+    def build(self) -> Trainee:
+        """The untrained network in its wrapping; the weights follow from the seed alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(draws.seed_of(self.settings.seed, draws.NETWORK))
+            try:
+                network = self.network.build(self.shape, self.classes, self.augment)
+            except ValueError as error:
+                raise ValueError(f"network.{error}") from None
+            return Trainee(Preconditioned(network, self.preconditioning), self.objective, self.schedule)
+
+
+class Trainee(nn.Module):
+    """All that learns, as one module, so that DDP and FSDP see one forward pass: the denoiser and its losses."""
+
+    def __init__(self, denoiser: Preconditioned, objective: Objective, schedule: Sigma) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.objective, self.schedule = objective, schedule
+        self.uncertainty = None if objective.uncertainty is None else objective.uncertainty.build()
+
+    @property
+    def network(self) -> nn.Module:
+        """F, which is averaged and saved."""
+        return self.denoiser.network  # type: ignore[return-value]
+
+    def forward(self, x0: Tensor, u: Tensor, n: Tensor, cond: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The losses (B,), and for the log the same without the learned uncertainty."""
+        losses = self.objective.losses(self.denoiser, x0, u, n, self.schedule, cond, self.uncertainty)
+        plain = losses.detach()
+        if self.uncertainty is not None:
+            log_variance = self.uncertainty(self.objective.noise.quantile(u, self.schedule)).detach().to(plain)
+            plain = (plain - log_variance) * log_variance.exp()
+        return losses, plain

@@ -1,0 +1,79 @@
+"""``log.jsonl``: a line for each interval, with the means over it. A run that is resumed rewrites its future."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from edm_unified._files import write_atomic
+from edm_unified.training.loop import Progress
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log. One that was cut off is left out, and all that follow it."""
+    found: list[dict[str, Any]] = []
+    if path.exists():
+        for line in path.read_bytes().splitlines(keepends=True):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break
+            if not line.endswith(b"\n") or not isinstance(entry, dict) or "step" not in entry:
+                break
+            found.append(entry)
+    return found
+
+
+class Log:
+    """The log of a run that stands at ``step``: what it says of later steps is dropped, they are to come again."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self._path = path
+        kept = [entry for entry in read(path) if entry["step"] <= step]
+        self.seconds = float(kept[-1]["seconds"]) if kept else 0.0
+        if path.exists() or kept:
+            write_atomic(path, "".join(_line(entry) for entry in kept))
+
+    def add(self, progress: Progress, seconds: float) -> dict[str, Any]:
+        """Append what ``progress`` knows; all of the line or nothing."""
+        record = progress.record
+        assert record is not None
+        entry: dict[str, Any] = {
+            "step": progress.step,
+            "images": progress.images,
+            "loss": record.loss,
+            "grad_norm": record.grad_norm if math.isfinite(record.grad_norm) else None,  # a skipped step of float16
+            "rate": progress.rate,
+            "images_per_second": round(progress.images_per_second, 2),
+            "seconds": round(self.seconds + seconds, 3),
+            "bins": [[float(f"{sigma:.4g}"), loss, number] for sigma, loss, number in record.bins],
+        }
+        handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            size = os.fstat(handle).st_size
+            try:
+                data = _line(entry).encode()
+                if os.write(handle, data) != len(data):
+                    raise OSError(28, os.strerror(28))
+            except OSError as error:
+                os.ftruncate(handle, size)
+                raise OSError(error.errno, error.strerror, str(self._path)) from None
+        finally:
+            os.close(handle)
+        return entry
+
+    def flush(self) -> None:
+        """On the disk, before a checkpoint that counts on it."""
+        if self._path.exists():
+            handle = os.open(self._path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry) + "\n"

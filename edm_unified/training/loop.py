@@ -1,0 +1,189 @@
+"""The loop: one step of the optimizer after another, told of as it goes.
+
+    for progress in train(job, state, team): ...
+
+A step takes the next ``batch`` positions of the order of the data, draws σ and n for each row, and follows the
+gradient of the objective. Whatever it needs beyond the state is a function of the step, and what it does to the state
+depends on nothing else: two runs that agree at a step agree at the next, bit for bit on one CPU.
+
+Row i of the batch is the same image with the same σ and n however many processes and micro-batches share the work.
+Process r of W takes of micro-batch a the rows from (aW + r)·B/(AW) on.
+
+Nothing here writes a file; :mod:`edm_unified.training.run` does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from edm_unified.data import batch as read
+from edm_unified.data import order
+from edm_unified.training import draws
+from edm_unified.training.job import Job
+from edm_unified.training.parallel import Team, synchronizing, whole
+from edm_unified.training.state import TrainState
+from edm_unified.training.tally import Record
+
+_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Progress(NamedTuple):
+    """What is known after ``step`` steps: ``images`` shown of ``total``.
+
+    ``loss`` and ``grad_norm`` are those of the last step that was looked at: this one on a CPU, the one before it on a
+    device, which is not waited for. ``images_per_second``: since this process began, without what the caller does
+    between steps. ``record``: means since the last one, where a line of the log is due.
+    """
+
+    step: int
+    images: int
+    total: int
+    loss: float
+    grad_norm: float
+    rate: float
+    images_per_second: float
+    record: Record | None
+
+
+class _Outcome(NamedTuple):
+    """A step that has been started, and may not have been looked at."""
+
+    step: int
+    loss: Tensor
+    grad_norm: Tensor
+    bad: Tensor | None
+    parts: list[tuple[Tensor, Tensor]]  # σ and losses of each micro-batch
+
+
+def train(job: Job, state: TrainState, team: Team) -> Iterator[Progress]:
+    """Take ``state`` from its step to the last one, in place; between two of what this yields it is whole.
+
+    Raises ``FloatingPointError`` naming the step and σ where a loss or a gradient is not finite.
+    """
+    settings = job.settings
+    share = settings.accumulation * team.size
+    if settings.batch % share:
+        raise ValueError(
+            f"training.batch: must be a multiple of accumulation × processes = {share}, got {settings.batch}"
+        )
+    state.model.train()
+    busy, first, pending = 0.0, state.step, None
+    outcome = (float("nan"), float("nan"))
+    while state.step < settings.steps:
+        began = time.perf_counter()
+        factor = settings.rate.factor(state.step * settings.batch)
+        for group, base in zip(state.optimizer.param_groups, state.rates, strict=True):
+            group["lr"] = base * factor
+        done = _step(job, state, team)
+        state.step += 1
+        look = team.device.type == "cpu" or any(settings.due(name, state.step) for name in ("log", "save", "snapshot"))
+        if pending is not None:
+            outcome = _checked(pending, state, team)
+        pending = done
+        if look:
+            outcome, pending = _checked(done, state, team), None
+        record = state.tally.read(team) if settings.due("log", state.step) else None
+        busy += time.perf_counter() - began
+        speed = (state.step - first) * settings.batch / busy
+        images = min(state.step * settings.batch, settings.images)
+        yield Progress(state.step, images, settings.images, *outcome, state.rates[0] * factor, speed, record)
+
+
+def _step(job: Job, state: TrainState, team: Team) -> _Outcome:
+    settings, device, scaler = job.settings, team.device, state.scaler
+    parameters = [p for p in state.trainee.parameters() if p.requires_grad]
+    state.optimizer.zero_grad(set_to_none=True)
+    parts = []
+    for part in range(settings.accumulation):
+        x0, u, n, cond = _inputs(job, state.step, part, team)
+        sigma = job.objective.noise.quantile(u, job.schedule)
+        with synchronizing(state.model, last=part == settings.accumulation - 1):
+            with torch.autocast(device.type, _TYPES[settings.precision], enabled=settings.precision != "float32"):
+                losses, plain = state.model(x0, u, n, cond)
+            scaler.scale(losses.mean() / settings.accumulation).backward()
+        state.tally.add(sigma, plain)
+        parts.append((sigma, losses.detach()))
+    scaler.unscale_(state.optimizer)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = whole(nn.utils.get_total_norm(gradients))
+    if settings.clip is not None:
+        nn.utils.clip_grads_with_norm_(parameters, settings.clip, norm)
+    state.tally.step(norm, team.leads)
+    scaler.step(state.optimizer)
+    scaler.update()
+    after = getattr(state.trainee.network, "after_step", None)
+    if after is not None:
+        after()
+    if state.averages is not None:
+        state.averages.update((state.step + 1) * settings.batch, settings.batch)
+    loss = torch.stack([losses.mean() for _, losses in parts]).mean()
+    bad = None
+    if scaler.is_enabled():  # an overflow of the gradient is its business; a loss that is not finite is ours
+        bad = team.add((~torch.isfinite(loss)).float())
+    return _Outcome(state.step + 1, loss, norm, bad, parts)
+
+
+def _inputs(job: Job, step: int, part: int, team: Team) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+    """x_0, u, n and the conditions of this process's rows of a micro-batch."""
+    settings, device, dataset = job.settings, team.device, job.dataset
+    seed, batch = settings.seed, settings.batch
+    rows = batch // (settings.accumulation * team.size)
+    first = (part * team.size + team.rank) * rows
+    mine = slice(first, first + rows)
+    chosen = order.indices(len(dataset), draws.seed_of(seed, draws.ORDER), step * batch + first, rows)
+    x0, labels = read(dataset, chosen)
+    if not bool(torch.isfinite(x0).all()):
+        bad = int((~torch.isfinite(x0)).flatten(1).any(1).nonzero()[0])
+        raise ValueError(f"data: NaN or infinity in sample {int(chosen[bad])} of {dataset.name}")
+    x0 = x0.to(device, non_blocking=True)
+    spread = draws.spread if settings.stratified else draws.uniforms
+    u = spread((seed, draws.LEVELS, step), batch)[mine].to(device, non_blocking=True)
+    n = draws.normals((seed, draws.NOISE, step), first, rows, job.shape, device, batch)
+    cond: dict[str, Any] = {}
+    if settings.conditional and labels is not None:
+        if settings.label_dropout:
+            kept = draws.uniforms((seed, draws.LABELS, step), batch)[mine] >= settings.label_dropout
+            labels = torch.where(kept, labels, -1)
+        cond["label"] = labels.to(device, non_blocking=True)
+    if settings.augment is not None:
+        x0, told = settings.augment.apply(x0, draws.seed_of(seed, draws.AUGMENT, step), first)
+        if settings.augment.labels:
+            cond["augment"] = told
+    if settings.channels_last and x0.ndim == 4:
+        x0 = x0.to(memory_format=torch.channels_last)
+    torch.manual_seed(draws.seed_of(seed, draws.NETWORK, step, first))  # for dropout
+    return x0, u, n, cond
+
+
+def _checked(outcome: _Outcome, state: TrainState, team: Team) -> tuple[float, float]:
+    """Loss and norm of a step as numbers. Raises ``FloatingPointError`` unless they are finite."""
+    loss, norm = float(outcome.loss), float(outcome.grad_norm)
+    if outcome.bad is not None:
+        failed = bool(outcome.bad) or state.scaler.get_scale() < 2**-20
+    else:
+        failed = not bool(torch.isfinite(outcome.grad_norm))  # the same for all processes: they fail together
+    if failed:
+        raise FloatingPointError(_blame(outcome, team))
+    return loss, norm
+
+
+def _blame(outcome: _Outcome, team: Team) -> str:
+    sigma = torch.cat([sigma.to(losses.device) for sigma, losses in outcome.parts])
+    losses = torch.cat([losses for _, losses in outcome.parts])
+    mine = sigma[~torch.isfinite(losses)].tolist()
+    wrong = sorted(value for part in team.all_of(mine) for value in part)
+    remedy = "lower training.optimizer.lr, set training.clip, or look at the data"
+    if wrong:
+        levels = f"{wrong[0]:.6g}" if len(wrong) == 1 else f"{wrong[0]:.6g} to {wrong[-1]:.6g}"
+        where = f"in step {outcome.step}, for {len(wrong)} samples, at sigma = {levels}"
+        return f"training: the loss is not finite {where}; {remedy}"
+    worst = int(losses.argmax())
+    return (
+        f"training: the gradient is not finite in step {outcome.step}; the losses are, the largest is "
+        f"{float(losses[worst]):.4g} at sigma = {float(sigma[worst]):.6g}; {remedy}"
+    )

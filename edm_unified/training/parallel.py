@@ -1,0 +1,122 @@
+"""One process or many: who this one is, and what they do together.
+
+``torchrun --nproc-per-node=8 -m edm_unified train RECIPE --out RUN`` starts processes that find each other through
+the environment. Each takes its share of every batch; gradients are averaged by DDP, or weights, gradients, optimizer
+and averages are cut up among the processes by FSDP2 (``fully_shard``). Under one process all of this does nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+class Team(NamedTuple):
+    """This process among the others, and where it computes."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes files and speaks."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.size > 1:
+            distributed.barrier()
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """``tensor`` summed over the processes, in place."""
+        if self.size > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def all_of(self, value: Any) -> list[Any]:
+        """``value`` of every process, by rank."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        distributed.all_gather_object(found, value)
+        return found
+
+
+@contextmanager
+def team(device: torch.device) -> Iterator[Team]:
+    """This process and its peers, where ``torchrun`` started several; just this one otherwise."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield Team(device)
+        return
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    own = not distributed.is_initialized()
+    if own:
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Team(device, distributed.get_rank(), distributed.get_world_size())
+    finally:
+        if own:
+            distributed.destroy_process_group()
+
+
+def spread(module: nn.Module, how: Literal["ddp", "fsdp"], team: Team) -> nn.Module:
+    """``module`` as the processes share it. With ``fsdp`` it is changed in place and returned."""
+    if how == "fsdp" and (team.size > 1 or distributed.is_initialized()):
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh(team.device.type, (team.size,))
+        for block in _blocks(module):
+            fully_shard(block, mesh=mesh)
+        fully_shard(module, mesh=mesh)
+        return module
+    if team.size == 1:
+        return module
+    from torch.nn.parallel import DistributedDataParallel
+
+    ids = [team.device.index] if team.device.type == "cuda" else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the option has another name in new versions, old ones lack it
+        # weights are equal by their seed, and buffers are constants
+        return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def _blocks(module: nn.Module) -> list[nn.Module]:
+    """The repeated parts of a network, which are gathered one at a time: the members of its lists of modules."""
+    lists = [child for child in module.modules() if isinstance(child, nn.ModuleList)]
+    inner = {id(grandchild) for entry in lists for child in entry for grandchild in child.modules()} - {
+        id(child) for entry in lists for child in entry
+    }
+    outermost = [entry for entry in lists if id(entry) not in inner]
+    return [child for entry in outermost for child in entry if any(p.requires_grad for p in child.parameters())]
+
+
+@contextmanager
+def synchronizing(module: nn.Module, last: bool) -> Iterator[None]:
+    """Gradients are exchanged in the backward pass of the ``last`` micro-batch only."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    with contextlib.ExitStack() as stack:
+        if isinstance(module, DistributedDataParallel) and not last:
+            stack.enter_context(module.no_sync())
+        elif hasattr(module, "set_requires_gradient_sync"):
+            fully_sharded: Any = module
+            fully_sharded.set_requires_gradient_sync(last)
+        yield
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be cut up among the processes, put together again. All processes must call this."""
+    full: Any = getattr(tensor, "full_tensor", None)
+    return tensor if full is None else full()  # type: ignore[no-any-return]

@@ -1,0 +1,238 @@
+"""The directory of a run: what is there is whole, and what was cut off is not there.
+
+    recipe.yaml, run.json     the recipe, to be read, and as plain data, to be compared with
+    checkpoints/000000200000/ see :mod:`edm_unified.training.checkpoint`; the newest ones
+    snapshots/                averages by power functions, from which any length is put together afterwards
+    log.jsonl                 loss, as a function of σ too, norm of the gradient, rate, speed
+
+A kill at any moment, or a full disk, loses the steps since the last checkpoint and nothing else: the same command again
+takes up its state and takes the same steps. One run at a time may write.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, NamedTuple
+
+from torch import Tensor
+
+from edm_unified._files import write_atomic
+from edm_unified.training import checkpoint, plain
+from edm_unified.training.checkpoint import Average
+from edm_unified.training.disk import Naming, sync
+from edm_unified.training.job import Job
+from edm_unified.training.log import Log
+from edm_unified.training.loop import Progress, train
+from edm_unified.training.parallel import Team, whole
+from edm_unified.training.state import TrainState
+from edm_unified.training.trained import Trained
+
+_OURS = ("recipe.yaml", "run.json", "checkpoints", "snapshots", "log.jsonl", "samples", "report.html", "tensorboard")
+FREE = ("title", "source", "sampler", "denoiser")
+"""Keys of a recipe that training does not depend on."""
+
+
+def claim(directory: Path) -> IO[str]:
+    """An open file: until it is closed, or the process ends, no other may write to ``directory``.
+
+    Raises ``ValueError`` where another process has it.
+    """
+    lock = open(directory / ".lock", "w")  # noqa: SIM115  # held until the caller closes it
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise ValueError(f"{directory}: another run is writing here; wait for it, or name another with --out") from None
+    return lock
+
+
+class Step(NamedTuple):
+    """A step taken: what is known of it, the line that was logged, the checkpoint written, and what is due."""
+
+    progress: Progress
+    line: dict[str, Any] | None
+    saved: Path | None
+    sample: bool
+
+
+class Run:
+    """Opens ``directory`` for ``job``, at the state it was left in; ``fresh`` removes an earlier run in it.
+
+    Raises ``ValueError`` where another run is writing to it, where it was begun with another recipe (naming the first
+    key that differs), and where its state is damaged; ``OSError`` where it cannot be written.
+    """
+
+    def __init__(self, directory: Path, job: Job, team: Team, fresh: bool = False) -> None:
+        self.directory, self.job, self.team = directory, job, team
+        self._lock: IO[str] | None = None
+        if team.leads:
+            self._claim(fresh)
+        team.wait()
+        try:
+            self.state = TrainState.start(job, team)
+            self._resume()
+            self._log = Log(directory / "log.jsonl", self.state.step) if team.leads else None
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the directory free."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def _claim(self, fresh: bool) -> None:
+        directory, job = self.directory, self.job
+        if directory.exists() and not directory.is_dir():
+            raise ValueError(f"{directory}: is a file; name a directory with --out")
+        directory.mkdir(parents=True, exist_ok=True)
+        self._lock = claim(directory)
+        try:
+            if fresh:
+                for name in _OURS:
+                    path = directory / name
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            self._same_recipe()
+            for name in ("checkpoints", "snapshots"):
+                (directory / name).mkdir(exist_ok=True)
+            for path in (directory / "checkpoints").glob(".*"):  # cut off
+                shutil.rmtree(path)
+            write_atomic(directory / "run.json", json.dumps({"recipe": job.tree}, indent=1) + "\n")
+            write_atomic(directory / "recipe.yaml", job.text)
+        except BaseException:
+            self.close()
+            raise
+
+    def _same_recipe(self) -> None:
+        file = self.directory / "run.json"
+        if not file.exists():
+            if checkpoint.folders(self.directory):
+                raise ValueError(f"{self.directory}: has checkpoints but no run.json; start over with --fresh")
+            return
+        try:
+            before = json.loads(file.read_text("utf-8"))["recipe"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ValueError(f"{file}: cannot be read; start over with --fresh") from None
+        now = json.loads(json.dumps(self.job.tree))
+        old, new = ({key: value for key, value in tree.items() if key not in FREE} for tree in (before, now))
+        key = plain.first_difference(old, new)
+        if key is not None:
+            raise ValueError(
+                f"{self.directory}: was begun with another recipe: {key} was {_value(before, key)} and is "
+                f"{_value(now, key)}; name another directory with --out, or start over with --fresh"
+            )
+
+    def _resume(self) -> None:
+        found = checkpoint.folders(self.directory)
+        if not found:
+            return
+        state = found[-1] / "state"
+        if not state.is_dir():
+            raise ValueError(f"{found[-1]}: has no state to continue from; start over with --fresh")
+        self.state.load(state, self.team)
+
+    def steps(self) -> Iterator[Step]:
+        """Train to the end, writing the log and the checkpoints."""
+        job, settings, team = self.job, self.job.settings, self.team
+        began = time.perf_counter()
+        for progress in train(job, self.state, team):
+            step, line, saved = progress.step, None, None
+            if progress.record is not None and self._log is not None:
+                line = self._log.add(progress, time.perf_counter() - began)
+            if settings.due("snapshot", step):
+                self._snapshot(progress.images)
+            if settings.due("save", step):
+                saved = self._save(progress.images)
+            yield Step(progress, line, saved, settings.due("sample", step))
+
+    def averages(self) -> list[Average]:
+        """The raw weights and every average, whole and on the CPU. All processes together."""
+        network = self.state.trainee.network
+        found = [Average(0.0, dict(network.state_dict()))]
+        if self.state.averages is not None:
+            found += [Average(std, weights) for std, weights in self.state.averages.weights()]
+        return [Average(std, {k: _here(v) for k, v in weights.items()}) for std, weights in found]
+
+    def denoiser(self) -> Trained:
+        """The denoiser as it stands, by its first average. All processes together; for looking at samples."""
+        averages = self.averages()
+        trainee = self.job.build()
+        trainee.network.load_state_dict(averages[min(1, len(averages) - 1)].weights)
+        return Trained(trainee.denoiser, checkpoint.about(self.job, self.state.step)).to(self.team.device)
+
+    def _save(self, images: int) -> Path:
+        """A checkpoint under its name when it is whole; then those before the newest ones go."""
+        team, place = self.team, self.directory / "checkpoints"
+        final, partial = place / f"{images:012d}", place / f".{images:012d}"
+        if self._log is not None:
+            self._log.flush()
+        averages = self.averages()
+        if team.leads:
+            shutil.rmtree(partial, ignore_errors=True)
+            with Naming(final):
+                partial.mkdir()
+        team.wait()
+        try:
+            with Naming(final):
+                self.state.save(partial / "state", team)
+                if team.leads:
+                    checkpoint.write(partial, self.job, self.state.step, averages)
+        except BaseException:
+            if team.leads:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        if team.leads:
+            if final.exists():  # of a run that was taken back to an earlier checkpoint
+                shutil.rmtree(final)
+            os.replace(partial, final)
+            sync(place)
+            self._prune()
+        team.wait()
+        return final
+
+    def _prune(self) -> None:
+        found = checkpoint.folders(self.directory)
+        for folder in found[: -self.job.settings.keep]:
+            gone = folder.with_name(f".{folder.name}")
+            os.replace(folder, gone)
+            shutil.rmtree(gone, ignore_errors=True)
+        for folder in found[-self.job.settings.keep : -1]:
+            shutil.rmtree(folder / "state", ignore_errors=True)
+
+    def _snapshot(self, images: int) -> None:
+        """The averages by power functions as they are now."""
+        averages = self.state.averages
+        if averages is None or not averages.snapshots:
+            return
+        from safetensors.torch import save
+
+        found = {f"{std:.6g}/{k}": _here(v) for std, weights in averages.weights() for k, v in weights.items()}
+        if self.team.leads:
+            file = self.directory / "snapshots" / f"{images:012d}.safetensors"
+            write_atomic(file, save(found, metadata={"recipe": checkpoint.fingerprint(self.job.text)}))
+
+
+def _here(tensor: Tensor) -> Tensor:
+    return whole(tensor.detach()).to("cpu", copy=True).contiguous()
+
+
+def _value(tree: Any, path: str) -> str:
+    for key in path.split("."):
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    text = json.dumps(tree)
+    return text if len(text) <= 60 else text[:57] + "..."

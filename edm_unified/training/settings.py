@@ -1,0 +1,93 @@
+"""How long, how fast and on what a network is trained: the ``training:`` of a recipe.
+
+Everything is counted in *images shown*, the unit in which EDM and EDM2 state their lengths, rates and half-lives. A
+step shows ``batch`` images, whatever the number of processes and of accumulated micro-batches: these only say how the
+work is cut up, not what is computed.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from edm_unified._component import component, count, nonnegative, positive
+from edm_unified.training.augment import AnyAugment
+from edm_unified.training.ema import AnyEMA, HalfLife
+from edm_unified.training.optimizers import Adam, AnyOptimizer
+from edm_unified.training.rates import MOST_IMAGES, AnyRate, Constant
+
+
+@component
+class Training:
+    """The length of the training, its batch, optimizer and averages; see ``docs/training.md``.
+
+    ``images``: images shown in all; the last step may go over. ``batch``: images of one step of the optimizer, over
+    all processes and all ``accumulation`` micro-batches. ``conditional``: feed the labels of the data to the network;
+    ``label_dropout``: the share of them replaced by "none", for classifier-free guidance. ``stratified``: spread the
+    noise levels of a batch evenly, u_i = (π(i) + U_i)/B, which has the same expectation and less variance.
+
+    ``clip``: the largest norm of the gradient, null for no limit. ``precision``: of the network's forward pass;
+    weights, gradients, optimizer and averages stay float32. ``parallel``: what several processes under ``torchrun``
+    do: ``ddp`` keeps the weights on each, ``fsdp`` cuts them up among them (FSDP2).
+
+    ``log_every``, ``save_every``, ``sample_every``, ``snapshot_every``: in images. Null: every hundredth, twentieth,
+    tenth and fiftieth of the length. ``keep``: how many checkpoints stay. Snapshots of power-function averages, which
+    a length chosen afterwards is put together from, all stay.
+    """
+
+    images: int
+    batch: int = 512
+    accumulation: int = 1
+    conditional: bool = False
+    label_dropout: float = 0.0
+    augment: AnyAugment | None = None
+    stratified: bool = False
+    optimizer: AnyOptimizer = Adam()
+    rate: AnyRate = Constant()
+    ema: AnyEMA | None = HalfLife()
+    clip: float | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False
+    checkpoint_activations: bool = False
+    channels_last: bool = False
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    seed: int = 0
+    log_every: int | None = None
+    save_every: int | None = None
+    sample_every: int | None = None
+    snapshot_every: int | None = None
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        count("images", self.images, most=MOST_IMAGES)
+        count("batch", self.batch)
+        count("accumulation", self.accumulation)
+        if self.batch % self.accumulation:
+            raise ValueError(f"accumulation: must divide batch {self.batch}, got {self.accumulation}")
+        nonnegative("label_dropout", self.label_dropout)
+        if self.label_dropout > 1:
+            raise ValueError(f"label_dropout: must be a share from 0 to 1, got {self.label_dropout!r}")
+        if self.label_dropout and not self.conditional:
+            raise ValueError("label_dropout: there are no labels to drop; set conditional: true, or leave it out")
+        if self.clip is not None:
+            positive("clip", self.clip)
+        count("seed", self.seed, least=0, most=2**63 - 1)
+        for name in ("log_every", "save_every", "sample_every", "snapshot_every"):
+            if getattr(self, name) is not None:
+                count(name, getattr(self, name), most=MOST_IMAGES)
+        count("keep", self.keep)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the optimizer."""
+        return -(-self.images // self.batch)
+
+    def every(self, name: Literal["log", "save", "sample", "snapshot"]) -> int:
+        """The interval of that name, in images."""
+        parts = {"log": 100, "save": 20, "sample": 10, "snapshot": 50}
+        given: int | None = getattr(self, f"{name}_every")
+        return given if given is not None else -(-self.images // parts[name])
+
+    def due(self, name: Literal["log", "save", "sample", "snapshot"], step: int) -> bool:
+        """Whether the first ``step`` steps end on, or have just gone over, a multiple of that interval, or the end."""
+        interval = self.every(name)
+        return step == self.steps or step * self.batch // interval > (step - 1) * self.batch // interval

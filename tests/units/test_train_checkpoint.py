@@ -1,0 +1,215 @@
+"""What a run leaves behind: a denoiser that loads without pickle, and one line for whatever is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from training_example import recipe
+
+import edm_unified as edm
+from edm_unified import denoisers
+from edm_unified.training import checkpoint, posthoc
+from edm_unified.training.ema import gamma_of
+from edm_unified.training.parallel import Team
+from edm_unified.training.run import Run
+
+CPU = Team(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("finished") / "run"
+    with Run(path, recipe().job(), CPU) as run:
+        for _ in run.steps():
+            pass
+    return path
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy to be damaged."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def newest(run: Path) -> Path:
+    return checkpoint.folders(run)[-1]
+
+
+def test_a_loaded_denoiser_is_the_one_that_was_trained(tmp_path: Path) -> None:
+    with Run(tmp_path, recipe("training.images=64").job(), CPU) as run:
+        for _ in run.steps():
+            pass
+        trained = run.state.trainee.denoiser.eval()
+        shown = run.denoiser()
+    x, sigma, label = torch.randn(4, 2), torch.tensor([0.1, 1.0, 5.0, 50.0]), torch.tensor([0, 1, 2, -1])
+    raw = edm.load(tmp_path, ema=0)
+    assert not raw.training
+    assert raw.shape == (2,)
+    assert raw.classes == 3
+    assert torch.equal(raw(x, sigma, label=label), trained(x, sigma, label=label))
+    assert torch.equal(edm.load(tmp_path)(x, sigma, label=label), shown(x, sigma, label=label))  # the first average
+    assert torch.equal(edm.load(tmp_path, ema=0.05)(x, sigma), edm.load(tmp_path)(x, sigma, label=-1))
+    assert not torch.equal(edm.load(tmp_path, ema=0.1)(x, sigma), raw(x, sigma))
+
+
+def test_one_checkpoint_of_several_can_be_named(run: Path) -> None:
+    first, *_, last = checkpoint.folders(run)
+    x = torch.randn(3, 2)
+    assert torch.equal(edm.load(last)(x, 1.0), edm.load(run)(x, 1.0))
+    assert not torch.equal(edm.load(first)(x, 1.0), edm.load(run)(x, 1.0))
+    meta = json.loads((last / "checkpoint.json").read_text())
+    assert (meta["images"], meta["shape"], meta["classes"], meta["data"]["shift"]) == (320, [2], 3, [0.0])
+
+
+def test_no_pickle_is_opened(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("pickle")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    monkeypatch.setattr(torch, "load", refuse)
+    edm.load(run)
+
+
+@pytest.mark.parametrize("label", [3, -2, [0, 9, 1], 0.5])
+def test_a_label_that_there_is_not_is_refused(finished: Path, label: Any) -> None:
+    with pytest.raises(ValueError, match="label: must"):
+        edm.load(finished)(torch.randn(3, 2), 1.0, label=torch.tensor(label))
+
+
+def test_a_network_that_always_saw_a_class_wants_one(tmp_path: Path) -> None:
+    with Run(tmp_path, recipe("training.images=32", "training.label_dropout=0").job(), CPU) as run:
+        for _ in run.steps():
+            pass
+    D = edm.load(tmp_path)
+    with pytest.raises(ValueError, match=r"label: must be from 0 to 2, got -1"):
+        D(torch.randn(3, 2), 1.0)
+    drawn = D.labels_for(2000, seed=3)
+    assert drawn is not None
+    assert torch.equal(D.labels_for(5, seed=3, first=7), drawn[7:12])  # sample i has its class in any batch
+    counts = torch.tensor(D.about["class_counts"]).double()
+    # binomial: five standard deviations of a share out of 2000
+    assert (torch.bincount(drawn) / 2000 - counts / counts.sum()).abs().max() < 5 * (0.25 / 2000) ** 0.5
+
+
+def _cut(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def _edited(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(bytes(data))
+
+
+def _of_another(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors, folder / "model.safetensors", metadata={"recipe": "0123456789abcdef"})
+
+
+def _json(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        meta = json.loads((folder / "checkpoint.json").read_text())
+        change(meta)
+        (folder / "checkpoint.json").write_text(json.dumps(meta))
+
+    return damage
+
+
+def _not_json(folder: Path) -> None:
+    (folder / "checkpoint.json").write_text("{")
+
+
+def _missing(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_cut, "model.safetensors: not a readable safetensors file, it was cut off or changed"),
+        (_edited, "model.safetensors: was changed after it was written"),
+        (_of_another, "model.safetensors: is a checkpoint of another recipe than checkpoint.json beside it"),
+        (_missing, "model.safetensors: is missing"),
+        (_not_json, "checkpoint.json: cannot be read"),
+        (_json(lambda meta: meta.update(format="other")), "checkpoint.json: is not an edm_unified checkpoint 1"),
+        (_json(lambda meta: meta.pop("network")), "checkpoint.json: has no 'network'"),
+        (_json(lambda meta: meta["network"].update(width=32)), "has shape (16, 8), the network's is (32, 8)"),
+        (_json(lambda meta: meta["network"].update(blocks=2)), "it is of another network"),
+        (_json(lambda meta: meta["network"].update(kind="mlpp")), "unknown 'mlpp'"),
+        (_json(lambda meta: meta["network"].update(wide=3)), "wide: MLP has no such field"),
+    ],
+)
+def test_what_is_wrong_with_a_checkpoint_is_one_line_and_the_run_goes_on(
+    run: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    damage(newest(run))
+    with pytest.raises(ValueError, match="000000000320") as caught:
+        edm.load(run, ema=0)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with Run(run, recipe().job(), CPU) as again:  # its state is whole
+        assert again.state.step == 10
+
+
+def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name, what in (("nothing", "no such run"), ("file", "a file, not a run"), (".", "no checkpoint in it")):
+        with pytest.raises(ValueError, match=what):
+            edm.load(tmp_path / name)
+
+
+def test_an_average_that_there_is_not_is_refused(finished: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no average of 0.2; it has 0.05, 0.1, and 0 for the raw weights"):
+        edm.load(finished, ema=0.2)
+
+
+def test_the_denoiser_of_a_recipe(finished: Path) -> None:
+    data = recipe().data
+    assert data is not None
+    D = denoisers.Checkpoint(str(finished)).build(data.load())
+    assert D.shape == (2,)
+    with pytest.raises(ValueError, match=r"was trained on samples of shape \(2,\), the data have \(1, 8, 8\)"):
+        denoisers.Checkpoint(str(finished)).build(edm.data.Digits().load())
+
+
+def test_averages_after_the_training(run: Path) -> None:
+    """A length that was kept comes back as it is; another is the weighted mean that its profile says."""
+    before = edm.load(run, ema=0.1).state_dict()
+    made = posthoc.write(run, (0.1, 0.15))
+    assert [(m.std, m.images) for m in made] == [(0.1, 320), (0.15, 320)]
+    assert made[0].mismatch < 1e-5  # the square root of the rounding of a sum of squares
+    for name, tensor in edm.load(run, ema=0.1).state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=1e-5, atol=1e-6)
+    snapshots = [load_file(file) for file in sorted((run / "snapshots").glob("*.safetensors"))]
+    times = [float(file.stem) for file in sorted((run / "snapshots").glob("*.safetensors"))]
+    profiles = [(t, gamma_of(std)) for t in times for std in (0.05, 0.1)]
+    shares = posthoc.reconstruct(profiles, (320.0, 0.15))
+    name = "blocks.0.inner.weight"
+    parts = [snapshot[f"{std}/{name}"] for snapshot in snapshots for std in (0.05, 0.1)]
+    expected = sum(share * part.double() for share, part in zip(shares, parts, strict=True))
+    found = edm.load(run, ema=0.15).state_dict()[f"denoiser.network.{name}"]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-7)
+    assert [entry["std"] for entry in checkpoint.read_meta(newest(run))["weights"]] == [0.0, 0.05, 0.1, 0.15]
+
+
+def test_averages_need_snapshots_and_sound_ones(run: Path, tmp_path: Path) -> None:
+    with Run(tmp_path / "half", recipe("training.images=32", "training.ema=half_life").job(), CPU) as half:
+        for _ in half.steps():
+            pass
+    with pytest.raises(ValueError, match=r"has no snapshots .* train with ema: \{kind: power\}"):
+        posthoc.write(tmp_path / "half", (0.1,))
+    file = next((run / "snapshots").glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(ValueError, match="not a readable snapshot"):
+        posthoc.write(run, (0.1,))
