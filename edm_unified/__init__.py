@@ -36,6 +36,7 @@ _MODULES = (
     "report",
     "schedules",
     "solvers",
+    "thresholding",
     "training",
 )
 _NAMES = {
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
         report,
         schedules,
         solvers,
+        thresholding,
         training,
     )
     from edm_unified.denoiser import Counted, Denoiser, Preconditioned

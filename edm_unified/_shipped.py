@@ -95,6 +95,7 @@ FAMILIES = {
     "renoising": "renoising",
     "correctors": "correctors",
     "heads": "heads",
+    "thresholds": "thresholding",
     "preconditioning": "preconditioning",
     "noise": "training/noise",
     "weights": "training/weights",

@@ -24,7 +24,7 @@ def list_components(families: tuple[str, ...]) -> None:
     """Name every component with its parameters and their defaults, and the shipped recipes.
 
     \b
-    FAMILY is any of: recipes, schedules, steps, solvers, renoising, correctors,
+    FAMILY is any of: recipes, schedules, steps, solvers, renoising, correctors, heads, thresholds,
     preconditioning, noise, weights, matching, uncertainty, data, denoisers,
     networks, optimizers, rates, averages, augmentations. Without it, all are listed.
     """
@@ -48,6 +48,7 @@ _WHERE = {
     "renoising": "sampler.renoising:",
     "correctors": "sampler.corrector:",
     "heads": "sampler.head:",
+    "thresholds": "sampler.threshold:",
     "preconditioning": "preconditioning:",
     "noise": "objective.noise:",
     "weights": "objective.weight:",

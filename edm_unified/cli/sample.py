@@ -116,7 +116,7 @@ def _draw(
 
         with _naming(name):
             x = sampling.sample(
-                denoiser,
+                recipe.sampler.within(denoiser),
                 sampling.unit_noise(size, built.shape, seed=seed, first=first).to(device),
                 schedule=recipe.schedule,
                 steps=recipe.sampler.steps,

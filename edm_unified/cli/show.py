@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edm_unified import _shipped
-from edm_unified._files import write_atomic
 from edm_unified.cli import options
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ _SYMBOLS = {
     "levels": "levels",
     "walk": "walk",
     "corrector": "step size",
+    "D": "D",
 }
 _LAST = {
     "denoise": "denoise: D of the last level above 0",
@@ -65,7 +65,10 @@ def show(
         click.echo(_density(found, density))
         return
     if weights is not None:
-        _draw_weights(recipe, found, weights)
+        from edm_unified.cli.weights import draw
+
+        draw(recipe, found, weights)
+        click.echo(str(weights))
         return
     if as_yaml:
         click.echo(found.dump(), nl=False)
@@ -91,21 +94,6 @@ def _density(recipe: Recipe, density: Any) -> str:
     return f"kind: {rule.kind}\nn: {rule.n}\nsigmas: [{numbers['sigmas']}]\ndensity: [{numbers['density']}]"
 
 
-def _draw_weights(file: str, found: Recipe | Comparison, out: Path) -> None:
-    """The figure of ``edm_unified.cli.weights``, written to ``out``."""
-    from edm_unified.cli.weights import figure
-    from edm_unified.recipe import Recipe
-
-    if out.is_dir():
-        raise ValueError(f"--weights: {out} is a folder; name a PNG file")
-    if isinstance(found, Recipe):
-        recipes = {Path(file).stem: found}
-    else:
-        recipes = {name: Recipe.load(_shipped.beside(file, name)) for name in found.recipes}
-    write_atomic(out, figure(recipes))
-    click.echo(str(out))
-
-
 def _card(recipe: Recipe, width: int) -> Iterator[str]:
     from edm_unified.cli.weights import sparkline
 
@@ -123,12 +111,18 @@ def _card(recipe: Recipe, width: int) -> Iterator[str]:
     if recipe.objective is not None:
         yield from _section("noise in training", recipe.objective.noise, width)
         yield from _section("weight", recipe.objective.weight, width)
-        yield _line("  w(ln SNR)", sparkline(recipe), width, style=None)
+        if (line := sparkline(recipe)) is not None:
+            yield _line("  w(ln SNR)", line, width, style=None)
+        if recipe.objective.matching.kind != "denoising":
+            yield from _section("matching", recipe.objective.matching, width)
+        yield from _section("uncertainty", recipe.objective.uncertainty, width)
+    yield from _section("network", recipe.network, width)
     yield from _section("steps", sampler.steps, width)
     yield from _section("solver", sampler.solver, width)
     yield from _section("renoising", sampler.renoising, width)
     yield from _section("corrector", sampler.corrector, width)
     yield from _section("head", sampler.head, width)
+    yield from _section("threshold", sampler.threshold, width)
     if sampler.last != "solver":
         yield _line("last", _LAST[sampler.last], width)
     yield from _section("denoiser", recipe.denoiser, width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -144,9 +145,12 @@ def _train(recipe: Recipe, job: Job, directory: Path, peers: Team, fresh: bool, 
                 next_page = time.monotonic() + PAGE_EVERY
         if peers.leads:
             bar.say("writing the report")
+            excess = _excess(directory, job)
             _page(directory, recipe)
     if not quiet:
         click.echo(f"{directory}: {job.settings.images:,} images, {steps:,} steps")
+        if excess:
+            click.echo(f"  excess: {excess}")
         click.echo(f"  report: {directory / 'report.html'}")
         click.echo(f"  use it: edm-unified sample {directory}   edm-unified compare {directory} --solver fast")
 
@@ -182,7 +186,7 @@ def _draw(denoiser: Trained, recipe: Recipe, job: Job) -> torch.Tensor:
     sampler, where = recipe.sampler, next(denoiser.parameters()).device
     label = denoiser.labels_for(GRID)
     return sampling.sample(
-        denoiser,
+        sampler.within(denoiser),
         sampling.unit_noise(GRID, denoiser.shape).to(where),
         schedule=recipe.schedule,
         steps=sampler.steps,
@@ -202,7 +206,29 @@ def _page(directory: Path, recipe: Recipe) -> None:
 
     lines = log.read(directory / "log.jsonl")
     pictures = sorted((directory / "samples").glob("*.npy"))
-    write_atomic(directory / "report.html", page.build(recipe.title, recipe.source, recipe.dump(), lines, pictures))
+    excess = [json.loads(line) for line in _text(directory / "excess.jsonl").splitlines()]
+    html = page.build(recipe.title, recipe.source, recipe.dump(), lines, pictures, excess)
+    write_atomic(directory / "report.html", html)
+
+
+def _text(path: Path) -> str:
+    return path.read_text("utf-8") if path.exists() else ""
+
+
+def _excess(directory: Path, job: Job) -> str:
+    """``excess.jsonl``: how far the average is from the exact denoiser, where the data have one; in words."""
+    if job.dataset.exact is None:
+        return ""
+    from edm_unified.training import checkpoint
+    from edm_unified.training.excess import excess_of
+
+    trained = checkpoint.load(directory)
+    found = excess_of(trained, job)
+    images = trained.about["images"]
+    lines = [{"images": images, **level._asdict(), "relative": level.relative} for level in found]
+    write_atomic(directory / "excess.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    worst = max(found, key=lambda level: level.relative)
+    return f"at most {worst.relative:.2%} of the variance to be explained, at sigma = {worst.sigma:.3g}"
 
 
 @contextlib.contextmanager

@@ -5,23 +5,32 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edm_unified import _shipped
+from edm_unified._files import write_atomic
+
 if TYPE_CHECKING:
-    from edm_unified.recipe import Recipe
+    from edm_unified.recipe import Comparison, Recipe
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _REACH = 10.0  # ln SNR from −10 to 10: σ from 148 to 0.0067
 _DECADES = 3.0
 
 
-def sparkline(recipe: Recipe, columns: int = 41) -> str:
-    """w from high noise to low in blocks, three decades high, ``·`` where it is less or nothing, and where it peaks."""
+def sparkline(recipe: Recipe, columns: int = 41) -> str | None:
+    """w from high noise to low in blocks, three decades high, ``·`` where it is less or nothing, and where it peaks.
+
+    None where the training has a single noise level, which has no density.
+    """
     import torch
 
     from edm_unified.training.weighting import on_grid, weighting
 
     assert recipe.objective is not None
+    if recipe.objective.noise.kind == "one_level":
+        return None
     grid = torch.linspace(-_REACH, _REACH, columns, dtype=torch.float64)
     w = on_grid(weighting(recipe.objective, recipe.schedule), grid)
     if not float(w.max()) > 0:
@@ -48,7 +57,10 @@ def figure(recipes: Mapping[str, Recipe]) -> bytes:
     for name, recipe in recipes.items():
         if recipe.objective is None:
             continue
-        one = weighting(recipe.objective, recipe.schedule)
+        try:
+            one = weighting(recipe.objective, recipe.schedule)
+        except ValueError as error:
+            raise ValueError(f"{name}: objective.{error}") from None
         key = tuple(round(value, 6) for value in on_grid(one, grid).tolist())
         names.setdefault(key, []).append(name)
         found[key] = one
@@ -70,3 +82,16 @@ def figure(recipes: Mapping[str, Recipe]) -> bytes:
     buffer = io.BytesIO()
     drawing.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
+
+
+def draw(file: str, found: Recipe | Comparison, out: Path) -> None:
+    """Write :func:`figure` of the recipe of that name, or of all those of a comparison, to ``out``."""
+    from edm_unified.recipe import Recipe
+
+    if out.is_dir():
+        raise ValueError(f"--weights: {out} is a folder; name a PNG file")
+    if isinstance(found, Recipe):
+        recipes = {Path(file).stem: found}
+    else:
+        recipes = {name: Recipe.load(_shipped.beside(file, name)) for name in found.recipes}
+    write_atomic(out, figure(recipes))

@@ -40,6 +40,7 @@ class Method:
         sampler = self.recipe.sampler
         whole = [label(sampler.solver), *([label(sampler.head)] if sampler.head is not None else [])]
         whole += [f"last={sampler.last}"] if sampler.last != "solver" else []
+        whole += [f"{label(sampler.threshold)} threshold"] if sampler.threshold is not None else []
         noise = [label(part) for part in (sampler.renoising, sampler.corrector) if part is not None]
         return {
             "recipe": self.name,

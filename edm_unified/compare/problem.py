@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edm_unified import metrics as measure
 from edm_unified.compare.plan import digest
-from edm_unified.data import Dataset, batch, order
+from edm_unified.data import AnyData, Dataset, batch, order
 from edm_unified.heads import AnyHead, Head
 from edm_unified.recipe import Recipe, Sampler
 from edm_unified.training.trained import Trained
@@ -24,6 +24,8 @@ MOST_MOMENTS = 4096
 NETWORK_TOLERANCE = 1e-4
 """Of the exact solution of a network's ODE: the endpoints of a small U-Net were then right to 3·10⁻⁶ of their RMS."""
 ENDPOINT = ("error_median", "error_rms")
+SEEN = ("frechet_features", "precision", "recall")
+"""Metrics in the features of a classifier."""
 
 
 class Settings(NamedTuple):
@@ -37,8 +39,10 @@ class Settings(NamedTuple):
 class Problem:
     """A model of the data with all that is measured against it. Nothing is built before it is needed."""
 
-    def __init__(self, recipe: Recipe, settings: Settings) -> None:
-        self._recipe, self._settings = recipe, settings
+    def __init__(
+        self, recipe: Recipe, settings: Settings, features: dict[AnyData | None, measure.Features | None]
+    ) -> None:
+        self._recipe, self._settings, self._classifiers = recipe, settings, features
         self._heads: dict[AnyHead | None, Head | None] = {}
 
     @cached_property
@@ -116,6 +120,14 @@ class Problem:
         except ValueError:
             return False
 
+    def applies(self, name: str, samples: int) -> bool:
+        """Whether so many samples have that metric."""
+        if name in ("precision", "recall"):
+            return min(samples, len(self.target)) > measure.K
+        if name == "frechet_features":
+            return self.dataset.labels is not None and self.dataset.classes > 1
+        return name != "log_density_gap" or self.has_density
+
     def measure(self, x: Tensor, name: str) -> measure.Estimate | None:
         """One metric of the samples as a distribution, or None where it does not apply."""
         if name == "log_density_gap":
@@ -124,7 +136,31 @@ class Problem:
             return measure.frechet(x, self.moments or self.target)
         if name == "energy_distance":
             return measure.energy_distance(x, self.target)
+        if name in SEEN:
+            return self._seen(x, name)
         return measure.sliced_wasserstein(x, self.target)
+
+    @property
+    def features(self) -> measure.Features | None:
+        """A classifier of these data, trained once for all models of them; None where they have no classes."""
+        data = self._recipe.data
+        if data not in self._classifiers:
+            told_apart = self.applies("frechet_features", 2)
+            self._classifiers[data] = measure.Features(self.dataset) if told_apart else None
+        return self._classifiers[data]
+
+    @cached_property
+    def _target_seen(self) -> Tensor:
+        return self.target if self.features is None else self.features(self.target)
+
+    def _seen(self, x: Tensor, name: str) -> measure.Estimate | None:
+        """A metric of what a classifier sees; precision and recall of unlabelled data are of the data themselves."""
+        if not self.applies(name, len(x)):
+            return None
+        mine = x if self.features is None else self.features(x)
+        if name == "frechet_features":
+            return measure.frechet(mine, self._target_seen)
+        return (measure.precision if name == "precision" else measure.recall)(mine, self._target_seen)
 
 
 class Problems:
@@ -133,9 +169,10 @@ class Problems:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._problems: dict[Any, Problem] = {}
+        self._features: dict[AnyData | None, measure.Features | None] = {}
 
     def of(self, recipe: Recipe) -> Problem:
         key = (recipe.data, recipe.denoiser)
         if key not in self._problems:
-            self._problems[key] = Problem(recipe, self._settings)
+            self._problems[key] = Problem(recipe, self._settings, self._features)
         return self._problems[key]

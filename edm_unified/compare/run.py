@@ -47,7 +47,7 @@ def metrics_of(plan: Plan, cell: Cell, problem: Problem) -> tuple[str, ...]:
     """The metrics that apply to a cell."""
     names = plan.comparison.metrics
     names = tuple(n for n in names if not (cell.method.stochastic and n in ENDPOINT))
-    return names if problem.has_density else tuple(n for n in names if n != "log_density_gap")
+    return tuple(n for n in names if problem.applies(n, plan.comparison.samples))
 
 
 def run(plan: Plan, store: Store, settings: Settings, problems: Problems, observe: Observer | None = None) -> None:
@@ -126,7 +126,7 @@ def _sample(plan: Plan, cell: Cell, problem: Problem, settings: Settings, ledger
         try:
             parts.append(
                 sample(
-                    counted,
+                    sampler.within(counted),
                     unit_noise(size, problem.shape, seed=cell.seed, first=first).to(settings.device),
                     schedule=recipe.schedule,
                     steps=sampler.steps,

@@ -8,10 +8,11 @@ file. ``batch(dataset, indices)`` reads a few samples, ``order.indices`` says in
 from __future__ import annotations
 
 from . import order
-from .arrays import Arrays, HuggingFace, TorchVision
+from .arrays import Arrays
 from .dataset import BYTES, Dataset, Rows, Scaling, batch, to_bytes, to_unit
 from .folders import CelebA, ImageFolder, ImageNet
 from .fractal import Fractal
+from .libraries import HuggingFace, TorchVision
 from .packaged import Digits, PhotoPatches
 from .synthetic import RandomMixture, Signals, TwoDimensional
 

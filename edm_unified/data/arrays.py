@@ -1,19 +1,17 @@
-"""Arrays in files, torchvision's small data sets, and data sets that Hugging Face's ``datasets`` has saved."""
+"""Arrays in files: ``.npy``, ``.npz``, ``.safetensors``."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from edm_unified._component import choice, component, positive
+from edm_unified._component import component, positive
 
-from .dataset import AS_STORED, BYTES, Dataset, Rows, Scaling
-from .folders import check_size, directory
-from .readers import line, pixels, read_numpy, read_safetensors, whole_labels
+from .dataset import AS_STORED, BYTES, Dataset, Scaling
+from .readers import read_numpy, read_safetensors, whole_labels
 from .rows import ArrayRows
 
 _CHUNK = 2**24
@@ -139,121 +137,3 @@ def standardised(array: np.ndarray, scaling: Scaling, std: float) -> Scaling:
     trailing = (-1, *(1,) * (array.ndim - 2)) if axes else ()
     shift, scale = (torch.from_numpy(v.astype(np.float32)).reshape(trailing) for v in (mean, spread / std))
     return scaling.then(shift, scale)
-
-
-@component
-class TorchVision:
-    """A dataset of torchvision that is already on disk under ``root``; nothing is downloaded.
-
-    MNIST and FashionMNIST give (N, 1, 28, 28), CIFAR10 (N, 3, 32, 32), with classes 0…9. For the larger ones see
-    celeba and imagenet.
-    """
-
-    name: Literal["MNIST", "FashionMNIST", "CIFAR10"]
-    root: str
-    train: bool = True
-    kind: Literal["torchvision"] = "torchvision"
-
-    def load(self) -> Dataset:
-        """Read the files with torchvision's own reader."""
-        from torchvision import datasets
-
-        readers = {"MNIST": datasets.MNIST, "FashionMNIST": datasets.FashionMNIST, "CIFAR10": datasets.CIFAR10}
-        if self.name not in readers:
-            raise ValueError(f"name: must be one of {', '.join(readers)}, got {self.name!r}")
-        root = Path(self.root).expanduser()
-        remedy = (
-            f'download it once with python -c "from torchvision.datasets import {self.name}; '
-            f"{self.name}('{root}', train={self.train}, download=True)\""
-        )
-        try:
-            # MNIST's and CIFAR10's readers check what they read: CIFAR10's pickle by its MD5 before it is opened.
-            read: Any = readers[self.name](str(root), train=self.train, download=False)
-        except RuntimeError as error:
-            raise ValueError(f"root: {self.root}: {self.name} is not there or damaged; {remedy}") from error
-        except (OSError, ValueError, AssertionError) as error:
-            raise ValueError(f"root: {self.root}: cannot read {self.name}: {line(error)}; {remedy}") from error
-        raw = torch.as_tensor(read.data)
-        stored = raw[:, None] if raw.ndim == 3 else raw.movedim(3, 1).contiguous()
-        names = tuple(str(name) for name in read.classes)
-        return Dataset(stored, torch.as_tensor(read.targets).long(), self.name.lower(), BYTES, names)
-
-
-@component
-class HuggingFace:
-    """A folder that the ``datasets`` library has written with ``save_to_disk``; nothing is downloaded.
-
-    ``split``: which part, where the folder holds several. ``image``: the column of images, decoded when they are asked
-    for. ``label``: the column of classes, or null. ``size`` and ``channels`` as for image_folder. Needs the extra hf:
-    pip install 'edm_unified[hf]'.
-    """
-
-    path: str
-    split: str | None = None
-    image: str = "image"
-    label: str | None = "label"
-    size: int | tuple[int, int] | None = None
-    channels: Literal[1, 3] = 3
-    kind: Literal["hugging_face"] = "hugging_face"
-
-    def __post_init__(self) -> None:
-        check_size(self.size)
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels: must be 1 or 3, got {self.channels!r}")
-
-    def load(self) -> Dataset:
-        """Open the folder. Raises ValueError naming the column or split that is not there."""
-        try:
-            from datasets import load_from_disk
-        except ImportError:
-            raise ValueError("kind: hugging_face needs `datasets`; pip install 'edm_unified[hf]'") from None
-        root = directory("path", self.path)
-        try:
-            table: Any = load_from_disk(str(root))
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"path: {self.path}: not a folder of save_to_disk ({line(error)})") from error
-        if hasattr(table, "keys"):  # several splits
-            splits = sorted(table.keys())
-            if self.split is None and len(splits) > 1:
-                raise ValueError(f"split: {self.path} has {', '.join(splits)}; name one")
-            choice("split", self.split or splits[0], splits)
-            table = table[self.split or splits[0]]
-        choice("image", self.image, table.column_names)
-        if len(table) == 0:
-            raise ValueError(f"path: {self.path}: holds no sample")
-        rows: Rows = _TableRows(table, self.image, self.size, self.channels, self.path)
-        if self.label is None:
-            return Dataset(rows, None, root.resolve().name, BYTES)
-        choice("label", self.label, table.column_names)
-        labels = whole_labels(np.asarray(table[self.label][:]), len(table), f"{self.path} ({self.label})")
-        named = getattr(table.features.get(self.label), "names", None) or ()
-        return Dataset(rows, labels, root.resolve().name, BYTES, tuple(named))
-
-
-class _TableRows:
-    """The images of a table, decoded when they are asked for."""
-
-    def __init__(self, table: Any, column: str, size: int | tuple[int, int] | None, channels: int, path: str) -> None:
-        self._table, self._column, self._size, self._channels, self._path = table, column, size, channels, path
-        self.shape = (len(table), *self._read([0])[0].shape)
-
-    def __getitem__(self, indices: Tensor) -> Tensor:
-        images = self._read(indices.tolist())
-        for i, image in zip(indices.tolist(), images, strict=True):
-            if image.shape != self.shape[1:]:
-                (h0, w0), (h, w) = self.shape[2:], image.shape[1:]
-                raise ValueError(
-                    f"path: {self._path}: images differ in size: sample 0 is {w0}x{h0} and sample {i} is {w}x{h} "
-                    "(width x height); set `size:` to resize and crop them all"
-                )
-        return torch.stack([image.to(torch.float32) for image in images])
-
-    def _read(self, indices: list[int]) -> list[Tensor]:
-        from PIL import Image
-
-        found = self._table[indices][self._column]
-        opened = [v if isinstance(v, Image.Image) else Image.fromarray(np.asarray(v, np.uint8)) for v in found]
-        return [
-            pixels(image, self._size, self._channels, f"path: {self._path}: sample {i}")
-            for i, image in zip(indices, opened, strict=True)
-        ]

@@ -22,7 +22,8 @@ class ArrayRows:
         self.shape = array.shape
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(self._array[indices.numpy()]))
+        rows = np.ascontiguousarray(self._array[indices.numpy()])
+        return torch.from_numpy(rows if rows.dtype.isnative else rows.astype(rows.dtype.newbyteorder("=")))
 
 
 class ImageRows:

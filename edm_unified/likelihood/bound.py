@@ -1,7 +1,7 @@
 """The variational bound: −ln p(x) ≤ L_T + (sum or integral of the denoising error) + L_0, in nats.
 
 The noising x → z_1 → … → z_N at levels σ_1 < … < σ_N is undone by p(z_i | z_j) = q(z_i | z_j, D(z_j; σ_j)), i < j
-neighbours. Jensen's inequality gives (Ho et al. 2020, Eq. 5; Kingma et al. 2021, Eqs. 11 to 17)
+neighbours. Jensen's inequality gives (Ho et al. 2020, Eq. 5; Kingma et al. 2021, sections 4 and 5)
 
     L_T      = KL( N(x, σ_N² I) ‖ N(μ, C + σ_N² I) )                       the prior, in closed form
     L_{i}    = ½ (1/σ_i² − 1/σ_j²) E ‖x − D(x + σ_j n; σ_j)‖²              a step of the chain
@@ -37,7 +37,7 @@ from edm_unified.data import BYTES, Scaling
 from edm_unified.denoiser import Counted, Denoiser, check_range
 from edm_unified.likelihood.prior import isotropic
 from edm_unified.parametrization import along
-from edm_unified.sampling import Source
+from edm_unified.streams import Source
 
 Decoder = Literal["gaussian", "discretized"]
 
@@ -108,13 +108,13 @@ def variational_bound(
     randn = Source(seed, first, x.shape, torch.float64, x.device, purpose=4)
 
     def error(sigma: Tensor) -> Tensor:
-        """‖x − D‖²/σ² under fresh noise, less that of the control; σ () or (B,)."""
+        """‖x − D‖²/σ² under fresh noise, less that of the control; σ () or (B,), on the device of x."""
         n, s = randn(), along(sigma, x)
         z = x + s * n
-        out = (counted(z, sigma.to(x.device), **(cond or {})).double() - x).flatten(1).square().sum(1)
+        out = (counted(z, sigma, **(cond or {})).double() - x).flatten(1).square().sum(1)
         if control is not None:
-            out = out - (control(z, sigma.to(x.device)) - x).flatten(1).square().sum(1)
-        return out / sigma.to(x.device).square()
+            out = out - (control(z, sigma) - x).flatten(1).square().sum(1)
+        return out / sigma.square()
 
     with torch.no_grad():
         top = _prior_term(x, prior, high)
@@ -124,7 +124,8 @@ def variational_bound(
             curve = drawn.curve if control is None else _with_control(drawn.curve, x, control)
         else:
             half = 0.5 * (chain[1:].square() / chain[:-1].square() - 1)  # ½ (1/σ_i² − 1/σ_j²) σ_j²
-            terms = torch.stack([torch.stack([error(s) for s in chain[1:]], 1) for _ in range(repeats)])
+            there = chain[1:].to(x.device)
+            terms = torch.stack([torch.stack([error(s) for s in there], 1) for _ in range(repeats)])
             drawn = _Drawn((terms * half.to(x.device)).sum(2), (chain[1:], terms.mean((0, 1)).cpu()))
             known, curve = top.new_zeros(()), (chain[1:], half * drawn.curve[1])
             if control is not None:
@@ -160,7 +161,7 @@ def _continuum(
     for _ in range(repeats):
         u = (torch.arange(points) + torch.special.ndtr(place())) / points  # (B, points)
         sigma, inverse_density = _levels(u, low, high, sigma_data)
-        values = torch.stack([error(level) for level in sigma.unbind(1)], 1)
+        values = torch.stack([error(level) for level in sigma.to(x.device).unbind(1)], 1)
         sums.append((values * inverse_density.to(x.device)).mean(1))
         seen.append((sigma.log().mean(0), values.mean(0).cpu()))
     levels = torch.stack([s for s, _ in seen]).mean(0).exp()
@@ -205,7 +206,7 @@ def _prior_term(x: Tensor, prior: exact.Gaussian, sigma: float) -> Tensor:
 
 def _with_control(curve: tuple[Tensor, Tensor], x: Tensor, g: exact.Gaussian) -> tuple[Tensor, Tensor]:
     levels, values = curve
-    return levels, values + torch.stack([_expected(x, g, float(s)).mean().cpu() for s in levels])
+    return levels, values + torch.stack([_expected(x, g, s).mean() for s in levels.tolist()]).cpu()
 
 
 def _decoded(

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from edm_unified._component import choice, count, positive
 from edm_unified.data import BYTES, Scaling
-from edm_unified.sampling import Source
+from edm_unified.streams import Source
 
 Noise = Literal["uniform", "truncated_normal"]
 

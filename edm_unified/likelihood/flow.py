@@ -187,7 +187,7 @@ def _carry(
 
 
 def _denoise(denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Mapping[str, object]) -> Tensor:
-    out = denoiser(x, sigma.to(x.device), **cond)
+    out = denoiser(x, sigma, **cond)
     if out.shape != x.shape:
         raise ValueError(f"denoiser: returned shape {tuple(out.shape)} for x of shape {tuple(x.shape)}")
     return out.to(x.dtype)

@@ -19,7 +19,7 @@ from edm_unified.solvers import DormandPrince45
 from edm_unified.solvers.adaptive import State
 
 Rate = Callable[[Tensor, Tensor], Tensor]
-"""dy/d ln σ of y (B, n) at σ, () on the CPU or (B,) on the device of y."""
+"""dy/d ln σ of y (B, n) at σ, () or (B,) on the device of y."""
 Told = Callable[[int, int, float], object]
 """A callback: steps done, steps in all, σ."""
 
@@ -38,7 +38,8 @@ def integrate(
     """y at σ = ``end``, given y (B, n) at ``start``. With a ``tolerance``, by adaptive steps."""
     if tolerance is not None:
         return _adaptive(rate, y, start, end, tolerance)
-    levels = grid(start, end, steps)
+    numbers = grid(start, end, steps)
+    levels, numbers = numbers.to(y.device), numbers.tolist()  # both now: a copy in the loop would wait for the device
     h = math.log(end / start) / steps
     for i in range(steps):
         low, middle, high = levels[2 * i], levels[2 * i + 1], levels[2 * i + 2]
@@ -48,7 +49,7 @@ def integrate(
         k4 = rate(y + h * k3, high)
         y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
         if callback is not None:
-            callback(i + 1, steps, float(high))
+            callback(i + 1, steps, numbers[2 * i + 2])
     return y
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from edm_unified._component import choice, count
-from edm_unified.sampling import Source
+from edm_unified.streams import Source
 
 Trace = Literal["auto", "exact", "hutchinson"]
 Probe = Literal["rademacher", "gaussian"]

@@ -19,6 +19,7 @@ from edm_unified.preconditioning import AnyPreconditioning
 from edm_unified.recipe import codec
 from edm_unified.recipe.tree import Comparison, Recipe
 from edm_unified.renoising import AnyRenoising
+from edm_unified.thresholding import AnyThreshold
 from edm_unified.training.augment import AnyAugment
 from edm_unified.training.ema import AnyEMA
 from edm_unified.training.optimizers import AnyOptimizer
@@ -31,6 +32,7 @@ FAMILIES: dict[str, Any] = {
     "renoising": AnyRenoising,
     "correctors": AnyCorrector,
     "heads": AnyHead,
+    "thresholds": AnyThreshold,
     "preconditioning": AnyPreconditioning,
     "noise": training.AnyNoise,
     "weights": training.AnyWeight,

@@ -16,6 +16,7 @@ from edm_unified import exact
 from edm_unified._component import component, count, positive
 from edm_unified.correctors import AnyCorrector
 from edm_unified.data import AnyData, Dataset
+from edm_unified.denoiser import Denoiser
 from edm_unified.denoisers import AnyDenoiser
 from edm_unified.discretization import AnySteps
 from edm_unified.dynamics import Dynamics
@@ -28,14 +29,24 @@ from edm_unified.sampling import count_nfe, levels_of
 from edm_unified.schedules import AnySchedule
 from edm_unified.solvers import AnySolver, Last
 from edm_unified.solvers.reach import shortfall
-from edm_unified.training import Objective
+from edm_unified.thresholding import AnyThreshold, Thresholded
+from edm_unified.training import Objective, Training
 from edm_unified.training.job import Job
-from edm_unified.training.settings import Training
 from edm_unified.training.trained import Trained
 
 T = TypeVar("T")
 Names = str | os.PathLike[str]
-MetricName = Literal["error_median", "error_rms", "sliced_wasserstein", "energy_distance", "frechet", "log_density_gap"]
+MetricName = Literal[
+    "error_median",
+    "error_rms",
+    "sliced_wasserstein",
+    "energy_distance",
+    "frechet",
+    "frechet_features",
+    "precision",
+    "recall",
+    "log_density_gap",
+]
 
 
 @component
@@ -43,7 +54,8 @@ class Sampler:
     """What is chosen after training: the levels to visit, the solver between them, and what makes it stochastic.
 
     ``head`` takes the highest levels without the network; ``last`` is what becomes of the fall to 0: the ``solver``'s
-    own rule, ``denoise`` (D at the last level above 0) or ``stop`` (x as it is there).
+    own rule, ``denoise`` (D at the last level above 0) or ``stop`` (x as it is there). ``threshold`` keeps D within the
+    range of the data.
     """
 
     steps: AnySteps
@@ -52,11 +64,16 @@ class Sampler:
     corrector: AnyCorrector | None = None
     head: AnyHead | None = None
     last: Last = "solver"
-    later: ClassVar[tuple[str, ...]] = ("head", "last")
+    threshold: AnyThreshold | None = None
+    later: ClassVar[tuple[str, ...]] = ("head", "last", "threshold")
 
     def head_for(self, dataset: Dataset) -> Head | None:
         """The head with the Gaussian that it goes by, estimated from the data where it gives no numbers."""
         return None if self.head is None else self.head.build(dataset)
+
+    def within(self, denoiser: Denoiser) -> Denoiser:
+        """``denoiser`` under the threshold, where there is one."""
+        return denoiser if self.threshold is None else Thresholded(denoiser, self.threshold)
 
     def levels(self, schedule: AnySchedule) -> tuple[float, ...]:
         """The noise levels that a run visits, in order."""

@@ -112,14 +112,23 @@ class ReportData:
 
 
 class Metric(NamedTuple):
-    """A metric in words and as a formula. ``signed``: best at 0, so it is ranked and drawn by its magnitude."""
+    """A metric in words and as a formula.
+
+    ``best``: None where smaller is better; a number where that value is best, so that it is ranked and drawn by how far
+    it is from there.
+    """
 
     name: str
     title: str
     short: str
     formula: str
     words: str
-    signed: bool = False
+    best: float | None = None
+
+    @property
+    def axis(self) -> str:
+        """What is ranked and drawn, in short."""
+        return self.short if self.best is None else f"{self.best:g} − {self.short}" if self.best else f"|{self.short}|"
 
 
 METRICS: dict[str, Metric] = {
@@ -165,13 +174,38 @@ METRICS: dict[str, Metric] = {
             "samples and data. Like FID, but on the data themselves, with no feature network.",
         ),
         Metric(
+            "frechet_features",
+            "Fréchet distance in features",
+            "Fréchet (features)",
+            "‖μₓ − μ_y‖² + tr( Σₓ + Σ_y − 2 (Σₓ Σ_y)^½ )",
+            "The same of 64 features of a small classifier that was trained on the classes of the data, over their "
+            "variance there. It is no FID, and compares methods on the same data only.",
+        ),
+        Metric(
+            "precision",
+            "Precision",
+            "precision",
+            "share of x within the 3rd-neighbour balls of y",
+            "Are the samples like the data? Best at 1, which even exact samples do not reach; in the features of that "
+            "classifier, or on the data themselves where they have no classes. Drawn as the distance from 1.",
+            1.0,
+        ),
+        Metric(
+            "recall",
+            "Recall",
+            "recall",
+            "share of y within the 3rd-neighbour balls of x",
+            "Is all of the data among the samples? Measured and drawn as precision, with the two sets exchanged.",
+            1.0,
+        ),
+        Metric(
             "log_density_gap",
             "Log-density gap",
             "log p gap",
             "( E log p(y) − E log p(x) ) / d",
             "Exact samples y of the model against samples x of the method, in nats per dimension. Best at 0; positive: "
             "noisy or off the data; negative: the method prefers the peaks. Ranked and drawn by its magnitude.",
-            True,
+            0.0,
         ),
     )
 }
@@ -191,14 +225,14 @@ class Score(NamedTuple):
     seeds: int
     diverged: int
 
-    def magnitude(self, signed: bool) -> tuple[float, float, float]:
+    def magnitude(self, best: float | None) -> tuple[float, float, float]:
         """(value, low, high) on the axis where smaller is better; infinities where the run diverged."""
         if self.value is None:
             return math.inf, math.inf, math.inf
-        if not signed:
+        if best is None:
             return self.value, self.low, self.high
-        low, high = sorted((abs(self.low), abs(self.high)))
-        return abs(self.value), 0.0 if self.low <= 0 <= self.high else low, high
+        low, high = sorted((abs(self.low - best), abs(self.high - best)))
+        return abs(self.value - best), 0.0 if self.low <= best <= self.high else low, high
 
 
 class Cell(NamedTuple):

@@ -93,7 +93,7 @@ def _grid(title: str, t: Table, name: str) -> Grid:
     for (label, budget), cell in t.cells.items():
         if name in cell.scores:
             row, heading = place[label]
-            values[row, (heading, budget)] = cell.scores[name].magnitude(metric(name).signed)[0]
+            values[row, (heading, budget)] = cell.scores[name].magnitude(metric(name).best)[0]
     best: dict[tuple[str, int], float] = {}
     for (_, column), value in values.items():
         best[column] = min(value, best.get(column, math.inf))
@@ -147,10 +147,10 @@ def choices(t: Table) -> dict[int, list[Choice]]:
     parts = problems(t)
     factors: dict[int, dict[tuple[str, str], list[float]]] = {b: {} for b in t.budgets}
     for part in parts.values():
-        place, signed = names(part), metric(t.rank_by).signed
+        place, best = names(part), metric(t.rank_by).best
         for budget in t.budgets:
             values = {
-                place[m.label]: part.cells[m.label, budget].scores[t.rank_by].magnitude(signed)[0]
+                place[m.label]: part.cells[m.label, budget].scores[t.rank_by].magnitude(best)[0]
                 for m in part.methods
                 if (m.label, budget) in part.cells and t.rank_by in part.cells[m.label, budget].scores
             }
@@ -192,7 +192,7 @@ def section_of(t: Table) -> str:
         for f in (1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
     )
     intro = (
-        f"<p>Each number is the {text(metric(t.rank_by).short)} over the least in its column, that is on the same "
+        f"<p>Each number is the {text(metric(t.rank_by).axis)} over the least in its column, that is on the same "
         "levels at the same budget: 1.0 is the best, 10 has ten times its error, ✕ diverged, and where nothing is "
         "written the budget buys no step. Rows are in the order of their geometric mean, for which what is missing "
         f"counts as {10**_WORST:,.0f}.</p>"
@@ -231,7 +231,7 @@ def _html(grid: Grid, index: int, name: str) -> str:
     least = "".join(f"<td{_start(c in starts)}>{_tiny(grid.best[c])}</td>" for c in grid.columns) if grid.best else ""
     foot = f'<tfoot><tr><th scope="row">least error</th><td></td>{least}</tr></tfoot>' if least else ""
     title = grid.title or metric(name).title
-    caption = f"{text(title)}: {text(metric(name).short)} over the least in the column, by levels and evaluations"
+    caption = f"{text(title)}: {text(metric(name).axis)} over the least in the column, by levels and evaluations"
     head = f'<th rowspan="2" scope="col">solver</th><th rowspan="2" scope="col">mean</th>{spans}'
     return f'<h3 id="heat-{index}">{text(title)}</h3>' + scrolling(
         f'<table class="heat"><caption><span>{caption}</span></caption><thead><tr>{head}</tr><tr>{budgets}</tr></thead>'
@@ -281,7 +281,7 @@ def heat_png(grid: Grid, name: str, dpi: int) -> bytes:
         ax.set_axis_off()
         ax.set_xlim(0, size[0])
         ax.set_ylim(size[1], 0)
-        ax.text(0.1, 0.2, f"{grid.title or metric(name).title}: {metric(name).short} over the least in the column",
+        ax.text(0.1, 0.2, f"{grid.title or metric(name).title}: {metric(name).axis} over the least in the column",
                 color=palette.fg, fontsize=10.5, weight="bold", va="center")  # fmt: skip
         xs = {c: left + width * (i + 1) for i, c in enumerate(grid.columns)}
         previous = None

@@ -236,12 +236,17 @@ def _metrics(t: Table, floors: bool) -> str:
         for name in t.metrics
     )
     note = (
-        "<p>Smaller is better in all of them. Intervals are 95&nbsp;% bootstrap intervals over samples; several seeds "
-        "are averaged and their intervals combined as those of independent estimates. Distances between finitely many "
-        "samples are not zero even for exact samples: only equal numbers of samples can be compared"
+        f"<p>Smaller is better{_but_for(t.metrics)}. Intervals are 95&nbsp;% bootstrap intervals over samples; several "
+        "seeds are averaged and their intervals combined as those of independent estimates. Distances between finitely "
+        "many samples are not zero even for exact samples: only equal numbers of samples can be compared"
         f"{', and the level of the exact endpoints is drawn where it is known' if floors else ''}.</p>"
     )
     return f'<dl class="metrics">{items}</dl>{note}' if items else ""
+
+
+def _but_for(names: Sequence[str]) -> str:
+    shares = [name for name in names if metric(name).best]
+    return f", but for {' and '.join(shares)}, which are best at 1" if shares else " in all of them"
 
 
 def _reproduce(data: ReportData, t: Table) -> str:

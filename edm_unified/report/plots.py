@@ -49,9 +49,9 @@ def power_of_ten(value: float, _: int | None = None) -> str:
 def error_against_nfe(ax: Axes, palette: Palette, table: Table, name: str, given: Sequence[float] | None) -> None:
     """One panel: metric ``name`` against counted evaluations, log-log, a line and an interval band per method."""
     shown = metric(name)
-    dress(ax, palette, shown.title, "network evaluations (NFE)", f"|{shown.short}|" if shown.signed else shown.short)
-    lines = [_line(table, method.label, name, shown.signed) for method in table.methods]
-    floor = None if given is None else Score(given[0], given[1], given[2], 1, 0).magnitude(shown.signed)
+    dress(ax, palette, shown.title, "network evaluations (NFE)", shown.axis)
+    lines = [_line(table, method.label, name, shown.best) for method in table.methods]
+    floor = None if given is None else Score(given[0], given[1], given[2], 1, 0).magnitude(shown.best)
     low, high = _limits([v for line in lines for v in line[:, 1]], floor)
     ax.set_xscale("log")
     ax.set_yscale("log")
@@ -104,14 +104,14 @@ def _draw_floor(ax: Axes, palette: Palette, floor: tuple[float, float, float]) -
     )
 
 
-def _line(table: Table, label: str, name: str, signed: bool) -> np.ndarray:
+def _line(table: Table, label: str, name: str, best: float | None) -> np.ndarray:
     """Rows (nfe, value, low, high) of one method, infinite where it diverged."""
     rows = []
     for budget in table.budgets:
         cell: Cell | None = table.cells.get((label, budget))
         if cell is not None and name in cell.scores:
             nfe = cell.nfe if math.isfinite(cell.nfe) and cell.nfe > 0 else budget
-            rows.append((nfe, *cell.scores[name].magnitude(signed)))
+            rows.append((nfe, *cell.scores[name].magnitude(best)))
     return np.array(rows, dtype=float).reshape(-1, 4)
 
 

@@ -137,9 +137,9 @@ def _grid_budget(data: ReportData, budgets: Sequence[int]) -> int | None:
 
 def places(table: Table, budget: int, name: str) -> dict[str, Place]:
     """The place of every method that has metric ``name`` at ``budget``, best first; diverged ones last."""
-    signed = metric(name).signed
+    best = metric(name).best
     runs = {
-        m.label: table.cells[m.label, budget].scores[name].magnitude(signed)
+        m.label: table.cells[m.label, budget].scores[name].magnitude(best)
         for m in table.methods
         if (m.label, budget) in table.cells and name in table.cells[m.label, budget].scores
     }

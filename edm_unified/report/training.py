@@ -25,12 +25,22 @@ _STAGES = 4
 """Stretches of the run whose loss is drawn against σ, each twice as long as the one before."""
 
 
-def build(title: str, source: str, recipe: str, log: Sequence[dict[str, Any]], pictures: Sequence[Path]) -> str:
-    """The page as one HTML document. ``log``: the lines of ``log.jsonl``; ``pictures``: ``.npy`` files of samples."""
+def build(
+    title: str,
+    source: str,
+    recipe: str,
+    log: Sequence[dict[str, Any]],
+    pictures: Sequence[Path],
+    excess: Sequence[dict[str, Any]] = (),
+) -> str:
+    """The page as one HTML document. ``log``: the lines of ``log.jsonl``; ``pictures``: ``.npy`` files of samples;
+    ``excess``: the lines of ``excess.jsonl``, where the exact denoiser of the data is known.
+    """
     sections = {
         "summary": ("Summary", _summary(log)),
         "curves": ("Curves", _curves(log)),
         "levels": ("Loss against the noise level", _levels(log)),
+        "excess": ("Excess loss", _excess(excess)),
         "samples": ("Samples", _samples(pictures)),
         "recipe": ("Recipe", f"<pre><code>{text(recipe)}</code></pre>"),
     }
@@ -155,6 +165,36 @@ def _levels(log: Sequence[dict[str, Any]]) -> str:
     drawn = [svg(loss, "levels-loss", "Loss against the noise level"), svg(share, "levels-share", "Share of samples")]
     plots = "".join(figure(plot, text(words)) for plot, words in zip(drawn, captions, strict=True))
     return f'<div class="panels">{plots}</div>'
+
+
+def _excess(lines: Sequence[dict[str, Any]]) -> str:
+    if not lines:
+        return ""
+    worst = max(lines, key=lambda line: line["relative"])
+
+    def draw(canvas: Figure, palette: Palette) -> None:
+        ax = margins(canvas, 0.62)
+        dress(ax, palette, "Share of the variance to be explained", "σ", "")
+        sigmas = [line["sigma"] for line in lines]
+        bound = [1 - line["irreducible"] / line["to_explain"] for line in lines]
+        kept = [(sigma, share) for sigma, share in zip(sigmas, bound, strict=True) if share > 0]
+        ax.plot(*zip(*kept, strict=True), "--", color=palette.line(1), linewidth=1, label="untrained") if kept else None
+        ax.plot(sigmas, [line["relative"] for line in lines], "o-", markersize=2.6, linewidth=1.2,
+                color=palette.line(0), label="trained")  # fmt: skip
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.legend(frameon=False, labelcolor=palette.fg, fontsize=8)
+
+    words = (
+        "E ‖D − D*‖² / E ‖x_0 − c_skip z‖², over the levels that p(σ) covers: the exact denoiser D* of these data is "
+        "known, and this is what was not learnt. Dashed: the same of a network that returns 0."
+    )
+    prose = (
+        f"<p class='finding'>The excess is at most {worst['relative']:.2%} of the variance to be explained, at "
+        f"σ = {worst['sigma']:.3g}, after {lines[-1]['images']:,} images.</p>"
+    )
+    plot = figure(svg(draw, "excess", "Excess loss against the noise level"), text(words))
+    return f'{prose}<div class="panels">{plot}</div>'
 
 
 def _stages(log: Sequence[dict[str, Any]]) -> list[tuple[str, dict[float, tuple[float, int]]]]:

@@ -4,5 +4,6 @@ Nothing here knows a solver, and no solver knows this: EDM's thesis, kept by a t
 """
 
 from edm_unified.training.objective import AnyMatching, AnyNoise, AnyUncertainty, AnyWeight, Objective
+from edm_unified.training.settings import Training
 
-__all__ = ["AnyMatching", "AnyNoise", "AnyUncertainty", "AnyWeight", "Objective"]
+__all__ = ["AnyMatching", "AnyNoise", "AnyUncertainty", "AnyWeight", "Objective", "Training"]

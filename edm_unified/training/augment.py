@@ -40,6 +40,8 @@ SYM6 = (
     -0.021060292512300564, 0.04472490177066578, 0.0017677118642428036, -0.007800708325034148,
 )  # fmt: skip
 """Daubechies' least asymmetric orthonormal low-pass with six vanishing moments."""
+DELAY = sum(i * tap for i, tap in enumerate(SYM6)) / sum(SYM6)
+"""Sample k of a row lies at 2k + DELAY of the doubled row: there the filter reproduces straight lines."""
 
 _GATES, _PARAMETERS = 6, 8
 LEAST_SIDE = 8
@@ -188,8 +190,6 @@ def resample(images: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
     taps = torch.tensor(SYM6, device=device, dtype=dtype)
     n, reach = len(taps), len(taps) // 2
     edge = 2 * reach  # pixels beyond the border that are doubled too: half for the filter, half to sample there
-    # Sample k of a row lies at 2k + delay of the doubled row: there the filter reproduces straight lines.
-    delay = float((taps * torch.arange(n, device=device)).sum() / taps.sum())
     channels, (height, width) = images.shape[1], images.shape[2:]
     down, across = (_mirrored(torch.arange(-edge, side + edge, device=device), side) for side in (height, width))
     padded = images.to(dtype)[:, :, down][..., across]
@@ -197,7 +197,7 @@ def resample(images: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
 
     inverse = torch.linalg.inv(matrix)
     # The doubled output, with what the halving filter reaches over the border: its positions in pixels.
-    axes = [(torch.arange(2 * side - 2 + n, dtype=torch.float64) - delay) / 2 for side in (width, height)]
+    axes = [(torch.arange(2 * side - 2 + n, dtype=torch.float64) - DELAY) / 2 for side in (width, height)]
     centre = torch.tensor([(width - 1) / 2, (height - 1) / 2], dtype=torch.float64)
     x, y = torch.meshgrid(axes[0], axes[1], indexing="xy")
     target = torch.stack([x, y], -1) - centre - shift[:, None, None, :]
@@ -206,7 +206,7 @@ def resample(images: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
     for axis, side in ((0, width), (1, height)):
         pixel = source[..., axis]
         near = (pixel > -reach) & (pixel < side - 1 + reach)
-        position = 2 * (torch.where(near, pixel, _mirrored(pixel, side)) + edge) + delay
+        position = 2 * (torch.where(near, pixel, _mirrored(pixel, side)) + edge) + DELAY
         grid.append(2 * position / (double.shape[3 - axis] - 1) - 1)
     where = torch.stack(grid, -1).to(device, dtype)
     sampled = functional.grid_sample(double, where, mode="bilinear", padding_mode="border", align_corners=True)

@@ -73,8 +73,8 @@ class HalfLife:
 class Power:
     """Power-function averages of relative widths ``stds`` (Karras et al. 2024, section 3.1), one for each.
 
-    Two of them, 0.05 and 0.10, stored now and then, suffice to put together others afterwards. A width of 0.10 is an
-    average over about the last tenth of the training, however long that becomes.
+    Two of them, 0.05 and 0.10, stored now and then, suffice to put together others afterwards. A width of 0.10 is a
+    standard deviation of a tenth of the training, however long that becomes: 57 % of the weight is on its last tenth.
     """
 
     stds: tuple[float, ...] = (0.05, 0.10)

@@ -16,10 +16,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from edm_unified._component import count, positive
 from edm_unified.denoiser import Denoiser, Preconditioned
 from edm_unified.exact import GaussianMixture
+from edm_unified.training.job import Job
+from edm_unified.training.noise import Noise, Sigma
+from edm_unified.training.trained import Trained
 
 
 class Excess(NamedTuple):
@@ -39,6 +43,16 @@ class Excess(NamedTuple):
         return self.excess / self.to_explain
 
 
+def covered(noise: Noise, schedule: Sigma, levels: int = 10) -> tuple[float, ...]:
+    """The σ in the middle of each of so many equal shares of p(σ), rising: what training has seen and can be held to.
+
+    With ten, from the 5 % to the 95 % quantile.
+    """
+    count("levels", levels)
+    u = (torch.arange(levels, dtype=torch.float64) + 0.5) / levels
+    return tuple(noise.quantile(u, schedule).tolist())
+
+
 @torch.no_grad()
 def excess_loss(
     denoiser: Preconditioned,
@@ -49,22 +63,38 @@ def excess_loss(
     samples: int = 4096,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
+    label: Tensor | None = None,
 ) -> list[Excess]:
     """The excess of ``denoiser`` over ``exact`` at every level, on fresh draws of the distribution ``draws_from``.
 
-    ``exact`` is its denoiser, usually the same object. The standard error is about √(2/(samples · d)) of each number.
+    ``exact`` is its denoiser, usually the same object. ``label`` (samples,): classes to draw from and to tell both
+    denoisers. The standard error is about √(2/(samples · d)) of each number.
     """
     count("samples", samples)
-    x0 = draws_from.sample(samples, seed=seed)
+    x0 = draws_from.sample(samples, seed=seed, label=label)
+    cond = {} if label is None else {"label": label}
     n = torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed + 1), dtype=x0.dtype).to(x0.device)
     found = []
     for sigma in sigmas:
         positive("sigmas", sigma)
         level = torch.tensor(sigma, dtype=torch.float64, device=x0.device)
         z = x0 + sigma * n
-        ideal = exact(z, level)
-        ours = denoiser(z.to(dtype), level).double()
+        ideal = exact(z, level, **cond)
+        ours = denoiser(z.to(dtype), level, **cond).double()
         skip = z * float(denoiser.preconditioning.c_skip(sigma))
         parts = ((ours - ideal), (ideal - x0), (x0 - skip))
         found.append(Excess(float(sigma), *(float(part.square().mean()) for part in parts)))
     return found
+
+
+def excess_of(trained: Trained, job: Job, levels: int = 32, samples: int = 4096) -> list[Excess]:
+    """The excess of what a job made, ``edm.load(RUN)``, over the levels that its p(σ) covers; on the CPU.
+
+    Raises ``ValueError`` where the exact D of the data is not known (``Dataset.exact``).
+    """
+    if job.dataset.exact is None:
+        raise ValueError(f"data: the exact denoiser of {job.dataset.name} is not known, and so is no excess over it")
+    trained, mixture = trained.cpu(), job.dataset.exact()
+    label = trained.labels_for(samples)
+    sigmas = covered(job.objective.noise, job.schedule, levels)
+    return excess_loss(trained.denoiser, mixture, mixture, sigmas, samples=samples, label=label)

@@ -206,13 +206,13 @@ class TableIndex:
     def quantile(self, u: Tensor, schedule: Sigma) -> Tensor:
         u = float64(u)
         betas = schedules.beta_table(self.betas, self.num_steps, self.beta_start, self.beta_end)
-        sigmas = schedules.table_sigmas(betas).to(u.device)
+        sigmas = schedules.table_sigmas(betas).to(u.device, non_blocking=True)
         return sigmas[(u * len(sigmas)).long().clamp(0, len(sigmas) - 1)]
 
 
 @component
 class Ladder:
-    """One of ``levels`` noise levels, evenly spaced in ln σ, each as often as the others (Song & Ermon 2019).
+    """One of L noise levels (``levels``), evenly spaced in ln σ, each as often as the others (Song & Ermon 2019).
 
     NCSN on CIFAR-10: 10 levels from 1 to 0.01, for data in [0, 1]. Uses no schedule.
     """

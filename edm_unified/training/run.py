@@ -34,7 +34,17 @@ from edm_unified.training.parallel import Team, whole
 from edm_unified.training.state import TrainState
 from edm_unified.training.trained import Trained
 
-_OURS = ("recipe.yaml", "run.json", "checkpoints", "snapshots", "log.jsonl", "samples", "report.html", "tensorboard")
+_OURS = (
+    "recipe.yaml",
+    "run.json",
+    "checkpoints",
+    "snapshots",
+    "log.jsonl",
+    "excess.jsonl",
+    "samples",
+    "report.html",
+    "tensorboard",
+)
 FREE = ("title", "source", "sampler", "denoiser")
 """Keys of a recipe that training does not depend on."""
 

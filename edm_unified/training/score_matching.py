@@ -2,11 +2,11 @@
 
 With s = (D − z)/σ² for the score of p(z; σ), three losses have the same gradient in the mean:
 
-*Denoising score matching* (Vincent 2011, Eq. 10): ½ ‖s + n/σ‖² = ‖D − x_0‖²/(2σ⁴). All of diffusion is this.
+*Denoising score matching* (Vincent 2011): ½ ‖s + n/σ‖² = ‖D − x_0‖²/(2σ⁴). All of diffusion is this.
 
 *Implicit score matching* (Hyvärinen 2005, Eq. 4): ½ ‖s‖² + tr ∇s, from samples of z without what they were before.
 
-*Sliced score matching* (Song et al. 2019, Eqs. 7 and 8): the trace as vᵀ ∇s v for random v with E v vᵀ = I, which costs
+*Sliced score matching* (Song et al. 2019, section 3): the trace as vᵀ ∇s v for random v with E v vᵀ = I, which costs
 one derivative instead of one for each dimension; with ½ ‖s‖² as it stands (variance reduction, "SSM-VR") or as
 ½ (v·s)².
 
@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from edm_unified._component import component, count
+from edm_unified._component import choice, component, count
 from edm_unified.parametrization import along
 
 OneArgument = Callable[[Tensor], Tensor]
@@ -91,21 +91,22 @@ class Implicit:
 
 @component
 class Sliced:
-    """‖D − z‖² + 2σ² (vᵀ ∂D/∂z v − ‖v‖²) + σ² d, v random: sliced score matching (Song et al. 2019, Eqs. 7 and 8).
+    """‖D − z‖² + 2σ² (vᵀ ∂D/∂z v − ‖v‖²) + σ² d, v random: sliced score matching (Song et al. 2019, section 3).
 
     ``projections``: how many v for each sample. ``variance_reduced``: ‖D − z‖² as it stands, for which E v vᵀ = I is
     used; without it, (v·(D − z))². ``directions``: ``rademacher`` (±1, for which the trace of a diagonal matrix is
-    exact) or ``normal``. v is drawn from torch's generator of the device.
+    exact) or ``gaussian``. v is drawn from torch's generator of the device.
     """
 
     projections: int = 1
     variance_reduced: bool = True
-    directions: Literal["rademacher", "normal"] = "rademacher"
+    directions: Literal["rademacher", "gaussian"] = "rademacher"
     kind: Literal["sliced"] = "sliced"
     formulas: ClassVar[dict[str, str]] = {"error": "‖D − z‖² + 2σ² (vᵀ ∂D/∂z v − ‖v‖²) + σ² d"}
 
     def __post_init__(self) -> None:
         count("projections", self.projections)
+        choice("directions", self.directions, ("rademacher", "gaussian"))
 
     def errors(self, D: OneArgument, x0: Tensor, z: Tensor, sigma: Tensor, weight: Tensor) -> Tensor:
         d = z[0].numel()
@@ -145,7 +146,7 @@ def _mean(x: Tensor) -> Tensor:
 
 def _combined(square: Tensor, trace: Tensor, d: int, sigma: Tensor, weight: Tensor) -> Tensor:
     """λ (‖D − z‖² + 2σ² (tr ∂D/∂z − d) + σ² d)/d, in float64 as its parts nearly cancel at small σ."""
-    variance = sigma**2 * weight
+    variance = (sigma**2 * weight).to(square.device, non_blocking=True)
     return (square.double() + variance * (2 * trace.double() / d + 1)).to(square.dtype)
 
 

@@ -55,7 +55,7 @@ class Uncertainty(nn.Module):
         self.weight = nn.Parameter(torch.zeros(channels))
 
     def forward(self, sigma: Tensor) -> Tensor:
-        c_noise = (sigma.log() / 4).to(self.weight)
+        c_noise = (sigma.log() / 4).to(self.weight, non_blocking=True)
         features = math.sqrt(2) * torch.cos(c_noise[:, None] * self.frequencies + self.phases)
         # no matrix product, which autocast would take to half precision
         return (features * self.weight).sum(1) / math.sqrt(len(self.weight))

@@ -173,8 +173,8 @@ class SoftMinSNRWeight:
 
 @component
 class SigmoidWeight:
-    """λ = sigmoid(b − ln SNR)/σ² = 1/(σ² + e^{−b}): the error of ε times a sigmoid in log-SNR (Kingma & Gao 2023,
-    section 4; Hoogeboom et al. 2024).
+    """λ = sigmoid(b − ln SNR)/σ² = 1/(σ² + e^{−b}): the error of ε times a sigmoid in log-SNR (Kingma & Gao
+    2023; Hoogeboom et al. 2024).
 
     They mean the weight of the loss per unit of log-SNR: take ``log_uniform`` for p(σ), or else p comes on top of it.
     Non-decreasing in the noise, it makes the loss a bound on a likelihood of noised data.

@@ -15,10 +15,10 @@ from collections.abc import Callable
 
 import torch
 
+from edm_unified import schedules
 from edm_unified.data import Dataset
 from edm_unified.networks import UNet
 from edm_unified.preconditioning import EDM
-from edm_unified.schedules import EDM as EDMSchedule
 from edm_unified.training import Objective
 from edm_unified.training.ema import HalfLife, Power
 from edm_unified.training.job import Job
@@ -40,7 +40,9 @@ def main() -> None:
     images = torch.rand(64, 3, 32, 32) * 2 - 1
     settings = Training(images=10**9, batch=options.batch, log_every=10**12, save_every=10**12, sample_every=10**12,
                         snapshot_every=10**12, precision=options.precision)  # fmt: skip
-    job = Job(UNet(channels=options.channels), EDM(), Objective(), EDMSchedule(), settings, Dataset(images, None, "noise"))
+    job = Job(
+        UNet(channels=options.channels), EDM(), Objective(), schedules.EDM(), settings, Dataset(images, None, "noise")
+    )
     state = TrainState.start(job, team)
     network = state.trainee.network
     number = sum(p.numel() for p in network.parameters())

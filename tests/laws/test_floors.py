@@ -12,10 +12,10 @@ import edm_unified
 ROOT = Path(edm_unified.__file__).parent
 
 FLOORS = (
-    {"_component", "_files", "_shipped"},
+    {"_component", "_files", "_shipped", "streams"},
     {"schedules", "parametrization"},
     {"preconditioning"},
-    {"denoiser", "exact", "guidance", "data"},
+    {"denoiser", "exact", "guidance", "thresholding", "data"},
     {"dynamics", "discretization", "renoising", "heads"},
     {"solvers", "correctors"},
     {"sampling", "reference_solution", "training", "networks", "likelihood", "interop"},

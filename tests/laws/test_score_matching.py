@@ -23,7 +23,7 @@ MATCHINGS = [
     sm.Denoising(),
     sm.Implicit(),
     sm.Sliced(),
-    sm.Sliced(projections=2, directions="normal"),
+    sm.Sliced(projections=2, directions="gaussian"),
     sm.Sliced(projections=4, variance_reduced=False),
 ]
 
@@ -62,12 +62,12 @@ def test_each_is_its_published_form(shape):
     same(errors(sm.Denoising()), to_D(denoising))
     trace = J_s.diagonal(dim1=1, dim2=2).sum(1)
     same(errors(sm.Implicit()), to_D(0.5 * s.square().sum(1) + trace, d * sigma**2))
-    for rule in (sm.Sliced(directions="normal"), sm.Sliced(), sm.Sliced(variance_reduced=False)):
+    for rule in (sm.Sliced(directions="gaussian"), sm.Sliced(), sm.Sliced(variance_reduced=False)):
         torch.manual_seed(9)
         got = errors(rule)
         torch.manual_seed(9)
         v = torch.randn_like(z).flatten(1)
-        v = v if rule.directions == "normal" else v.sign()
+        v = v if rule.directions == "gaussian" else v.sign()
         slope = torch.einsum("bi,bij,bj->b", v, J_s, v)
         square = s.square().sum(1) if rule.variance_reduced else (v * s).sum(1) ** 2
         same(got, to_D(slope + 0.5 * square, d * sigma**2))
@@ -80,7 +80,7 @@ def test_slices_average_to_the_trace():
     exact = sm.Implicit().errors(D, x0[::20_000], z[::20_000], sigma[::20_000], ONE(2))
     torch.manual_seed(0)
     spread = {}
-    for rule in (sm.Sliced(), sm.Sliced(directions="normal"), sm.Sliced(variance_reduced=False)):
+    for rule in (sm.Sliced(), sm.Sliced(directions="gaussian"), sm.Sliced(variance_reduced=False)):
         values = rule.errors(D, x0, z, sigma, ONE(40_000)).detach().reshape(2, -1)
         error = values.std(1) / math.sqrt(20_000)
         assert bool(((values.mean(1) - exact).abs() < 4.5 * error).all())

@@ -259,8 +259,9 @@ def test_rank_counts_the_methods_that_are_better_beyond_both_intervals() -> None
 def test_signed_metrics_rank_by_magnitude() -> None:
     rows = [record(r, v, metric="log_density_gap") for r, v in (("a", -3.0), ("b", 0.05), ("c", 1.0))]
     assert list(places(tabulate(ReportData(title="", records=rows)), 10, "log_density_gap")) == ["b", "c", "a"]
-    assert Score(0.05, -0.05, 0.15, 1, 0).magnitude(True) == (0.05, 0.0, 0.15)
-    assert Score(-3.0, -3.1, -2.9, 1, 0).magnitude(True) == (3.0, 2.9, 3.1)
+    assert Score(0.05, -0.05, 0.15, 1, 0).magnitude(0.0) == (0.05, 0.0, 0.15)
+    assert Score(-3.0, -3.1, -2.9, 1, 0).magnitude(0.0) == (3.0, 2.9, 3.1)
+    assert Score(0.75, 0.5, 1.0, 1, 0).magnitude(1.0) == (0.25, 0.0, 0.5)  # of precision and recall
 
 
 def test_seeds_combine_as_independent_estimates() -> None:

@@ -104,7 +104,9 @@ def normalize_weights(module: nn.Module) -> None:
     """
     for layer in module.modules():
         if isinstance(layer, MPConv):
-            layer.weight.copy_(unit_magnitude(layer.weight, tuple(range(1, layer.weight.ndim))))
+            # FSDP2 cuts weights up by rows, so that what this process has of them can be normalized where it is
+            here = getattr(layer.weight, "to_local", lambda weight=layer.weight: weight)()
+            here.copy_(unit_magnitude(here, tuple(range(1, here.ndim))))
 
 
 class Attention(nn.Module):

@@ -1,36 +1,25 @@
-"""How far samples are from the answer: pure functions of tensors (N, *shape), each giving an ``Estimate``.
-
-An ``Estimate`` is a value with a 95 % percentile bootstrap interval over the *samples* x; the reference set is held
-fixed, because methods are compared against the same one. Rows are resampled 1000 times (400 for the energy distance)
-with a seed. A plain bootstrap of a Wasserstein or Fréchet distance is biased upwards, since repeated rows are
-themselves a departure from the data; those two therefore resample the rows' *influence*, the derivative of the value
-with respect to the weight of each row, which is also much cheaper. The interval covers the noise of finitely many
-samples, not the bias of finitely many samples that is stated with each metric: compare equal N only.
-
-Samples with NaN or inf anywhere, or so large that the value overflows, give ``Estimate(None, None, None)``: diverged.
-"""
+"""Distances of samples from the answer, in the space of the data."""
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-RESAMPLES = 1000
-
-
-class Estimate(NamedTuple):
-    """A value and its 95 % bootstrap interval; all None where the samples had diverged."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-DIVERGED = Estimate(None, None, None)
+from edm_unified.metrics._common import (
+    DIVERGED,
+    Estimate,
+    counts,
+    estimate,
+    finite,
+    generator,
+    linear,
+    pair,
+    resample,
+    rows,
+)
 
 
 class EndpointError(NamedTuple):
@@ -59,15 +48,15 @@ def endpoint_error(x: Float[Tensor, "N *shape"], reference: Float[Tensor, "N *sh
     """
     if x.shape != reference.shape:
         raise ValueError(f"x: must have the shape of reference, got {tuple(x.shape)} against {tuple(reference.shape)}")
-    a, b = _rows("x", x, 1), _rows("reference", reference, 1)
-    if not (_finite(a) and _finite(b)):
+    a, b = rows("x", x, 1), rows("reference", reference, 1)
+    if not (finite(a) and finite(b)):
         return EndpointError(DIVERGED, DIVERGED)
     error = (a - b).square().mean(1).sqrt()
-    draws = _resample(error, seed)
+    draws = resample(error, seed)
     # The middle of an even number is the mean of its two middle ones: torch.median would take the lower.
     return EndpointError(
-        _estimate(error.quantile(0.5), draws.quantile(0.5, dim=1)),
-        _estimate(error.square().mean().sqrt(), draws.square().mean(1).sqrt()),
+        estimate(error.quantile(0.5), draws.quantile(0.5, dim=1)),
+        estimate(error.square().mean().sqrt(), draws.square().mean(1).sqrt()),
     )
 
 
@@ -80,12 +69,12 @@ def sliced_wasserstein(
     The ``directions`` depend on ``seed`` and the dimension only, so all methods are measured along the same ones.
     Bias: for equal normal distributions it is not 0 but about 1.8 √(1/N + 1/M) standard deviations.
     """
-    a, b = _pair(x, data, 1)
-    if not (_finite(a) and _finite(b)):
+    a, b = pair(x, data, 1)
+    if not (finite(a) and finite(b)):
         return DIVERGED
     if isinstance(directions, bool) or not isinstance(directions, int) or directions < 1:
         raise ValueError(f"directions: must be a positive whole number, got {directions!r}")
-    u = torch.randn(directions, a.shape[1], generator=_generator(seed), dtype=torch.float64).to(a.device)
+    u = torch.randn(directions, a.shape[1], generator=generator(seed), dtype=torch.float64).to(a.device)
     u = u / u.norm(dim=1, keepdim=True)
     sorted_a, order = (u @ a.mT).sort(1)  # (L, N)
     sorted_b = (u @ b.mT).sort(1).values  # (L, M)
@@ -101,7 +90,7 @@ def sliced_wasserstein(
     steps = (towards[:, 1:] + towards[:, :-1]) * sorted_a.diff(dim=1)
     potential = torch.cat([torch.zeros_like(towards[:, :1]), steps.cumsum(1)], 1)
     influence = torch.zeros_like(potential).scatter_(1, order, potential).mean(0)
-    return _linear(squared, influence, seed, root=True)
+    return linear(squared, influence, seed, root=True)
 
 
 def energy_distance(x: Float[Tensor, "N *shape"], data: Float[Tensor, "M *shape"], seed: int = 0) -> Estimate:
@@ -110,13 +99,13 @@ def energy_distance(x: Float[Tensor, "N *shape"], data: Float[Tensor, "M *shape"
     Zero only for equal distributions. Without bias it may come out slightly negative for a perfect method. Distances
     are taken in chunks of rows: memory O((N+M)·1024), time O((N+M)² d).
     """
-    a, b = _pair(x, data, 2)
-    if not (_finite(a) and _finite(b)):
+    a, b = pair(x, data, 2)
+    if not (finite(a) and finite(b)):
         return DIVERGED
     centre = b.mean(0)
     a, b = a - centre, b - centre
     n, m = len(a), len(b)
-    w = torch.cat([torch.full((1, n), 1.0 / n, dtype=torch.float64), _counts(n, 400, seed) / n]).to(a.device)
+    w = torch.cat([torch.full((1, n), 1.0 / n, dtype=torch.float64), counts(n, 400, seed) / n]).to(a.device)
     cross = torch.zeros(n, dtype=torch.float64, device=a.device)
     within_a = torch.zeros(len(w), dtype=torch.float64, device=a.device)
     within_b = torch.zeros((), dtype=torch.float64, device=a.device)
@@ -133,7 +122,7 @@ def energy_distance(x: Float[Tensor, "N *shape"], data: Float[Tensor, "M *shape"
     # A pair of copies of one row is no pair of samples: 1 − Σw² is the weight of the true pairs.
     pairs = 1 - w.square().sum(1)
     values = 2 * (w @ cross) - within_a / pairs.clamp(min=1e-300) - within_b / (m * (m - 1))
-    return _estimate(values[0], values[1:][pairs[1:] > 1e-12])
+    return estimate(values[0], values[1:][pairs[1:] > 1e-12])
 
 
 def frechet(
@@ -147,7 +136,7 @@ def frechet(
     (d, d). Sees two moments only. Bias at small N: the covariance of N samples misses the truth by O(d/N), so that
     a perfect method scores about tr(C)·(d+5)/(4N) rather than 0 (exact to first order for C ∝ I).
     """
-    a = _rows("x", x, 2)
+    a = rows("x", x, 2)
     if isinstance(data, tuple):
         mean2, cov2 = (v.detach().to(a.device, torch.float64) for v in data)
         mean2, d = mean2.reshape(-1), a.shape[1]
@@ -156,14 +145,14 @@ def frechet(
                 f"data: mean and covariance must have {d} and ({d}, {d}) entries to match x, "
                 f"got {len(mean2)} and {tuple(cov2.shape)}"
             )
-        if not (_finite(mean2) and _finite(cov2)):
+        if not (finite(mean2) and finite(cov2)):
             return DIVERGED
     else:
-        a, b = _pair(x, data, 2)
-        if not _finite(b):
+        a, b = pair(x, data, 2)
+        if not finite(b):
             return DIVERGED
         mean2, cov2 = b.mean(0), b.mT.cov().reshape(b.shape[1], b.shape[1])
-    if not _finite(a):
+    if not finite(a):
         return DIVERGED
     mean1 = a.mean(0)
     z = a - mean1
@@ -171,7 +160,7 @@ def frechet(
     values, vectors = torch.linalg.eigh(cov2)
     root2 = (vectors * values.clamp(min=0).sqrt()) @ vectors.mT
     inner = root2 @ cov1 @ root2
-    if not _finite(inner):
+    if not finite(inner):
         return DIVERGED
     values, vectors = torch.linalg.eigh((inner + inner.mT) / 2)
     roots = values.clamp(min=0).sqrt()
@@ -180,7 +169,7 @@ def frechet(
     inverse = torch.where(roots > 1e-7 * roots.max(), 1 / roots, 0.0)
     half = z @ (root2 @ vectors)
     influence = 2 * (z @ (mean1 - mean2)) + z.square().sum(1) - (half.square() * inverse).sum(1)
-    return _linear(value, influence, seed, root=False)
+    return linear(value, influence, seed, root=False)
 
 
 def log_density_gap(
@@ -197,70 +186,16 @@ def log_density_gap(
     negative where they are too likely (collapsed on the modes). ``draws`` exact draws, resampled in the interval too.
     With ``label`` (N,) the density of each row is that of its class, and there is one fresh draw for each row.
     """
-    rows = _rows("x", x, 1)
-    if not _finite(rows):
+    flat = rows("x", x, 1)
+    if not finite(flat):
         return DIVERGED
     if label is None:
         fresh = density.log_prob(density.sample(draws, seed=seed + 1, sigma=sigma), sigma)
     else:
         fresh = density.log_prob(density.sample(len(x), seed=seed + 1, sigma=sigma, label=label), sigma, label=label)
     mine = density.log_prob(x.detach(), sigma, label=label).to(torch.float64)
-    if not (_finite(mine) and _finite(fresh)):
+    if not (finite(mine) and finite(fresh)):
         return DIVERGED
-    d = rows.shape[1]
-    draws_mean = _resample(fresh, seed + 1).mean(1) - _resample(mine, seed).mean(1)
-    return _estimate((fresh.mean() - mine.mean()) / d, draws_mean / d)
-
-
-# -- checks and the bootstrap -----------------------------------------------------------------------------------------
-
-
-def _rows(name: str, x: Tensor, least: int) -> Tensor:
-    """(N, *shape) as (N, d) float64."""
-    if x.ndim < 1 or len(x) < least or x.numel() == 0:
-        raise ValueError(f"{name}: must have shape (N, *shape) with N >= {least}, got {tuple(x.shape)}")
-    return x.detach().to(torch.float64).reshape(len(x), -1)
-
-
-def _pair(x: Tensor, data: Tensor, least: int) -> tuple[Tensor, Tensor]:
-    if x.shape[1:] != data.shape[1:]:
-        raise ValueError(
-            f"data: must hold events of the shape of x, got {tuple(data.shape[1:])} against {tuple(x.shape[1:])}"
-        )
-    return _rows("x", x, least), _rows("data", data.to(x.device), least)
-
-
-def _finite(x: Tensor) -> bool:
-    return bool(torch.isfinite(x).all())
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def _resample(values: Tensor, seed: int) -> Tensor:
-    """(RESAMPLES, N) rows drawn with replacement from ``values`` (N,)."""
-    index = torch.randint(len(values), (RESAMPLES, len(values)), generator=_generator(seed))
-    return values[index.to(values.device)]
-
-
-def _counts(n: int, times: int, seed: int) -> Tensor:
-    """(times, n): how often each of n rows was drawn in n draws with replacement."""
-    index = torch.randint(n, (times, n), generator=_generator(seed))
-    return torch.zeros(times, n, dtype=torch.float64).scatter_add_(1, index, torch.ones(times, n, dtype=torch.float64))
-
-
-def _linear(value: Tensor, influence: Tensor, seed: int, root: bool) -> Estimate:
-    """The bootstrap of ``value`` + mean influence of the rows drawn, and the root of it all where asked."""
-    draws = value + _resample(influence - influence.mean(), seed).mean(1)
-    return _estimate(value.clamp(min=0).sqrt(), draws.clamp(min=0).sqrt()) if root else _estimate(value, draws)
-
-
-def _estimate(value: Tensor, draws: Tensor) -> Estimate:
-    v = float(value)
-    if not math.isfinite(v) or not _finite(draws):
-        return DIVERGED
-    if draws.numel() == 0:
-        return Estimate(v, v, v)
-    low, high = draws.quantile(torch.tensor([0.025, 0.975], dtype=draws.dtype, device=draws.device)).tolist()
-    return Estimate(v, low, high)
+    d = flat.shape[1]
+    draws_mean = resample(fresh, seed + 1).mean(1) - resample(mine, seed).mean(1)
+    return estimate((fresh.mean() - mine.mean()) / d, draws_mean / d)
