@@ -50,6 +50,8 @@ def find(name: str | os.PathLike[str]) -> Path:
     bare = not text or len(path.parts) == 1 or (path.parent.as_posix() in folders and not path.exists())
     if path.is_file() or path.suffix.lower() in SUFFIXES or not bare:
         shipped = {name.rpartition("/")[2]: name for name in reversed(names)}
+        if not path.exists() and path.suffix.lower() not in SUFFIXES:
+            raise ValueError(f"{text}: no such file, and no run is there; `edm-unified train RECIPE --out {text}` makes one")
         if not path.exists() and path.stem in shipped:
             raise ValueError(f"{text}: no such file; the shipped recipe is called {shipped[path.stem]!r}")
         return path
@@ -59,12 +61,21 @@ def find(name: str | os.PathLike[str]) -> Path:
 
 
 def beside(comparison: str, recipe: str) -> str:
-    """A path in a comparison's list is relative to the comparison's own file; a name is that of a shipped recipe."""
+    """A path in a comparison's list is relative to the comparison's own file; a name is that of a shipped recipe.
+
+    What is no file beside the comparison, and has not the name of one, is a run where the command is run.
+    """
     path = Path(recipe)
     if path.is_absolute() or recipe in recipe_names() or (len(path.parts) == 1 and path.suffix not in SUFFIXES):
         return recipe
     found = find(comparison).parent / path
-    return recipe if path.is_dir() and not found.exists() else str(found)  # a run, made where the command is run
+    return str(found) if found.exists() or path.suffix in SUFFIXES else recipe
+
+
+def is_absent_run(name: str) -> bool:
+    """Whether ``name`` is that of a run (``runs/edm``) which is not there."""
+    path = Path(name).expanduser()
+    return len(path.parts) > 1 and not path.suffix and not path.exists() and name not in recipe_names()
 
 
 def suggest(word: object, options: Iterable[str], listing: str = "") -> str:

@@ -56,18 +56,18 @@ def data(data: str, overrides: tuple[str, ...], samples: int, out: Path | None, 
         about = survey(dataset, samples)
         bar.say("trying noise levels")
         try:
-            levels = suggest(dataset, about)
-        except ValueError:
+            levels, reason = suggest(dataset, about), ""
+        except ValueError as error:
             if as_yaml:
                 raise
-            levels = None
+            levels, reason = None, str(error)
         if out is not None:
             write_atomic(out, _picture(dataset))
     if as_yaml:
         assert levels is not None
         click.echo(_snippet(data, levels), nl=False)
     elif not quiet:
-        for line in _card(about, levels):
+        for line in _card(about, levels, reason):
             click.echo(line)
         if out is not None:
             click.echo(f"\npicture      {out}")
@@ -103,18 +103,20 @@ def _load(text: str, overrides: tuple[str, ...]) -> Dataset:
         raise ValueError(f"{label}: {fault.path + ': ' if fault.path else ''}{fault.message}") from error
 
 
-def _card(about: Survey, levels: Suggestion | None) -> list[str]:
+def _card(about: Survey, levels: Suggestion | None, reason: str) -> list[str]:
     looked = "" if about.surveyed == about.n else f"; figures of {about.surveyed:,} of them"
     lines = [
         click.style(about.name, bold=True),
         _row("samples", f"{about.n:,} of shape {'×'.join(map(str, about.shape))}{looked}"),
         _row("range", f"{about.low:.4g} to {about.high:.4g}"),
-        _row("mean", _numbers(about.mean)),
-        _row("std", _numbers(about.std) + f"   σ_data {about.sigma_data:.4g} over all"),
+        _row("mean", _numbers(about.mean, about.shape)),
+        _row("std", _numbers(about.std, about.shape) + f"   σ_data {about.sigma_data:.4g} over all"),
         _row("classes", _classes(about.counts)),
         *(_row("note", text) for text in about.problems),
     ]
-    if levels is not None:
+    if levels is None:
+        lines.append(_row("note", f"no noise levels to suggest: {reason.removeprefix(about.name + ': ')}"))
+    else:
         lines += ["", click.style("suggested", bold=True)]
         for name, reason in levels.reasons.items():
             lines.append(_row(f"  {name}", f"{getattr(levels, name):<8.3g} {reason}", 9))
@@ -126,9 +128,9 @@ def _row(name: str, text: str, hang: int = 0) -> str:
     return textwrap.fill(text, 110, initial_indent=f"{name:<{_INDENT}}", subsequent_indent=indent)
 
 
-def _numbers(values: tuple[float, ...]) -> str:
+def _numbers(values: tuple[float, ...], shape: tuple[int, ...]) -> str:
     shown = "  ".join(f"{value:.4g}" for value in values[:8])
-    what = "per channel" if len(values) > 1 else ""
+    what = "" if len(values) < 2 else "per axis" if len(shape) == 1 else "per channel"
     return f"{shown}{'  …' if len(values) > 8 else ''}  {what}".rstrip()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +11,12 @@ import click
 from edm_unified import _shipped
 from edm_unified._files import write_atomic
 from edm_unified.cli import options
-from edm_unified.cli.likelihood_report import Job, Rows, contents, report, row, stored, whole
+from edm_unified.cli.likelihood_report import contents, report, row
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
+    from edm_unified.cli.likelihood_rows import Job
     from edm_unified.data import Dataset
     from edm_unified.recipe import Recipe
 
@@ -100,6 +99,10 @@ def likelihood(
     edm-unified likelihood edm --dequantize none --bound
     edm-unified likelihood edm eight.npy --trace hutchinson --out nats.jsonl
     """
+    from edm_unified.cli.likelihood_rows import rows as computed
+    from edm_unified.cli.likelihood_rows import whole
+
+    _check_options(bound, check)
     if out is not None and out.suffix not in (".npy", ".jsonl"):
         raise ValueError(f"--out: {out} must end in .npy or .jsonl")
     found = options.load(recipe, overrides, **swaps)
@@ -119,7 +122,7 @@ def likelihood(
             None if dequantize == "none" or not whole(dataset) else dequantize, seed, conditional, where, precision,
         )  # fmt: skip
         denoiser: Any = built.to(where) if hasattr(built, "to") else built
-        rows = _rows(denoiser, dataset, job, first, min(n, len(dataset) - first), batch, check, bar)
+        rows = computed(denoiser, dataset, job, first, min(n, len(dataset) - first), batch, check, bar)
     if out is not None:
         write_atomic(out, contents(rows, dataset.shape, out.suffix, first))
     for note in rows.notes:
@@ -129,6 +132,16 @@ def likelihood(
             click.echo(line)
         if out is not None:
             click.echo(row("written", str(out)))
+
+
+def _check_options(bound: bool, check: bool) -> None:
+    """Raise ``ValueError`` for an option that the chosen estimate would not look at."""
+    context = click.get_current_context()
+    idle = ("ode", "trace", "probe", "probes", *(() if check else ("rk4_steps", "tolerance"))) if bound else ("points",)
+    for name in idle:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            remedy = "it belongs to the ODE; leave out --bound" if bound else "it belongs to --bound; add that"
+            raise ValueError(f"--{name.replace('_', '-')}: {remedy}")
 
 
 def _check_deterministic(name: str, recipe: Recipe) -> None:
@@ -163,6 +176,8 @@ def _data(text: str) -> Dataset:
 
 
 def _check_data(dataset: Dataset, own: Dataset, dequantize: str | None, name: str, first: int) -> None:
+    from edm_unified.cli.likelihood_rows import whole
+
     if dataset.shape != own.shape:
         raise ValueError(f"{name}: samples of shape {dataset.shape}, but the denoiser is for {own.shape}")
     if first >= len(dataset):
@@ -190,15 +205,15 @@ def _job(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Job:
-    import torch
-
     from edm_unified import exact
     from edm_unified import likelihood as lk
+    from edm_unified.cli.likelihood_rows import Job
     from edm_unified.data import batch
+    from edm_unified.data.survey import part
 
     levels = sorted(sigma for sigma in recipe.levels if sigma > 0)
     low, high = (given if given is not None else at for given, at in zip(sigmas, (levels[0], levels[-1]), strict=True))
-    images = batch(own, torch.arange(min(len(own), 10_000)))[0]
+    images = batch(own, part(own, 10_000))[0]  # of all of them: files may be sorted by class
     at_top = lk.prior_of(images) if prior == "data" else lk.isotropic(own.shape)
     control = None
     if bound:
@@ -208,79 +223,3 @@ def _job(
         bound, low, high, steps, tolerance, *trace, points, at_top.to(device), control, noise, seed, conditional,
         device, dtype,
     )  # fmt: skip
-
-
-def _rows(
-    denoiser: Any, dataset: Dataset, job: Job, first: int, n: int, batch: int, check: bool, bar: options.Progress
-) -> Rows:
-    import torch
-
-    from edm_unified import likelihood as lk
-
-    nats, errors, closed, parts, entropy, nfe, worst = [], [], [], [], None, 0, None
-    notes: dict[str, None] = {}
-    for start in range(first, first + n, batch):
-        indices = torch.arange(start, min(start + batch, first + n))
-        x, entropy = _points(dataset, indices, job)
-        x = x.to(job.device)
-        cond = _cond(denoiser, dataset, indices, job)
-        common: Any = {"sigma_min": job.sigma_min, "sigma_max": job.sigma_max, "prior": job.prior, "seed": job.seed,
-                       "first": start, "cond": cond}  # fmt: skip
-
-        def told(step: int, steps: int, sigma: float, start: int = start, size: int = len(x)) -> None:
-            bar.update(start - first + size * step / steps, n, f"sigma {sigma:.3g}")
-
-        if job.bound:
-            found = lk.variational_bound(denoiser, x, points=job.points, control=job.control, **common)
-            nats.append(-found.nats.cpu())
-            errors.append(found.standard_error.cpu())
-            parts.append(torch.stack([found.prior, found.diffusion, found.reconstruction]).cpu())
-            nfe = found.nfe
-            bar.update(start - first + len(x), n, "noise levels")
-        else:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", UserWarning)
-                flow = lk.log_likelihood(
-                    denoiser, x, steps=job.steps, tolerance=job.tolerance, trace=job.trace, probe=job.probe,
-                    probes=job.probes, dtype=job.dtype, callback=told, **common,
-                )  # fmt: skip
-            notes.update(dict.fromkeys(str(warning.message) for warning in caught))
-            nats.append(flow.nats.cpu())
-            errors.append(flow.standard_error.cpu())
-            nfe = flow.nfe
-        if hasattr(denoiser, "log_prob"):
-            closed.append(denoiser.log_prob(x, job.sigma_min, **(cond or {})).cpu())
-        if check:
-            settings: Any = {key: common[key] for key in ("sigma_min", "sigma_max", "cond")} | {
-                "steps": job.steps, "tolerance": job.tolerance, "dtype": job.dtype}  # fmt: skip
-            back = lk.decode(denoiser, lk.encode(denoiser, x, **settings), **settings)
-            worst = max(worst or 0.0, float((back - x).abs().max()))
-    return Rows(
-        torch.cat(nats), torch.cat(errors), torch.cat(closed) if closed else None, entropy,
-        torch.cat(parts, 1) if parts else None, worst, nfe, tuple(notes),
-    )  # fmt: skip
-
-
-def _points(dataset: Dataset, indices: Tensor, job: Job) -> tuple[Tensor, float | None]:
-    """The samples as points in the units of the network, and the entropy of what was added."""
-    import torch
-
-    from edm_unified import likelihood as lk
-    from edm_unified.data import batch
-
-    if job.noise is None:
-        return batch(dataset, indices)[0].to(torch.float64), None
-    top = round(float((2 * torch.as_tensor(dataset.scaling.shift, dtype=torch.float64)).max()))
-    spread = lk.dequantize(
-        stored(dataset, indices), job.noise, scaling=dataset.scaling, levels=top + 1, sigma_min=job.sigma_min,
-        seed=job.seed, first=int(indices[0]),
-    )  # fmt: skip
-    return spread.x, spread.entropy
-
-
-def _cond(denoiser: Any, dataset: Dataset, indices: Tensor, job: Job) -> dict[str, Tensor] | None:
-    if not (job.conditional or getattr(denoiser, "needs_label", False)):
-        return None
-    if dataset.labels is None:
-        raise ValueError(f"label: {dataset.name} have no classes, which this denoiser or --conditional needs")
-    return {"label": dataset.labels[indices].to(job.device)}

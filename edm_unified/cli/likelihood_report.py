@@ -6,63 +6,17 @@ import io
 import json
 import math
 import textwrap
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
+    from edm_unified.cli.likelihood_rows import Job, Rows
     from edm_unified.data import Dataset
 
 _INDENT = 14
-
-
-class Job(NamedTuple):
-    """What is to be found out, of which samples, and how."""
-
-    bound: bool
-    sigma_min: float
-    sigma_max: float
-    steps: int
-    tolerance: float | None
-    trace: Any
-    probe: Any
-    probes: int
-    points: int
-    prior: Any
-    control: Any
-    noise: Any
-    seed: int
-    conditional: bool
-    device: torch.device
-    dtype: torch.dtype
-
-
-class Rows(NamedTuple):
-    """Per sample, (N,) each, in nats; ``entropy`` is that of the dequantisation, None without one."""
-
-    nats: Tensor
-    standard_error: Tensor
-    closed: Tensor | None
-    entropy: float | None
-    parts: Tensor | None  # (3, N) of the bound
-    reconstruction: float | None
-    nfe: int
-    notes: tuple[str, ...]
-
-
-def stored(dataset: Dataset, indices: Tensor) -> Tensor:
-    """The samples as they are kept: bytes stay bytes."""
-    return dataset.stored[indices]
-
-
-def whole(dataset: Dataset) -> bool:
-    """Whether the samples are whole numbers."""
-    import torch
-
-    return not stored(dataset, torch.arange(1)).is_floating_point()
 
 
 def _mean(values: Tensor) -> str:
@@ -76,6 +30,7 @@ def row(name: str, text: str) -> str:
 
 def report(name: str, dataset: Dataset, job: Job, rows: Rows) -> list[str]:
     """The lines."""
+    from edm_unified.cli.likelihood_rows import whole
     from edm_unified.likelihood import offset
 
     d = math.prod(dataset.shape)
@@ -138,8 +93,10 @@ def _why(job: Job, dataset: Dataset) -> str:
 
     if job.noise == "truncated_normal":
         return "less the entropy of the truncated normal"
-    scale = float(torch.as_tensor(dataset.scaling.scale, dtype=torch.float64).flatten()[0])
-    return f"log₂ {scale:g}, as a grey level is 1/{scale:g} wide"
+    scale = torch.as_tensor(dataset.scaling.scale, dtype=torch.float64)
+    if scale.numel() > 1:
+        return "the mean of log₂ 1/width of a grey level over the channels"
+    return f"log₂ {float(scale):g}, as a grey level is 1/{float(scale):g} wide"
 
 
 def contents(rows: Rows, shape: tuple[int, ...], suffix: str, first: int) -> bytes:

@@ -237,7 +237,11 @@ def _comparison_card(file: str, comparison: Comparison, width: int) -> Iterator[
 
     yield from _heading(comparison.title, comparison.description, width)
     for name in comparison.recipes:
-        recipe = Recipe.load(_shipped.beside(file, name))
+        where = _shipped.beside(file, name)
+        if _shipped.is_absent_run(where):
+            yield _line(name, " a run, not trained yet", width)
+            continue
+        recipe = Recipe.load(where)
         sampler = recipe.sampler
         parts = (recipe.schedule, sampler.steps, sampler.solver, sampler.renoising, sampler.corrector, sampler.head)
         yield _line(name, " · ".join(part.kind for part in parts if part is not None), width)

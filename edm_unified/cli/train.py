@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edm_unified import _shipped
 from edm_unified._files import write_atomic
 from edm_unified.cli import options
 
@@ -152,7 +154,9 @@ def _train(recipe: Recipe, job: Job, directory: Path, peers: Team, fresh: bool, 
         if excess:
             click.echo(f"  excess: {excess}")
         click.echo(f"  report: {directory / 'report.html'}")
-        click.echo(f"  use it: edm-unified sample {directory}   edm-unified compare {directory} --solver fast")
+        shown = str(directory)
+        name = shlex.quote(f"./{shown}" if shown in _shipped.recipe_names() else shown)
+        click.echo(f"  use it: edm-unified sample {name}   edm-unified compare {name} --solver fast")
 
 
 def _picture(run: Run, recipe: Recipe, images: int, bar: options.Progress) -> None:

@@ -14,6 +14,7 @@ from edm_unified import metrics as measure
 from edm_unified.compare.plan import digest
 from edm_unified.data import AnyData, Dataset, batch, order
 from edm_unified.heads import AnyHead, Head
+from edm_unified.metrics import Estimate, Features
 from edm_unified.recipe import Recipe, Sampler
 from edm_unified.training.trained import Trained
 
@@ -39,9 +40,7 @@ class Settings(NamedTuple):
 class Problem:
     """A model of the data with all that is measured against it. Nothing is built before it is needed."""
 
-    def __init__(
-        self, recipe: Recipe, settings: Settings, features: dict[AnyData | None, measure.Features | None]
-    ) -> None:
+    def __init__(self, recipe: Recipe, settings: Settings, features: dict[AnyData | None, Features | None]) -> None:
         self._recipe, self._settings, self._classifiers = recipe, settings, features
         self._heads: dict[AnyHead | None, Head | None] = {}
 
@@ -128,7 +127,7 @@ class Problem:
             return self.dataset.labels is not None and self.dataset.classes > 1
         return name != "log_density_gap" or self.has_density
 
-    def measure(self, x: Tensor, name: str) -> measure.Estimate | None:
+    def measure(self, x: Tensor, name: str) -> Estimate | None:
         """One metric of the samples as a distribution, or None where it does not apply."""
         if name == "log_density_gap":
             return measure.log_density_gap(x, self.denoiser) if self.has_density else None
@@ -141,19 +140,19 @@ class Problem:
         return measure.sliced_wasserstein(x, self.target)
 
     @property
-    def features(self) -> measure.Features | None:
+    def features(self) -> Features | None:
         """A classifier of these data, trained once for all models of them; None where they have no classes."""
         data = self._recipe.data
         if data not in self._classifiers:
             told_apart = self.applies("frechet_features", 2)
-            self._classifiers[data] = measure.Features(self.dataset) if told_apart else None
+            self._classifiers[data] = Features(self.dataset) if told_apart else None
         return self._classifiers[data]
 
     @cached_property
     def _target_seen(self) -> Tensor:
         return self.target if self.features is None else self.features(self.target)
 
-    def _seen(self, x: Tensor, name: str) -> measure.Estimate | None:
+    def _seen(self, x: Tensor, name: str) -> Estimate | None:
         """A metric of what a classifier sees; precision and recall of unlabelled data are of the data themselves."""
         if not self.applies(name, len(x)):
             return None
@@ -169,7 +168,7 @@ class Problems:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._problems: dict[Any, Problem] = {}
-        self._features: dict[AnyData | None, measure.Features | None] = {}
+        self._features: dict[AnyData | None, Features | None] = {}
 
     def of(self, recipe: Recipe) -> Problem:
         key = (recipe.data, recipe.denoiser)

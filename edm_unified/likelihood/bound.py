@@ -25,21 +25,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from edm_unified import exact
-from edm_unified._component import choice, count, falling
+from edm_unified._component import choice, count, falling, positive
 from edm_unified.data import BYTES, Scaling
 from edm_unified.denoiser import Counted, Denoiser, check_range
+from edm_unified.likelihood.decoder import Decoder, decoded
+from edm_unified.likelihood.path import denoised
 from edm_unified.likelihood.prior import isotropic
 from edm_unified.parametrization import along
 from edm_unified.streams import Source
-
-Decoder = Literal["gaussian", "discretized"]
 
 
 class Bound(NamedTuple):
@@ -92,26 +92,36 @@ def variational_bound(
     levels uniform in ln σ. ``decoder``: ``gaussian`` for real data, ``discretized`` for images of ``values`` grey
     levels (Ho et al. 2020, Eq. 13, with mean D and variance σ_1²). Row i has the noise of sample
     ``first + i`` of ``seed``.
+
+    Raises ``ValueError`` for integers, levels outside the range of D, or too few; ``FloatingPointError`` for NaN.
     """
     choice("decoder", decoder, ("gaussian", "discretized"))
     count("points", points)
     count("repeats", repeats)
+    count("values", values, least=2)
+    if sigma_data is not None:
+        positive("sigma_data", sigma_data)
     if not isinstance(x, Tensor) or x.ndim < 2 or not x.is_floating_point():
         got = f"{x.dtype} of {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"x: must be floating point, (B, *shape), in the units of the denoiser, got {got}")
     chain = None if levels is None else torch.as_tensor(sorted(map(float, levels)), dtype=torch.float64)
-    low, high = (sigma_min, sigma_max) if chain is None else (float(chain[0]), float(chain[-1]))
-    falling("sigma_min", low, "sigma_max", high)
+    if chain is None:
+        low, high = sigma_min, sigma_max
+        falling("sigma_min", low, "sigma_max", high)
+    elif len(chain) < 2 or not (0 < float(chain[0]) < float(chain[-1]) < math.inf):
+        raise ValueError(f"levels: must be two or more, positive and finite, got {chain.tolist()[:4]}")
+    else:
+        low, high = float(chain[0]), float(chain[-1])
     check_range(denoiser, torch.tensor([low, high], dtype=torch.float64))
     prior = isotropic(x.shape[1:]).to(x.device) if prior is None else prior
-    x, counted = x.double(), Counted(denoiser)
+    x, counted, kwargs = x.double(), Counted(denoiser), dict(cond or {})
     randn = Source(seed, first, x.shape, torch.float64, x.device, purpose=4)
 
     def error(sigma: Tensor) -> Tensor:
         """‖x − D‖²/σ² under fresh noise, less that of the control; σ () or (B,), on the device of x."""
         n, s = randn(), along(sigma, x)
         z = x + s * n
-        out = (counted(z, sigma, **(cond or {})).double() - x).flatten(1).square().sum(1)
+        out = (denoised(counted, z, sigma, kwargs) - x).flatten(1).square().sum(1)
         if control is not None:
             out = out - (control(z, sigma) - x).flatten(1).square().sum(1)
         return out / sigma.square()
@@ -133,10 +143,17 @@ def variational_bound(
                 known = (expected * half.to(x.device)).sum(1)
                 curve = (chain[1:], curve[1] + half * expected.mean(0).cpu())
         diffusion = drawn.sums.mean(0) + known
-        last = _decoded(counted, x, low, decoder, scaling, values, repeats, randn, cond)
+        last = decoded(counted, x, low, decoder, scaling, values, repeats, randn, kwargs)
     spread = drawn.sums + last
     se = spread.std(0) / repeats**0.5 if repeats > 1 else torch.full_like(top, math.nan)
-    return Bound(top + diffusion + last.mean(0), se, top, diffusion, last.mean(0), curve, counted.nfe, x[0].numel())
+    nats = top + diffusion + last.mean(0)
+    if not bool(torch.isfinite(nats).all()):
+        bad = (~torch.isfinite(nats)).nonzero().flatten().tolist()
+        raise FloatingPointError(
+            f"variational_bound: not finite for {len(bad)} of {len(x)} samples, first for sample {bad[0]} of the batch;"
+            " x or the output of the denoiser holds NaN"
+        )
+    return Bound(nats, se, top, diffusion, last.mean(0), curve, counted.nfe, x[0].numel())
 
 
 class _Drawn(NamedTuple):
@@ -207,40 +224,3 @@ def _prior_term(x: Tensor, prior: exact.Gaussian, sigma: float) -> Tensor:
 def _with_control(curve: tuple[Tensor, Tensor], x: Tensor, g: exact.Gaussian) -> tuple[Tensor, Tensor]:
     levels, values = curve
     return levels, values + torch.stack([_expected(x, g, s).mean() for s in levels.tolist()]).cpu()
-
-
-def _decoded(
-    denoiser: Denoiser,
-    x: Tensor,
-    sigma: float,
-    decoder: Decoder,
-    scaling: Scaling,
-    values: int,
-    repeats: int,
-    randn: Source,
-    cond: Mapping[str, object] | None,
-) -> Tensor:
-    """L_0, (repeats, B)."""
-    if decoder == "gaussian":  # E ‖x − z_1‖² = d σ²: nothing is left to be drawn
-        entropy = 0.5 * x[0].numel() * math.log(2 * math.pi * math.e * sigma * sigma)
-        return torch.full((repeats, len(x)), entropy, dtype=torch.float64, device=x.device)
-    scale = torch.as_tensor(scaling.scale, dtype=torch.float64, device=x.device)
-    raw = (x * scale + torch.as_tensor(scaling.shift, dtype=torch.float64, device=x.device)).round()
-    if not (float(raw.min()) >= 0 and float(raw.max()) < values):
-        raise ValueError(f"x: lies outside the {values} grey levels that the decoder knows, 0 to {values - 1}")
-    level = torch.tensor(sigma, dtype=torch.float64, device=x.device)
-    out = []
-    for _ in range(repeats):
-        mean = denoiser(x + sigma * randn(), level, **(cond or {})).double()
-        above = torch.where(raw == values - 1, math.inf, (x + 0.5 / scale - mean) / sigma)
-        below = torch.where(raw == 0, -math.inf, (x - 0.5 / scale - mean) / sigma)
-        out.append(-_log_between(below, above).flatten(1).sum(1))
-    return torch.stack(out)
-
-
-def _log_between(a: Tensor, b: Tensor) -> Tensor:
-    """ln(Φ(b) − Φ(a)) for a < b, without cancellation in either tail."""
-    swap = a + b > 0  # the other tail is its mirror image
-    a, b = torch.where(swap, -b, a), torch.where(swap, -a, b)
-    log_b, log_a = torch.special.log_ndtr(b), torch.special.log_ndtr(a)
-    return log_b + torch.log1p(-torch.exp((log_a - log_b).clamp(max=-1e-300)))

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from edm_unified._component import falling
 from edm_unified.denoiser import Counted, Denoiser, check_range
-from edm_unified.likelihood.path import Told, grid, integrate
+from edm_unified.likelihood.path import Told, denoised, grid, integrate
 from edm_unified.likelihood.prior import Density, isotropic, prior_error
 from edm_unified.likelihood.trace import Probe, Trace, estimator, row_sum
 
@@ -109,7 +109,7 @@ def log_likelihood(
     def rate(y: Tensor, sigma: Tensor) -> Tensor:
         with torch.enable_grad():
             state = y[:, :d].reshape(shape).detach().requires_grad_(True)
-            out = _denoise(counted, state, sigma, kwargs)
+            out = denoised(counted, state, sigma, kwargs)
             if not out.requires_grad:
                 raise ValueError("denoiser: its output carries no gradient, which the trace needs; drop torch.no_grad")
             traces = how.of(out, state)
@@ -180,17 +180,10 @@ def _carry(
     kwargs = dict(cond or {})
 
     def rate(y: Tensor, sigma: Tensor) -> Tensor:
-        return y - _denoise(denoiser, y.reshape(x.shape), sigma, kwargs).flatten(1)
+        return y - denoised(denoiser, y.reshape(x.shape), sigma, kwargs).flatten(1)
 
     with torch.no_grad():
         return integrate(rate, x.to(dtype).flatten(1), start, end, steps, tolerance).reshape(x.shape)
-
-
-def _denoise(denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Mapping[str, object]) -> Tensor:
-    out = denoiser(x, sigma, **cond)
-    if out.shape != x.shape:
-        raise ValueError(f"denoiser: returned shape {tuple(out.shape)} for x of shape {tuple(x.shape)}")
-    return out.to(x.dtype)
 
 
 def _check(x: Tensor, sigma_min: float, sigma_max: float) -> None:

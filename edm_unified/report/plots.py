@@ -56,8 +56,8 @@ def error_against_nfe(ax: Axes, palette: Palette, table: Table, name: str, given
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_ylim(low, high)
-    _budget_ticks(ax, table.budgets)
-    _value_ticks(ax, low, high)
+    _budget_ticks(ax, table.budgets, min((float(line[0, 0]) for line in lines if len(line)), default=math.inf))
+    value_ticks(ax, low, high)
     if floor is not None:
         _draw_floor(ax, palette, floor)
     for i, line in enumerate(lines):
@@ -126,13 +126,14 @@ def _limits(values: list[float], floor: Sequence[float] | None) -> tuple[float, 
     return bottom / room ** (1 if floor is None else 1.7), top * room  # the floor's name is written below it
 
 
-def _budget_ticks(ax: Axes, budgets: Sequence[int]) -> None:
+def _budget_ticks(ax: Axes, budgets: Sequence[int], least: float) -> None:
+    """Ticks at the budgets; the axis begins at the ``least`` evaluations, as 9 of a budget of 10."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     if not budgets:
         return
     span = max(budgets[-1] / budgets[0], 1.5)
-    ax.set_xlim(budgets[0] / span**0.05, budgets[-1] * span**0.04)
+    ax.set_xlim(min(budgets[0], least) / span**0.05, budgets[-1] * span**0.04)
     kept: list[int] = []
     for budget in budgets:  # ticks closer than this would print over each other
         if not kept or math.log(budget / kept[-1]) > 0.075 * math.log(span):
@@ -142,7 +143,7 @@ def _budget_ticks(ax: Axes, budgets: Sequence[int]) -> None:
     ax.set_xticklabels([str(b) for b in kept])
 
 
-def _value_ticks(ax: Axes, low: float, high: float) -> None:
+def value_ticks(ax: Axes, low: float, high: float) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
     decades = math.log10(high / low)

@@ -14,6 +14,7 @@ from edm_unified.report.data import image_like
 from edm_unified.report.draw import Palette, dress, margins, svg
 from edm_unified.report.markup import cited, data_uri, document, figure, lines, table, text
 from edm_unified.report.panels import scatter_svg
+from edm_unified.report.plots import power_of_ten, value_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,7 +123,7 @@ def _curves(log: Sequence[dict[str, Any]]) -> str:
 
 def _axes(ax: Axes, values: Sequence[float], logarithmic: bool) -> None:
     if logarithmic and min(values) > 0:
-        ax.set_yscale("log")
+        _logarithmic(ax, "y")
     elif min(values) >= 0:
         ax.set_ylim(bottom=0, top=1.05 * max(values) or 1)
     ax.set_xlim(left=0)
@@ -142,9 +143,9 @@ def _levels(log: Sequence[dict[str, Any]]) -> str:
                 sigmas, [bins[s][0] / bins[s][1] for s in sigmas], "o-", markersize=2.6, linewidth=1.2,
                 color=palette.line(i), label=label,
             )  # fmt: skip
-        ax.set_xscale("log")
+        _logarithmic(ax, "x")
         if all(total > 0 for _, bins in stages for total, _ in bins.values()):
-            ax.set_yscale("log")
+            _logarithmic(ax, "y")
         ax.legend(frameon=False, labelcolor=palette.fg, fontsize=8)
 
     def share(canvas: Figure, palette: Palette) -> None:
@@ -154,7 +155,7 @@ def _levels(log: Sequence[dict[str, Any]]) -> str:
         number = sum(count for _, count in bins.values())
         sigmas = sorted(bins)
         ax.plot(sigmas, [bins[s][1] / number for s in sigmas], "o-", markersize=2.6, color=palette.line(0))
-        ax.set_xscale("log")
+        _logarithmic(ax, "x")
         ax.set_ylim(bottom=0)
 
     captions = (
@@ -181,8 +182,8 @@ def _excess(lines: Sequence[dict[str, Any]]) -> str:
         ax.plot(*zip(*kept, strict=True), "--", color=palette.line(1), linewidth=1, label="untrained") if kept else None
         ax.plot(sigmas, [line["relative"] for line in lines], "o-", markersize=2.6, linewidth=1.2,
                 color=palette.line(0), label="trained")  # fmt: skip
-        ax.set_xscale("log")
-        ax.set_yscale("log")
+        _logarithmic(ax, "x")
+        _logarithmic(ax, "y")
         ax.legend(frameon=False, labelcolor=palette.fg, fontsize=8)
 
     words = (
@@ -195,6 +196,18 @@ def _excess(lines: Sequence[dict[str, Any]]) -> str:
     )
     plot = figure(svg(draw, "excess", "Excess loss against the noise level"), text(words))
     return f'{prose}<div class="panels">{plot}</div>'
+
+
+def _logarithmic(ax: Axes, axis: str) -> None:
+    """Of what is drawn so far, in plain letters: matplotlib's own are TeX, which an SVG of text shows as it is."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    ax.set(**{f"{axis}scale": "log"})
+    if axis == "y":
+        value_ticks(ax, *ax.get_ylim())
+        return
+    ax.xaxis.set_major_formatter(FuncFormatter(power_of_ten))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _stages(log: Sequence[dict[str, Any]]) -> list[tuple[str, dict[float, tuple[float, int]]]]:

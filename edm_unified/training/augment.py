@@ -99,16 +99,16 @@ class EDM:
         )
         found = images
         for parameter, axis in ((a[0], 3), (a[1], 2)):
-            mirrored = (parameter == 1).nonzero()[:, 0].to(images.device)
+            mirrored = (parameter == 1).nonzero()[:, 0].to(images.device, non_blocking=True)
             if len(mirrored):
                 found = found.index_copy(0, mirrored, found[mirrored].flip(axis))
         moved = (torch.stack(list(a[2:])) != 0).any(0).nonzero()[:, 0]
         if len(moved):
-            rows = moved.to(images.device)
+            rows = moved.to(images.device, non_blocking=True)
             matrix, shift = _affine(a[:, moved], images.shape[3], images.shape[2])
             warped = resample(found[rows], matrix, shift)
             found = found.index_copy(0, rows, warped.to(found.dtype))
-        return found, labels.to(images.device, torch.float32)
+        return found, labels.to(torch.float32).to(images.device, non_blocking=True)
 
     def _parameters(self, uniforms: Tensor) -> Tensor:
         """a_0 … a_7 (8, B), 0 where nothing is done."""
@@ -150,7 +150,8 @@ class Mirror:
         """(B, C, H, W) and labels (B, 0) of rows ``first`` … of the batch ``seed``; as :meth:`EDM.apply`."""
         if images.ndim != 4:
             raise ValueError(f"augment: needs images (C, H, W), got samples of {tuple(images.shape[1:])}")
-        mirrored = (numbers(seed, first, len(images))[:, 0] < self.p).nonzero()[:, 0].to(images.device)
+        mirrored = (numbers(seed, first, len(images))[:, 0] < self.p).nonzero()[:, 0]
+        mirrored = mirrored.to(images.device, non_blocking=True)
         return images.index_copy(0, mirrored, images[mirrored].flip(3)), images.new_zeros(len(images), 0)
 
 
@@ -187,7 +188,7 @@ def _turn(angle: Tensor) -> Tensor:
 def resample(images: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
     """(B, C, H, W) moved by p → centre + matrix (p − centre) + shift; see the page above for filters and borders."""
     device, dtype = images.device, torch.float32
-    taps = torch.tensor(SYM6, device=device, dtype=dtype)
+    taps = torch.tensor(SYM6, dtype=dtype).to(device, non_blocking=True)
     n, reach = len(taps), len(taps) // 2
     edge = 2 * reach  # pixels beyond the border that are doubled too: half for the filter, half to sample there
     channels, (height, width) = images.shape[1], images.shape[2:]
@@ -195,10 +196,13 @@ def resample(images: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
     padded = images.to(dtype)[:, :, down][..., across]
     double = _separable(padded, taps * math.sqrt(2), channels, doubling=True)
 
-    inverse = torch.linalg.inv(matrix)
+    # Inverted here, as on a GPU that waits; the grid, which is large, is laid out there.
+    inverse, shift = (small.to(device, non_blocking=True) for small in (torch.linalg.inv(matrix), shift))
     # The doubled output, with what the halving filter reaches over the border: its positions in pixels.
-    axes = [(torch.arange(2 * side - 2 + n, dtype=torch.float64) - DELAY) / 2 for side in (width, height)]
-    centre = torch.tensor([(width - 1) / 2, (height - 1) / 2], dtype=torch.float64)
+    axes = [
+        (torch.arange(2 * side - 2 + n, dtype=torch.float64, device=device) - DELAY) / 2 for side in (width, height)
+    ]
+    centre = torch.tensor([(width - 1) / 2, (height - 1) / 2], dtype=torch.float64).to(device, non_blocking=True)
     x, y = torch.meshgrid(axes[0], axes[1], indexing="xy")
     target = torch.stack([x, y], -1) - centre - shift[:, None, None, :]
     source = torch.einsum("bij,bhwj->bhwi", inverse, target) + centre
@@ -208,7 +212,7 @@ def resample(images: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
         near = (pixel > -reach) & (pixel < side - 1 + reach)
         position = 2 * (torch.where(near, pixel, _mirrored(pixel, side)) + edge) + DELAY
         grid.append(2 * position / (double.shape[3 - axis] - 1) - 1)
-    where = torch.stack(grid, -1).to(device, dtype)
+    where = torch.stack(grid, -1).to(dtype)
     sampled = functional.grid_sample(double, where, mode="bilinear", padding_mode="border", align_corners=True)
     return _separable(sampled, taps / math.sqrt(2), channels, doubling=False)
 

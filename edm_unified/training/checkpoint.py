@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,13 +65,8 @@ def about(job: Job, step: int) -> dict[str, Any]:
         "network": plain.encode(job.network),
         "preconditioning": plain.encode(job.preconditioning),
         "data": {"name": dataset.name, "shift": scaling[0], "scale": scaling[1]},
-        "recipe": fingerprint(job.text),
+        "recipe": job.fingerprint,
     }
-
-
-def fingerprint(text: str) -> str:
-    """16 hexadecimal digits of a recipe's text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def write(directory: Path, job: Job, step: int, averages: list[Average]) -> None:
@@ -111,6 +107,8 @@ def find(path: str | os.PathLike[str]) -> Path:
     found = folders(given)
     if found:
         return found[-1]
+    if (given / "run.json").is_file():
+        raise ValueError(f"{path}: has no checkpoint yet; continue it with `edm-unified train`, or wait for one")
     what = "no such run" if not given.exists() else "a file, not a run" if given.is_file() else "no checkpoint in it"
     raise ValueError(f"{path}: {what}; name what `edm-unified train RECIPE --out RUN` wrote")
 
@@ -120,14 +118,47 @@ def read_meta(folder: Path) -> dict[str, Any]:
     file = folder / META
     try:
         meta = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{file}: is missing, the checkpoint is not whole; copy it again, or remove {folder}") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{file}: cannot be read ({str(error).splitlines()[0][:120]})") from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise ValueError(f"{file}: is not an {FORMAT}")
-    missing = [name for name in ("shape", "classes", "network", "preconditioning", "weights") if name not in meta]
-    if missing:
-        raise ValueError(f"{file}: has no {missing[0]!r}; it was edited or cut off")
+    for name, sound in _SOUND.items():
+        if name not in meta:
+            raise ValueError(f"{file}: has no {name!r}; it was edited or cut off")
+        if not sound(meta[name]):
+            raise ValueError(f"{file}: {name} cannot be {str(meta[name])[:60]!r}; it was edited")
+    if meta["classes"] and not (len(meta["class_counts"]) == meta["classes"] and sum(meta["class_counts"])):
+        raise ValueError(f"{file}: class_counts are not those of {meta['classes']} classes; it was edited")
     return meta
+
+
+def _whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _entry(value: Any) -> bool:
+    """Whether that is what :func:`add` says of one set of weights; its file is beside ``checkpoint.json``."""
+    if not isinstance(value, dict) or not {"std", "file", "sha256"} <= value.keys():
+        return False
+    file, std = value["file"], value["std"]
+    named = isinstance(file, str) and Path(file).name == file and file.endswith(".safetensors")
+    return named and (std is None or isinstance(std, (int, float)))
+
+
+_SOUND: dict[str, Callable[[Any], bool]] = {
+    "shape": lambda value: isinstance(value, list) and bool(value) and all(_whole(n) and n for n in value),
+    "classes": _whole,
+    "class_counts": lambda value: isinstance(value, list) and all(map(_whole, value)),
+    "label_dropout": lambda value: isinstance(value, (int, float)),
+    "augment": _whole,
+    "images": _whole,
+    "network": lambda value: isinstance(value, dict),
+    "preconditioning": lambda value: isinstance(value, dict),
+    "recipe": lambda value: isinstance(value, str),
+    "weights": lambda value: isinstance(value, list) and bool(value) and all(map(_entry, value)),
+}
 
 
 def choose(meta: dict[str, Any], ema: float | None, where: Path) -> dict[str, Any]:
@@ -153,7 +184,7 @@ def load(path: str | os.PathLike[str], ema: float | None = None, device: torch.d
     folder = find(path)
     meta = read_meta(folder)
     entry = choose(meta, ema, folder)
-    weights = read_weights(folder, entry, meta.get("recipe", ""))
+    weights = read_weights(folder, entry, meta["recipe"])
     try:
         network = plain.decode(AnyNetwork, meta["network"])
         preconditioning = plain.decode(AnyPreconditioning, meta["preconditioning"])

@@ -12,14 +12,14 @@ different weights are measured alike.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from edm_unified._component import count, positive
-from edm_unified.denoiser import Denoiser, Preconditioned
+from edm_unified.denoiser import Preconditioned
 from edm_unified.exact import GaussianMixture
 from edm_unified.training.job import Job
 from edm_unified.training.noise import Noise, Sigma
@@ -56,7 +56,7 @@ def covered(noise: Noise, schedule: Sigma, levels: int = 10) -> tuple[float, ...
 @torch.no_grad()
 def excess_loss(
     denoiser: Preconditioned,
-    exact: Denoiser,
+    exact: Callable[..., Tensor],
     draws_from: GaussianMixture,
     sigmas: Sequence[float],
     *,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +35,8 @@ class Job:
     dataset: Dataset
     tree: dict[str, Any] = field(default_factory=dict)
     text: str = ""
+    FREE: ClassVar[tuple[str, ...]] = ("title", "source", "sampler", "denoiser")
+    """Keys of a recipe that training does not depend on: they may change while it goes on."""
 
     def __post_init__(self) -> None:
         settings, size = self.settings, len(self.dataset)
@@ -44,6 +48,12 @@ class Job:
             raise ValueError(
                 f"training.conditional: the data ({self.dataset.name}) have no labels; set conditional: false"
             )
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of what the weights depend on."""
+        bound = {key: value for key, value in self.tree.items() if key not in self.FREE}
+        return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -66,11 +66,7 @@ def train(job: Job, state: TrainState, team: Team) -> Iterator[Progress]:
     Raises ``FloatingPointError`` naming the step and σ where a loss or a gradient is not finite.
     """
     settings = job.settings
-    share = settings.accumulation * team.size
-    if settings.batch % share:
-        raise ValueError(
-            f"training.batch: must be a multiple of accumulation × processes = {share}, got {settings.batch}"
-        )
+    settings.share(team.size)
     state.model.train()
     busy, first, pending = 0.0, state.step, None
     outcome = (float("nan"), float("nan"))
@@ -132,7 +128,7 @@ def _inputs(job: Job, step: int, part: int, team: Team) -> tuple[Tensor, Tensor,
     """x_0, u, n and the conditions of this process's rows of a micro-batch."""
     settings, device, dataset = job.settings, team.device, job.dataset
     seed, batch = settings.seed, settings.batch
-    rows = batch // (settings.accumulation * team.size)
+    rows = settings.share(team.size)
     first = (part * team.size + team.rank) * rows
     mine = slice(first, first + rows)
     chosen = order.indices(len(dataset), draws.seed_of(seed, draws.ORDER), step * batch + first, rows)

@@ -45,8 +45,6 @@ _OURS = (
     "report.html",
     "tensorboard",
 )
-FREE = ("title", "source", "sampler", "denoiser")
-"""Keys of a recipe that training does not depend on."""
 
 
 def claim(directory: Path) -> IO[str]:
@@ -82,11 +80,15 @@ class Run:
     def __init__(self, directory: Path, job: Job, team: Team, fresh: bool = False) -> None:
         self.directory, self.job, self.team = directory, job, team
         self._lock: IO[str] | None = None
+        job.settings.share(team.size)
         if team.leads:
             self._claim(fresh)
         team.wait()
         try:
-            self.state = TrainState.start(job, team)
+            self.state = TrainState.start(job, team)  # says what does not fit, before anything is written or removed
+            if team.leads:
+                self._begin(fresh)
+            team.wait()
             self._resume()
             self._log = Log(directory / "log.jsonl", self.state.step) if team.leads else None
         except BaseException:
@@ -107,26 +109,30 @@ class Run:
             self._lock.close()
 
     def _claim(self, fresh: bool) -> None:
-        directory, job = self.directory, self.job
+        directory = self.directory
         if directory.exists() and not directory.is_dir():
             raise ValueError(f"{directory}: is a file; name a directory with --out")
         directory.mkdir(parents=True, exist_ok=True)
         self._lock = claim(directory)
         try:
-            if fresh:
-                for name in _OURS:
-                    path = directory / name
-                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            self._same_recipe()
-            for name in ("checkpoints", "snapshots"):
-                (directory / name).mkdir(exist_ok=True)
-            for path in (directory / "checkpoints").glob(".*"):  # cut off
-                shutil.rmtree(path)
-            write_atomic(directory / "run.json", json.dumps({"recipe": job.tree}, indent=1) + "\n")
-            write_atomic(directory / "recipe.yaml", job.text)
+            if not fresh:
+                self._same_recipe()
         except BaseException:
             self.close()
             raise
+
+    def _begin(self, fresh: bool) -> None:
+        directory, job = self.directory, self.job
+        if fresh:
+            for name in _OURS:
+                path = directory / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for name in ("checkpoints", "snapshots"):
+            (directory / name).mkdir(exist_ok=True)
+        for path in (directory / "checkpoints").glob(".*"):  # cut off
+            shutil.rmtree(path)
+        write_atomic(directory / "run.json", json.dumps({"recipe": job.tree}, indent=1) + "\n")
+        write_atomic(directory / "recipe.yaml", job.text)
 
     def _same_recipe(self) -> None:
         file = self.directory / "run.json"
@@ -139,7 +145,7 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError):
             raise ValueError(f"{file}: cannot be read; start over with --fresh") from None
         now = json.loads(json.dumps(self.job.tree))
-        old, new = ({key: value for key, value in tree.items() if key not in FREE} for tree in (before, now))
+        old, new = ({key: value for key, value in tree.items() if key not in Job.FREE} for tree in (before, now))
         key = plain.first_difference(old, new)
         if key is not None:
             raise ValueError(
@@ -153,8 +159,11 @@ class Run:
             return
         state = found[-1] / "state"
         if not state.is_dir():
-            raise ValueError(f"{found[-1]}: has no state to continue from; start over with --fresh")
-        self.state.load(state, self.team)
+            raise ValueError(f"{found[-1]}: has no state to continue from; {_remedy(found)}")
+        try:
+            self.state.load(state, self.team)
+        except ValueError as error:
+            raise ValueError(f"{error}; {_remedy(found)}") from None
 
     def steps(self) -> Iterator[Step]:
         """Train to the end, writing the log and the checkpoints."""
@@ -234,7 +243,14 @@ class Run:
         found = {f"{std:.6g}/{k}": _here(v) for std, weights in averages.weights() for k, v in weights.items()}
         if self.team.leads:
             file = self.directory / "snapshots" / f"{images:012d}.safetensors"
-            write_atomic(file, save(found, metadata={"recipe": checkpoint.fingerprint(self.job.text)}))
+            write_atomic(file, save(found, metadata={"recipe": self.job.fingerprint}))
+
+
+def _remedy(found: list[Path]) -> str:
+    """What to do where the state of the newest checkpoint is of no use."""
+    if len(found) > 1 and (found[-2] / "state").is_dir():
+        return f"remove {found[-1]} to go back to the checkpoint before it"
+    return "its weights can be used, but to train, name another directory with --out, or start over with --fresh"
 
 
 def _here(tensor: Tensor) -> Tensor:

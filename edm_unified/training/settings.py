@@ -81,6 +81,15 @@ class Training:
         """Steps of the optimizer."""
         return -(-self.images // self.batch)
 
+    def share(self, processes: int) -> int:
+        """Images of one micro-batch of one process. Raises ``ValueError`` where the batch cannot be cut up so."""
+        parts = self.accumulation * processes
+        if self.batch % parts:
+            raise ValueError(
+                f"training.batch: must be a multiple of accumulation × processes = {parts}, got {self.batch}"
+            )
+        return self.batch // parts
+
     def every(self, name: Literal["log", "save", "sample", "snapshot"]) -> int:
         """The interval of that name, in images."""
         parts = {"log": 100, "save": 20, "sample": 10, "snapshot": 50}

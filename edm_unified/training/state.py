@@ -80,23 +80,26 @@ class TrainState:
 
     def save(self, directory: Path, team: Team) -> None:
         """Write it; all processes together."""
-        self.tally.gather(team)
-        with _quiet():
-            distributed_checkpoint.save(self.tree(), checkpoint_id=str(directory))
+        team.add(self.tally.sums)  # the same for all: which process writes what all have is not said
+        try:
+            with _quiet(), _interrupted():
+                distributed_checkpoint.save(self.tree(), checkpoint_id=str(directory))
+        finally:
+            if not team.leads:
+                self.tally.sums.zero_()
 
     def load(self, directory: Path, team: Team) -> None:
         """Become what :meth:`save` wrote. Raises ``ValueError`` where that does not fit or is damaged."""
         tree = self.tree()
         try:
-            with _quiet():
+            with _quiet(), _interrupted():
                 distributed_checkpoint.load(tree, checkpoint_id=str(directory))
         except (distributed_checkpoint.api.CheckpointException, OSError, RuntimeError, ValueError, KeyError,
                 EOFError, pickle.UnpicklingError) as error:  # fmt: skip
-            first = next(iter(str(error).strip().splitlines()), "")[:160]
-            raise ValueError(
-                f"{directory}: cannot be read ({first or type(error).__name__}); remove {directory.parent} to go back "
-                "to the checkpoint before it"
-            ) from None
+            failures = getattr(error, "failures", None)
+            cause = next(iter(failures.values()))[0] if failures else error
+            first = next(iter(str(cause).strip().splitlines()), "")[:160]
+            raise ValueError(f"{directory}: cannot be read ({first or type(cause).__name__})") from None
         set_state_dict(self.trainee, self.optimizer, model_state_dict=tree["model"], optim_state_dict=tree["optimizer"])
         if self.averages is not None:
             self.averages.load_state_dict(tree["averages"])
@@ -107,6 +110,17 @@ class TrainState:
         self.tally.sums.copy_(tree["tally"])
         if not team.leads:
             self.tally.sums.zero_()
+
+
+@contextmanager
+def _interrupted() -> Iterator[None]:
+    """Ctrl-C as itself: torch.distributed.checkpoint wraps it in an error of its own, as if a file were damaged."""
+    try:
+        yield
+    except distributed_checkpoint.api.CheckpointException as error:
+        if any(isinstance(cause, KeyboardInterrupt) for cause, _ in error.failures.values()):
+            raise KeyboardInterrupt from None
+        raise
 
 
 @contextmanager

@@ -300,3 +300,23 @@ def test_what_cannot_go_on_says_so() -> None:
         edm.log_likelihood(elementwise, x, sigma_max=80.0, steps=4)
     with pytest.raises(ValueError, match="lies outside the 256 grey levels"):
         lk.variational_bound(elementwise, x + 3, decoder="discretized", points=2)
+
+
+def test_a_bound_that_cannot_be_says_so() -> None:
+    x = edm.unit_noise(3, (2,))
+    for settings, message in (
+        ({"levels": [0.5]}, "levels: must be two or more, positive and finite"),
+        ({"levels": [0.0, 0.5]}, "levels: must be two or more, positive and finite"),
+        ({"sigma_data": 0.0}, "sigma_data: must be positive"),
+        ({"values": 1}, "values: must be a whole number from 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            lk.variational_bound(elementwise, x, points=2, **settings)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"denoiser: returned shape \(3, 1\) for x of shape \(3, 2\)"):
+        lk.variational_bound(lambda x, sigma: x.mean(1, keepdim=True), x, points=2)
+    bad = x.clone()
+    bad[1, 0] = math.nan
+    with pytest.raises(
+        FloatingPointError, match="not finite for 1 of 3 samples, first for sample 1"
+    ):
+        lk.variational_bound(elementwise, bad, points=2)

@@ -262,3 +262,16 @@ def test_learned_uncertainty_cannot_be_forgotten():
     x0 = torch.zeros(2, 3)
     with pytest.raises(ValueError, match=r"^uncertainty: missing"):
         ob.Objective(uncertainty=ob.LearnedUncertainty()).loss(lambda z, s: z, x0, torch.full((2,), 0.5), x0, EDM)
+
+
+@pytest.mark.parametrize("matching", MATCHINGS, ids=lambda m: repr(m)[:40])
+def test_noise_levels_may_stay_on_the_cpu(matching):
+    """Images on a device, σ and λ on the CPU, as where the levels are drawn there: no operation may mix the two."""
+    z = torch.empty(4, 3, device="meta")
+    sigma = torch.linspace(0.1, 1, 4, dtype=torch.float64)
+    assert matching.errors(torch.tanh, z, z, sigma, 1 / sigma**2).device.type == "meta"
+
+
+def test_directions_are_one_of_two():
+    with pytest.raises(ValueError, match="directions: unknown 'normal'"):
+        sm.Sliced(directions="normal")

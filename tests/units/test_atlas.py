@@ -260,7 +260,7 @@ def test_stronger_is_better_and_a_hundred_times_is_weakest() -> None:
 
 
 def _css(dark: bool) -> dict[str, str]:
-    text = (Path(heat.__file__).parent / "style.css").read_text("utf-8")
+    text = (Path(heat.__file__).parents[1] / "style.css").read_text("utf-8")
     blocks = re.findall(r":root \{(.*?)\}", text, re.S)
     return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", blocks[1] if dark else blocks[0]))
 

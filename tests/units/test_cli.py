@@ -182,7 +182,8 @@ def test_sample_of_a_class_is_of_that_class(tmp_path: Path) -> None:
                "--out", str(tmp_path), "--quiet") == ""  # fmt: skip
     data = Recipe.load("edm").data
     assert data is not None
-    images, labels, _ = data.load()
+    dataset = data.load()
+    images, labels = dataset.images, dataset.labels
     samples = torch.from_numpy(np.load(tmp_path / "samples.npy"))
     nearest = torch.cdist(samples.flatten(1), images.flatten(1)).argmin(1)
     assert labels is not None

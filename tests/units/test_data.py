@@ -161,6 +161,14 @@ def test_keys_and_labels(tmp_path: Path, suffix: str) -> None:
     assert Arrays(two, label_key="y").load().images.shape == BYTES.shape  # one array is left, so it needs no key
 
 
+def test_the_other_order_of_bytes(tmp_path: Path) -> None:
+    """Arrays written on a big-endian machine, which torch does not take as they are."""
+    values = np.linspace(-1, 1, 48).reshape(3, 1, 4, 4)
+    np.save(tmp_path / "big.npy", values.astype(">f4"))
+    found = Arrays(str(tmp_path / "big.npy")).load()
+    torch.testing.assert_close(found.images, torch.from_numpy(values.astype(np.float32)))
+
+
 def test_floats_need_a_stated_range(tmp_path: Path) -> None:
     unit = np.linspace(0, 1, 32, dtype=np.float64).reshape(2, 1, 4, 4)
     file = str(write(tmp_path / "a.npy", a=unit))
@@ -274,6 +282,11 @@ def test_cifar_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert TorchVision("CIFAR10", str(tmp_path), train=False).load().images.shape[0] == 2
     (folder / listed[0][0]).write_bytes(b"damaged")
     refused(TorchVision("CIFAR10", str(tmp_path)), "root: ", "not there or damaged", "download=True")
+
+
+def test_torchvision_has_three_names() -> None:
+    with pytest.raises(ValueError, match="name: unknown 'CIFAR100'; did you mean 'CIFAR10'"):
+        TorchVision("CIFAR100", "data")  # type: ignore[arg-type]
 
 
 def test_torchvision_that_is_not_there(tmp_path: Path) -> None:

@@ -238,7 +238,10 @@ def test_the_snippet_is_a_part_of_a_recipe() -> None:
 def test_a_recipe_and_a_file_name_their_data(tmp_path: Path) -> None:
     assert run("edm").stdout == run("digits").stdout
     np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(50, 6)))
-    assert "50 of shape 6" in run(f"arrays:path={tmp_path / 'a.npy'}").stdout
+    found = run(f"arrays:path={tmp_path / 'a.npy'}").stdout
+    assert "50 of shape 6" in found
+    assert "per axis" in found
+    assert "per channel" not in found
     assert "50 of shape 6" in run("edm", "--set", f"data={{kind: arrays, path: {tmp_path / 'a.npy'}}}").stdout
 
 
@@ -258,3 +261,4 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     result = run(f"arrays:path={tmp_path / 'one.npy'}")
     assert result.exit_code == 0
     assert "every number is the same" in result.stdout
+    assert "no noise levels to suggest: needs at least 4 samples that differ" in result.stdout

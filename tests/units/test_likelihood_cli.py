@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
+from edm_unified import data
 from edm_unified.cli import main
+from edm_unified.cli.likelihood_rows import whole
 
 QUICK = ("--n", "2", "--rk4-steps", "6", "--sigma-min", "0.1", "--sigma-max", "20")
 
@@ -67,6 +70,8 @@ def test_a_low_sigma_max_warns_with_the_size_of_the_error() -> None:
         (["edm", "--dequantize", "none", "--first", "5000"], "--first: 5000 is beyond the 1,797 samples"),
         (["edm", "--dequantize", "none", "--out", "a.txt"], "--out: a.txt must end in .npy or .jsonl"),
         (["edm", "--dequantize", "none", "--sigma-min", "90"], "sigma_min: must be below sigma_max"),
+        (["edm", "--dequantize", "none", "--bound", "--probes", "3"], "--probes: it belongs to the ODE"),
+        (["edm", "--dequantize", "none", "--points", "3"], "--points: it belongs to --bound; add that"),
     ],
 )
 def test_refusals_are_one_line(
@@ -80,6 +85,22 @@ def test_refusals_are_one_line(
     assert result.stderr.startswith("Error: ")
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_bytes_are_whole_numbers_however_they_are_read(tmp_path: Path) -> None:
+    """Files that are read one by one come as floating point, and standardised bytes have a scale of their own."""
+    grey = np.arange(3 * 64, dtype=np.uint8).reshape(3, 1, 8, 8)
+    for i, image in enumerate(grey):
+        Image.fromarray(image[0]).save(tmp_path / f"{i}.png")
+    np.save(tmp_path / "bytes.npy", np.concatenate([grey // 8, 255 - grey // 8])[:4])  # mostly dark
+    np.save(tmp_path / "real.npy", np.linspace(-1, 1, 192, dtype=np.float32).reshape(3, 1, 8, 8))
+    folder = data.ImageFolder(str(tmp_path), channels=1, in_memory=False).load()
+    standardised = data.Arrays(str(tmp_path / "bytes.npy"), standardise=0.5).load()
+    assert whole(folder)
+    assert whole(standardised)
+    assert not whole(data.Arrays(str(tmp_path / "real.npy")).load())
+    result = run("edm", f"arrays:path={tmp_path}/bytes.npy,standardise=0.5", "--dequantize", "uniform", *QUICK)
+    assert result.exit_code == 0, result.stderr
 
 
 def test_an_exact_trace_in_3072_dimensions_is_priced() -> None:
@@ -99,3 +120,14 @@ def test_show_draws_the_weights(tmp_path: Path) -> None:
     card = CliRunner(env={"COLUMNS": "100"}).invoke(main, ["show", "edm"]).stdout
     assert "w(ln SNR)" in card
     assert "▇" in card
+
+
+def test_a_single_level_of_training_has_no_weight_to_draw(tmp_path: Path) -> None:
+    one = ("show", "edm", "--set", "objective.noise.kind=one_level")
+    card = CliRunner(env={"COLUMNS": "100"}).invoke(main, one)
+    assert card.exit_code == 0, card.stderr
+    assert "one_level" in card.stdout
+    assert "w(ln SNR)" not in card.stdout
+    drawn = CliRunner().invoke(main, [*one, "--weights", str(tmp_path / "w.png")])
+    assert drawn.exit_code == 2
+    assert drawn.stderr == "Error: edm: objective.noise: has a single level, which has no density\n"

@@ -317,7 +317,9 @@ def test_bad_input() -> None:
         TINY.build((7,))
     with pytest.raises(ValueError, match="head_channels: must divide the 192 channels"):
         edm2.EDM2(channels=64, head_channels=60).build((4, 64, 64))
-    with pytest.raises(ValueError, match=r"attention_resolutions: no level has side 16; those of \(2, 8, 8\) are 8, 4"):
+    with pytest.raises(
+        ValueError, match=r"attention_resolutions: no level has side 16; those of samples of shape \(2, 8, 8\) are 8, 4"
+    ):
         edm2.EDM2(multipliers=(1, 2)).build((2, 8, 8))
     network, (x, noise, label) = tiny(), inputs()
     with pytest.raises(ValueError, match="x: height and width must be multiples of 2, got 8x7"):

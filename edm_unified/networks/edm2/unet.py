@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edm_unified._component import component, count, positive
-from edm_unified.networks.base import check_augment, check_input, check_label, check_shape, run
+from edm_unified.networks.base import (
+    check_attention,
+    check_augment,
+    check_input,
+    check_label,
+    check_shape,
+    level_sides,
+    run,
+)
 from edm_unified.networks.edm2.layers import (
     Attention,
     MPConv,
@@ -87,16 +95,8 @@ class EDM2:
         """The network for ``shape`` (C, H, W), its weights drawn from torch's generator."""
         check_shape(shape, (3,), "edm2 is a network for images (C, H, W)")
         check_sides("shape", shape, len(self.multipliers))
-        sides = self.sides(shape)
-        for side in self.attention_resolutions:
-            if side not in sides:
-                known = f"those of {tuple(shape)} are {', '.join(map(str, sides))}"
-                raise ValueError(f"attention_resolutions: no level has side {side}; {known}")
+        check_attention(self.attention_resolutions, shape, len(self.multipliers))
         return EDM2Network(self, shape, classes, augment)
-
-    def sides(self, shape: tuple[int, ...]) -> list[int]:
-        """The shorter side at each level, which ``attention_resolutions`` refers to."""
-        return [min(shape[1:]) >> level for level in range(len(self.multipliers))]
 
 
 def check_sides(name: str, shape: tuple[int, ...], levels: int) -> None:
@@ -180,7 +180,7 @@ class EDM2Network(nn.Module):
         def block(inputs: int, outputs: int, encoder: bool, **options: object) -> Block:
             return Block(inputs, outputs, embedding, config, encoder=encoder, **options)  # type: ignore[arg-type]
 
-        attends = [side in config.attention_resolutions for side in config.sides(shape)]
+        attends = [side in config.attention_resolutions for side in level_sides(shape, len(widths))]
         self.stem = MPConv(shape[0] + 1, widths[0], (3, 3))
         self.encoder, skips, channels = nn.ModuleList(), [widths[0]], widths[0]
         for level, width in enumerate(widths):

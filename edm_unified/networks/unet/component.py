@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 
 from edm_unified._component import choice, component, count, nonnegative, positive
-from edm_unified.networks.base import check_shape
+from edm_unified.networks.base import check_attention, check_shape
 from edm_unified.networks.unet.module import UNetModule
 
 
@@ -100,18 +100,8 @@ class UNet:
                 f"multipliers: {len(self.multipliers)} levels need sides that are multiples of {multiple}, got samples "
                 f"of shape {tuple(shape)}; give fewer multipliers, or crop or pad the data"
             )
-        sides = self.sides(shape)
-        for side in self.attention_resolutions:
-            if side not in sides:
-                raise ValueError(
-                    f"attention_resolutions: no level has side {side}; those of samples of shape {tuple(shape)} are "
-                    f"{', '.join(map(str, sides))}"
-                )
+        check_attention(self.attention_resolutions, shape, len(self.multipliers))
         return UNetModule(self, tuple(shape), classes, augment)
-
-    def sides(self, shape: tuple[int, ...]) -> list[int]:
-        """The shorter side of a sample at each level, which ``attention_resolutions`` refers to."""
-        return [min(shape[1:]) >> level for level in range(len(self.multipliers))]
 
     def heads_for(self, width: int) -> int:
         """How many heads attend to ``width`` channels."""

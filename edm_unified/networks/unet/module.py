@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edm_unified.networks.base import check_augment, check_input, check_label, run
+from edm_unified.networks.base import check_augment, check_input, check_label, level_sides, run
 from edm_unified.networks.embeddings import ClassEmbedding, Fourier, Positional
 from edm_unified.networks.unet.blocks import Block, Readout, ResidualPyramid, SkipPyramid, conv, initialise
 
@@ -41,7 +41,7 @@ class UNetModule(nn.Module):
         self.noise_out = nn.Linear(width, width)
 
         axes, widths = len(shape) - 1, [config.channels * m for m in config.multipliers]
-        attends = [side in config.attention_resolutions for side in config.sides(shape)]
+        attends = [side in config.attention_resolutions for side in level_sides(shape, len(widths))]
         self.input = conv(axes, shape[0], config.channels)
         kept, h = [config.channels], config.channels
         pyramid, self.encoder = shape[0], nn.ModuleList()

@@ -1,0 +1,126 @@
+"""What ``edm-unified likelihood`` computes, batch by batch."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from edm_unified import likelihood as lk
+from edm_unified.cli import options
+from edm_unified.data import Dataset
+from edm_unified.data import batch as read
+from edm_unified.data.dataset import AS_STORED
+
+
+class Job(NamedTuple):
+    """What is to be found out, of which samples, and how."""
+
+    bound: bool
+    sigma_min: float
+    sigma_max: float
+    steps: int
+    tolerance: float | None
+    trace: Any
+    probe: Any
+    probes: int
+    points: int
+    prior: Any
+    control: Any
+    noise: Any
+    seed: int
+    conditional: bool
+    device: torch.device
+    dtype: torch.dtype
+
+
+class Rows(NamedTuple):
+    """Per sample, (N,) each, in nats; ``entropy`` is that of the dequantisation, None without one."""
+
+    nats: Tensor
+    standard_error: Tensor
+    closed: Tensor | None
+    entropy: float | None
+    parts: Tensor | None  # (3, N) of the bound
+    reconstruction: float | None
+    nfe: int
+    notes: tuple[str, ...]
+
+
+def whole(dataset: Dataset) -> bool:
+    """Whether the samples are whole numbers, as bytes are, whatever type they are read as."""
+    some = dataset.stored[torch.arange(min(16, len(dataset)))]
+    if not some.is_floating_point():
+        return True
+    return dataset.scaling is not AS_STORED and bool((some == some.round()).all())
+
+
+def rows(
+    denoiser: Any, dataset: Dataset, job: Job, first: int, n: int, batch: int, check: bool, bar: options.Progress
+) -> Rows:
+    """The values of samples ``first`` … first + n − 1, ``batch`` at a time; with ``check`` encoded and decoded too."""
+    nats, errors, closed, parts, entropy, nfe, worst = [], [], [], [], None, 0, None
+    notes: dict[str, None] = {}
+    for start in range(first, first + n, batch):
+        indices = torch.arange(start, min(start + batch, first + n))
+        x, entropy = _points(dataset, indices, job)
+        x = x.to(job.device)
+        cond = _cond(denoiser, dataset, indices, job)
+        common: Any = {"sigma_min": job.sigma_min, "sigma_max": job.sigma_max, "prior": job.prior, "seed": job.seed,
+                       "first": start, "cond": cond}  # fmt: skip
+
+        def told(step: int, steps: int, sigma: float, start: int = start, size: int = len(x)) -> None:
+            bar.update(start - first + size * step / steps, n, f"sigma {sigma:.3g}")
+
+        if job.bound:
+            found = lk.variational_bound(denoiser, x, points=job.points, control=job.control, **common)
+            nats.append(-found.nats.cpu())
+            errors.append(found.standard_error.cpu())
+            parts.append(torch.stack([found.prior, found.diffusion, found.reconstruction]).cpu())
+            nfe = found.nfe
+            bar.update(start - first + len(x), n, "noise levels")
+        else:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", UserWarning)
+                flow = lk.log_likelihood(
+                    denoiser, x, steps=job.steps, tolerance=job.tolerance, trace=job.trace, probe=job.probe,
+                    probes=job.probes, dtype=job.dtype, callback=told, **common,
+                )  # fmt: skip
+            notes.update(dict.fromkeys(str(warning.message) for warning in caught))
+            nats.append(flow.nats.cpu())
+            errors.append(flow.standard_error.cpu())
+            nfe = flow.nfe
+        if hasattr(denoiser, "log_prob"):
+            closed.append(denoiser.log_prob(x, job.sigma_min, **(cond or {})).cpu())
+        if check:
+            settings: Any = {key: common[key] for key in ("sigma_min", "sigma_max", "cond")} | {
+                "steps": job.steps, "tolerance": job.tolerance, "dtype": job.dtype}  # fmt: skip
+            back = lk.decode(denoiser, lk.encode(denoiser, x, **settings), **settings)
+            worst = max(worst or 0.0, float((back - x).abs().max()))
+    return Rows(
+        torch.cat(nats), torch.cat(errors), torch.cat(closed) if closed else None, entropy,
+        torch.cat(parts, 1) if parts else None, worst, nfe, tuple(notes),
+    )  # fmt: skip
+
+
+def _points(dataset: Dataset, indices: Tensor, job: Job) -> tuple[Tensor, float | None]:
+    """The samples as points in the units of the network, and the entropy of what was added."""
+    if job.noise is None:
+        return read(dataset, indices)[0].to(torch.float64), None
+    shift = dataset.scaling.shift
+    top = 255 if isinstance(shift, torch.Tensor) else round(2 * shift)  # a tensor comes from ``standardise``, of bytes
+    spread = lk.dequantize(
+        dataset.stored[indices], job.noise, scaling=dataset.scaling, levels=top + 1, sigma_min=job.sigma_min,
+        seed=job.seed, first=int(indices[0]),
+    )  # fmt: skip
+    return spread.x, spread.entropy
+
+
+def _cond(denoiser: Any, dataset: Dataset, indices: Tensor, job: Job) -> dict[str, Tensor] | None:
+    if not (job.conditional or getattr(denoiser, "needs_label", False)):
+        return None
+    if dataset.labels is None:
+        raise ValueError(f"label: {dataset.name} have no classes, which this denoiser or --conditional needs")
+    return {"label": dataset.labels[indices].to(job.device)}

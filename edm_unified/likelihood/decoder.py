@@ -1,0 +1,54 @@
+"""The last term of the variational bound, L_0 = −E ln p(x | z_1): from the lowest noise level to the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from edm_unified.data import Scaling
+from edm_unified.denoiser import Denoiser
+from edm_unified.likelihood.path import denoised
+from edm_unified.streams import Source
+
+Decoder = Literal["gaussian", "discretized"]
+
+
+def decoded(
+    denoiser: Denoiser,
+    x: Tensor,
+    sigma: float,
+    decoder: Decoder,
+    scaling: Scaling,
+    values: int,
+    repeats: int,
+    randn: Source,
+    cond: Mapping[str, object],
+) -> Tensor:
+    """L_0 for each row of x by each of ``repeats`` draws, (repeats, B), in nats."""
+    if decoder == "gaussian":  # E ‖x − z_1‖² = d σ²: nothing is left to be drawn
+        entropy = 0.5 * x[0].numel() * math.log(2 * math.pi * math.e * sigma * sigma)
+        return torch.full((repeats, len(x)), entropy, dtype=torch.float64, device=x.device)
+    scale = torch.as_tensor(scaling.scale, dtype=torch.float64, device=x.device)
+    raw = (x * scale + torch.as_tensor(scaling.shift, dtype=torch.float64, device=x.device)).round()
+    if not (float(raw.min()) >= 0 and float(raw.max()) < values):
+        raise ValueError(f"x: lies outside the {values} grey levels that the decoder knows, 0 to {values - 1}")
+    level = torch.tensor(sigma, dtype=torch.float64, device=x.device)
+    out = []
+    for _ in range(repeats):
+        mean = denoised(denoiser, x + sigma * randn(), level, cond)
+        above = torch.where(raw == values - 1, math.inf, (x + 0.5 / scale - mean) / sigma)
+        below = torch.where(raw == 0, -math.inf, (x - 0.5 / scale - mean) / sigma)
+        out.append(-_log_between(below, above).flatten(1).sum(1))
+    return torch.stack(out)
+
+
+def _log_between(a: Tensor, b: Tensor) -> Tensor:
+    """ln(Φ(b) − Φ(a)) for a < b, without cancellation in either tail."""
+    swap = a + b > 0  # the other tail is its mirror image
+    a, b = torch.where(swap, -b, a), torch.where(swap, -a, b)
+    log_b, log_a = torch.special.log_ndtr(b), torch.special.log_ndtr(a)
+    return log_b + torch.log1p(-torch.exp((log_a - log_b).clamp(max=-1e-300)))

@@ -1,0 +1,25 @@
+"""Many methods at a glance: what would be hundreds of lines in a plot is a table of factors with coloured cells.
+
+A row is a solver (with its recipe, where several share a problem), a column one rule for the levels at one budget. A
+cell is the error over the least error in its column, on that problem; over several problems, the geometric mean of
+these factors. The colour follows the logarithm of the factor: 1 is the strongest, 100 and more is nearly blank.
+"""
+
+from edm_unified.report.heat.drawn import COLOURS, WHITE_TEXT, heat_png, section_of, shade, written
+from edm_unified.report.heat.grids import MOST_LINES, Choice, Grid, choices, grids, is_crowded, names
+
+__all__ = [
+    "COLOURS",
+    "MOST_LINES",
+    "WHITE_TEXT",
+    "Choice",
+    "Grid",
+    "choices",
+    "grids",
+    "heat_png",
+    "is_crowded",
+    "names",
+    "section_of",
+    "shade",
+    "written",
+]
