@@ -62,7 +62,7 @@ class Dynamic:
     def of(self, denoised: Tensor) -> Tensor:
         """``denoised``, clipped and scaled."""
         sizes = denoised.abs().flatten(1)
-        # the order statistic at or above the quantile: torch.quantile refuses more than 2^24 numbers, and half precision
+        # the order statistic at or above the quantile: torch.quantile refuses half precision and more than 2^24 numbers
         rank = max(1, math.ceil(self.quantile * sizes.shape[1]))
         s = sizes.kthvalue(rank, dim=1).values.clamp(min=self.high).view(-1, *[1] * (denoised.ndim - 1))
         return torch.minimum(torch.maximum(denoised, -s), s) * (self.high / s)

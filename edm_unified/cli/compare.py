@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from edm_unified.compare import Event
 
 
-SMALL = 4096
-"""Numbers in a sample below which one thread is the fastest."""
-
-
 def _whole_numbers(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
@@ -86,11 +82,7 @@ def _whole_numbers(context: click.Context, parameter: click.Parameter, text: str
     show_default=True,
     help="Samples at a time; it does not change the results of a denoiser that treats samples alike.",
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(1, 4096),
-    help=f"CPU threads.  [default: 1 below {SMALL:,} numbers a sample, where more are slower; else all]",
-)
+@options.threads
 @options.device
 @options.dtype
 @options.quiet
@@ -139,10 +131,10 @@ def compare(
     problems = comparing.Problems(settings)
     for method in plan.methods:
         problems.of(method.recipe).check()
-    _set_threads(threads, max(math.prod(problems.of(method.recipe).shape) for method in plan.methods))
+    largest = max((problems.of(method.recipe).shape for method in plan.methods), key=math.prod)
     directory = out or Path("edm-compare") / loading.short_name(recipes)
 
-    with comparing.Store(directory, fresh=fresh) as store:
+    with options.few_threads(largest, threads), comparing.Store(directory, fresh=fresh) as store:
         talk = not (quiet or as_json)
         with options.progress(talk) as bar:
             comparing.run(plan, store, settings, problems, _observer(bar))
@@ -158,14 +150,6 @@ def compare(
                 click.echo(f"left out: {line}")
             print_tables(report.tabulate(data))
             click.echo(f"\nreport: {directory / 'report.html'}")
-
-
-def _set_threads(threads: int | None, size: int) -> None:
-    """One thread for small samples: numpy's and torch's own wait for each other and take ten times as long."""
-    import torch
-
-    if threads is not None or size < SMALL:
-        torch.set_num_threads(threads or 1)
 
 
 def _observer(bar: options.Progress) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import time
@@ -57,6 +58,13 @@ device = click.option("--device", default="cpu", show_default=True, help="Where 
 dtype = click.option("--dtype", default="float64", show_default=True, type=click.Choice(["float64", "float32"]),
                      help="The precision of the state.")  # fmt: skip
 quiet = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+SMALL = 4096
+"""Numbers in a sample below which one thread is the fastest, or nearly: see :func:`few_threads`."""
+threads = click.option(
+    "--threads",
+    type=click.IntRange(1, 4096),
+    help=f"CPU threads.  [default: 1 below {SMALL:,} numbers a sample, where more are hardly faster; else all]",
+)
 sets = click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE",
                     help="Set any value of the recipe, e.g. sampler.steps.rho=5; may be repeated.")  # fmt: skip
 
@@ -155,6 +163,23 @@ def torch_device(text: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError):
         raise ValueError(f"--device {text}: not available on this machine; use --device cpu") from None
     return found
+
+
+@contextmanager
+def few_threads(shape: Sequence[int], threads: int | None = None) -> Iterator[None]:
+    """One thread for samples of a small ``shape``, unless ``threads`` says how many.
+
+    On a busy machine the threads of small operations wait for each other, and several take ten times as long as one.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    wanted = threads if threads is not None else 1 if math.prod(shape) < SMALL else before
+    torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def torch_dtype(text: str) -> torch.dtype:

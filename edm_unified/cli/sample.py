@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--class", "label", type=int, metavar="K", help="Condition on class K, where the denoiser has classes.")
 @click.option("--out", type=click.Path(path_type=Path), help="Directory for the results  [default: edm-samples/RECIPE]")
 @click.option("--batch", type=click.IntRange(1, 1_000_000), default=256, show_default=True, help="Samples at a time.")
+@options.threads
 @options.device
 @options.dtype
 @options.quiet
@@ -46,6 +47,7 @@ def sample(
     label: int | None,
     out: Path | None,
     batch: int,
+    threads: int | None,
     device: str,
     dtype: str,
     quiet: bool,
@@ -68,7 +70,7 @@ def sample(
     directory = out or Path("edm-samples") / Path(recipe).stem
     with _directory(directory), options.progress(not quiet) as bar:
         bar.say("making the denoiser")
-        samples, nfe, seconds = _draw(recipe, resolved, n, seed, label, batch, where, precision, bar)
+        samples, nfe, seconds = _draw(recipe, resolved, n, seed, label, batch, threads, where, precision, bar)
         run = {"nfe": nfe, "seconds": round(seconds, 3), "seed": seed, "class": label}
         files = _files(resolved, samples, run, where, precision)
         _write_all(directory, files)
@@ -88,6 +90,7 @@ def _draw(
     seed: int,
     label: int | None,
     batch: int,
+    threads: int | None,
     device: torch.device,
     dtype: torch.dtype,
     bar: options.Progress,
@@ -114,7 +117,7 @@ def _draw(
         def moved(progress: sampling.Progress, first: int = first, size: int = size) -> None:
             bar.update(first + size * progress.move / progress.moves, n, f"sigma {progress.sigma:.3g}")
 
-        with _naming(name):
+        with _naming(name), options.few_threads(built.shape, threads):
             x = sampling.sample(
                 recipe.sampler.within(denoiser),
                 sampling.unit_noise(size, built.shape, seed=seed, first=first).to(device),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -80,7 +81,8 @@ def train(
     samples/        drawn at intervals with the sampler of the recipe, from the average
     report.html     the curves and the pictures on one page
 
-    The same command again continues an interrupted run, to the same weights bit for bit on one CPU. Several processes:
+    The same command again continues an interrupted run, to the same weights bit for bit on one CPU; so does the run in
+    the place of RECIPE. Several processes:
 
     \b
     torchrun --nproc-per-node=8 -m edm_unified train RECIPE --out RUN
@@ -104,6 +106,9 @@ def train(
         return
     chosen = options.torch_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     directory = out or Path("edm-runs") / Path(recipe).stem
+    if (Path(recipe).expanduser() / "run.json").is_file():  # a run, which is continued where it is
+        directory = out or Path(recipe).expanduser()
+        resolved = dataclasses.replace(resolved, denoiser=None)
     job = _job(recipe, resolved)
     with team(chosen) as peers:
         _train(resolved, job, directory, peers, fresh, quiet or not peers.leads, tensorboard and peers.leads)
@@ -166,7 +171,8 @@ def _picture(run: Run, recipe: Recipe, images: int, bar: options.Progress) -> No
         return
     folder = run.directory / "samples"
     try:
-        array = _draw(denoiser, recipe, run.job).numpy()
+        with options.few_threads(denoiser.shape):
+            array = _draw(denoiser, recipe, run.job).numpy()
     except (ValueError, FloatingPointError) as error:
         bar.say(f"no samples at {images:,} images: {error}")
         return

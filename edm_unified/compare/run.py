@@ -74,12 +74,16 @@ def run(plan: Plan, store: Store, settings: Settings, problems: Problems, observ
         records = _records(plan, cell, problem, keys[cell], x, exact, seconds)
         if _shown(plan, cell):
             store.save(f"samples/{keys[cell]}", x[: plan.comparison.grid_samples].float())
-        store.append(keys[cell], records)
+        if not store.finished(keys[cell], metrics_of(plan, cell, problem), cell.budget):  # or only its picture was wanted
+            store.append(keys[cell], records)
     ledger.end(len(todo))
 
 
 def _unsaved(plan: Plan, cell: Cell, key: str, store: Store) -> bool:
-    return _shown(plan, cell) and store.load(f"samples/{key}") is None
+    if not _shown(plan, cell):
+        return False
+    kept = store.load(f"samples/{key}")
+    return kept is None or len(kept) < min(plan.comparison.grid_samples, plan.comparison.samples)
 
 
 def _shown(plan: Plan, cell: Cell) -> bool:

@@ -140,6 +140,7 @@ def _samples(
         cell = Cell(method, plan.comparison.grid_nfe, n, method.nfe(n), plan.comparison.seeds[0])
         saved = store.load(f"samples/{cell.key(_common(plan, method, problems, settings))}")
         if saved is not None:
+            saved = saved[: plan.comparison.grid_samples]
             shown[name] = saved.numpy() if bool(torch.isfinite(saved).all()) else None
     return shown
 

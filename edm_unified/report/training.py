@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _MOST_POINTS = 500
 _MOST_PICTURES = 10
+_UNITS = ((1e9, "billion"), (1e6, "million"), (1e3, "thousand"))
 _STAGES = 4
 """Stretches of the run whose loss is drawn against σ, each twice as long as the one before."""
 
@@ -113,12 +114,12 @@ def _curves(log: Sequence[dict[str, Any]]) -> str:
             canvas: Figure, palette: Palette, points: Any = points, title: str = title, high: bool = logarithmic
         ) -> None:
             ax = margins(canvas, 0.62)
-            dress(ax, palette, title, "images")
+            dress(ax, palette, title)
             ax.plot(*zip(*points, strict=True), color=palette.line(0), linewidth=1.3)
             _axes(ax, [value for _, value in points], high)
 
         drawn += figure(svg(draw, f"curve-{name}", f"{title} against images shown"), text(caption))
-    return f'<div class="panels">{drawn}</div>'
+    return f'<div class="panels two">{drawn}</div>'
 
 
 def _axes(ax: Axes, values: Sequence[float], logarithmic: bool) -> None:
@@ -126,7 +127,7 @@ def _axes(ax: Axes, values: Sequence[float], logarithmic: bool) -> None:
         _logarithmic(ax, "y")
     elif min(values) >= 0:
         ax.set_ylim(bottom=0, top=1.05 * max(values) or 1)
-    ax.set_xlim(left=0)
+    _counted(ax, "images")
 
 
 def _levels(log: Sequence[dict[str, Any]]) -> str:
@@ -165,7 +166,7 @@ def _levels(log: Sequence[dict[str, Any]]) -> str:
     )
     drawn = [svg(loss, "levels-loss", "Loss against the noise level"), svg(share, "levels-share", "Share of samples")]
     plots = "".join(figure(plot, text(words)) for plot, words in zip(drawn, captions, strict=True))
-    return f'<div class="panels">{plots}</div>'
+    return f'<div class="panels two">{plots}</div>'
 
 
 def _excess(lines: Sequence[dict[str, Any]]) -> str:
@@ -195,19 +196,36 @@ def _excess(lines: Sequence[dict[str, Any]]) -> str:
         f"σ = {worst['sigma']:.3g}, after {lines[-1]['images']:,} images.</p>"
     )
     plot = figure(svg(draw, "excess", "Excess loss against the noise level"), text(words))
-    return f'{prose}<div class="panels">{plot}</div>'
+    return f'{prose}<div class="panels two">{plot}</div>'
 
 
 def _logarithmic(ax: Axes, axis: str) -> None:
     """Of what is drawn so far, in plain letters: matplotlib's own are TeX, which an SVG of text shows as it is."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
     ax.set(**{f"{axis}scale": "log"})
     if axis == "y":
-        value_ticks(ax, *ax.get_ylim())
+        low, high = ax.get_ylim()
+        value_ticks(ax, low, high)
+        if 10**0.5 < high / low <= 10:  # of 1, 2, 5 there would be two
+            first = math.floor(math.log10(low))
+            ticks = [digit * 10.0**e for e in (first, first + 1) for digit in (1, 1.5, 2, 3, 4, 6, 8)]
+            ax.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
         return
     ax.xaxis.set_major_formatter(FuncFormatter(power_of_ten))
     ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _counted(ax: Axes, what: str) -> None:
+    """The horizontal axis counts from 0, in thousands or millions: a run has up to ten digits of images."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    ax.set_xlim(left=0)
+    most = ax.get_xlim()[1]
+    unit, word = next((pair for pair in _UNITS if most >= 2 * pair[0]), (1.0, ""))
+    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / unit:g}"))
+    ax.set_xlabel(f"{word} {what}".strip())
 
 
 def _stages(log: Sequence[dict[str, Any]]) -> list[tuple[str, dict[float, tuple[float, int]]]]:

@@ -323,3 +323,12 @@ def test_steps_beyond_the_bound_would_grow() -> None:
     for _ in pairwise(ladder):
         x = x + 2.1 * (D(x, torch.tensor(0.01, dtype=torch.float64)) - x)
     assert float(x.abs()) > 10
+
+
+def test_ncsn_is_trained_on_the_levels_it_walks() -> None:
+    recipe = Recipe.load("ncsn")
+    assert recipe.objective is not None
+    u = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    trained = recipe.objective.noise.quantile(u, recipe.schedule)
+    levels = torch.tensor(sorted({sigma for sigma in recipe.levels if sigma > 0}), dtype=torch.float64)
+    torch.testing.assert_close(trained[50::100], levels, rtol=1e-12, atol=0)

@@ -204,6 +204,17 @@ def test_a_new_budget_adds_to_what_is_there(folder: Path) -> None:
     assert {r["budget"] for r in _records(out)} == {3, 4}
 
 
+def test_a_larger_grid_is_drawn_and_a_smaller_one_is_cut(folder: Path) -> None:
+    out = folder / "out"
+    args = (folder / "one.yaml", "--nfe", "3", "--samples", 16, "--out", out)
+    kept = []
+    for pictures in (4, 9, 2):
+        assert _cli(*args, "--set", f"grid_samples={pictures}").exit_code == 0
+        kept.append(len(np.load(next((out / "samples").glob("*.npy")))))
+    assert kept == [4, 9, 9]
+    assert len(_records(out)) == len({(r["cell"], r["budget"], r["metric"]) for r in _records(out)})
+
+
 def test_changed_data_are_not_taken_for_the_old_ones(folder: Path) -> None:
     out = folder / "out"
     args = (folder / "one.yaml", "--nfe", "3", "--samples", 16, "--out", out)

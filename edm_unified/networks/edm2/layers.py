@@ -27,12 +27,12 @@ def unit_magnitude(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
 
 
 def pixel_norm(x: Float[Tensor, "B C *shape"]) -> Float[Tensor, "B C *shape"]:
-    """Each pixel's vector of channels, brought to magnitude one (Eq. 30)."""
+    """Each pixel's vector of channels, brought to magnitude one: pixel normalization."""
     return unit_magnitude(x, 1)
 
 
 def mp_silu(x: Tensor) -> Tensor:
-    """silu(x)/0.596 (section 2.5)."""
+    """silu(x)/0.596 (Eq. 81)."""
     return functional.silu(x) / SILU_MAGNITUDE
 
 
@@ -110,7 +110,7 @@ def normalize_weights(module: nn.Module) -> None:
 
 
 class Attention(nn.Module):
-    """Cosine self-attention over the pixels: q, k and v of each head at magnitude one (Eq. 34; v too, as in config G).
+    """Cosine self-attention over the pixels: q, k and v of each head at magnitude one (v too, as in config G).
 
     Logits are q·k/√d = √d cos(q, k), d the channels of a head, and so lie in [−√d, √d] for ever.
     """

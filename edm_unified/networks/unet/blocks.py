@@ -1,7 +1,7 @@
 """The parts of the U-Net, for signals, images and volumes alike: ``axes`` = 1, 2 or 3 axes besides the channels.
 
 Memory layout is kept: a channels_last tensor stays one. Sums of two branches are optionally divided by √2, which
-keeps their variance (Song et al. 2021, section H.2).
+keeps their variance (Song et al. 2021, appendix H).
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Block(nn.Module):
 class ResidualPyramid(nn.Module):
     """NCSN++'s encoder: the halved, convolved copy of the last level is added to what the blocks made of it.
 
-    The filter comes before a convolution of stride 2, as one operation (Song et al. 2021, section H.1).
+    The filter comes before a convolution of stride 2, as one operation (Song et al. 2021, appendix H).
     """
 
     def __init__(self, axes: int, inputs: int, outputs: int, taps: tuple[float, ...], scale: float) -> None:
