@@ -74,7 +74,7 @@ def run(plan: Plan, store: Store, settings: Settings, problems: Problems, observ
         records = _records(plan, cell, problem, keys[cell], x, exact, seconds)
         if _shown(plan, cell):
             store.save(f"samples/{keys[cell]}", x[: plan.comparison.grid_samples].float())
-        if not store.finished(keys[cell], metrics_of(plan, cell, problem), cell.budget):  # or only its picture was wanted
+        if not store.finished(keys[cell], metrics_of(plan, cell, problem), cell.budget):  # else a picture was wanted
             store.append(keys[cell], records)
     ledger.end(len(todo))
 

@@ -119,7 +119,9 @@ def read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{file}: is missing, the checkpoint is not whole; copy it again, or remove {folder}") from None
+        raise ValueError(
+            f"{file}: is missing, the checkpoint is not whole; copy it again, or remove {folder}"
+        ) from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{file}: cannot be read ({str(error).splitlines()[0][:120]})") from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:

@@ -326,7 +326,7 @@ def test_steps_beyond_the_bound_would_grow() -> None:
 
 
 def test_ncsn_is_trained_on_the_levels_it_walks() -> None:
-    recipe = Recipe.load("ncsn")
+    recipe = edm.Recipe.load("ncsn")
     assert recipe.objective is not None
     u = torch.linspace(0, 1, 1001, dtype=torch.float64)
     trained = recipe.objective.noise.quantile(u, recipe.schedule)

@@ -130,6 +130,10 @@ def _not_json(folder: Path) -> None:
     (folder / "checkpoint.json").write_text("{")
 
 
+def _no_json(folder: Path) -> None:
+    (folder / "checkpoint.json").unlink()
+
+
 def _missing(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
@@ -144,6 +148,17 @@ def _missing(folder: Path) -> None:
         (_not_json, "checkpoint.json: cannot be read"),
         (_json(lambda meta: meta.update(format="other")), "checkpoint.json: is not an edm_unified checkpoint 1"),
         (_json(lambda meta: meta.pop("network")), "checkpoint.json: has no 'network'"),
+        (_json(lambda meta: meta.update(shape="x")), "checkpoint.json: shape cannot be 'x'; it was edited"),
+        (_json(lambda meta: meta.update(shape=[0])), "shape cannot be '[0]'"),
+        (_json(lambda meta: meta.update(classes=-3)), "classes cannot be '-3'"),
+        (_json(lambda meta: meta.update(network=None)), "network cannot be 'None'"),
+        (_json(lambda meta: meta.update(weights=[])), "weights cannot be '[]'"),
+        (_json(lambda meta: meta["weights"][0].pop("std")), "weights cannot be"),
+        (_json(lambda meta: meta["weights"][0].update(file="../model.safetensors")), "weights cannot be"),
+        (_json(lambda meta: meta.update(class_counts=[])), "class_counts are not those of 3 classes"),
+        (_json(lambda meta: meta.pop("label_dropout")), "has no 'label_dropout'"),
+        (_json(lambda meta: meta.pop("augment")), "has no 'augment'"),
+        (_no_json, "checkpoint.json: is missing, the checkpoint is not whole"),
         (_json(lambda meta: meta["network"].update(width=32)), "has shape (16, 8), the network's is (32, 8)"),
         (_json(lambda meta: meta["network"].update(blocks=2)), "it is of another network"),
         (_json(lambda meta: meta["network"].update(kind="mlpp")), "unknown 'mlpp'"),

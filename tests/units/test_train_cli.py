@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,6 +88,58 @@ def test_sample_show_and_compare_take_a_run(trained: Path, tmp_path: Path) -> No
         "error_median", "error_rms", "sliced_wasserstein", "energy_distance", "frechet"
     }  # fmt: skip  # no density
     assert all(np.isfinite(r["value"]) for r in records)
+
+
+def test_a_run_in_the_place_of_the_recipe_is_continued_where_it_is(toy: Path, tmp_path: Path) -> None:
+    invoke("train", toy, "--out", tmp_path / "run", "--quiet", "--set", "training.images=64")
+    weights = tmp_path / "run" / "checkpoints"
+    for path in sorted(weights.glob("*/*"), reverse=True):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (weights / "000000000064").rmdir()
+    assert "has no checkpoint yet" in invoke("sample", tmp_path / "run", "--out", tmp_path / "s", "--quiet", code=2)
+    moved = (tmp_path / "run").rename(tmp_path / "rün 2")
+    invoke("train", moved, "--quiet")
+    assert "kind: checkpoint" not in (moved / "recipe.yaml").read_text()
+    invoke("sample", moved, "--n", 2, "--quiet", "--out", tmp_path / "s")
+
+
+def test_a_run_with_the_name_of_a_shipped_recipe_is_not_taken_for_it(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "edm-unified sample ./edm " in invoke("train", toy, "--out", "edm", "--set", "training.images=32")
+    for command in ("sample", "show", "compare"):
+        text = invoke(command, "edm", code=2)
+        assert "edm: is a run in this directory and a shipped recipe too; write ./edm for the run" in text
+    assert "checkpoint" in invoke("show", "./edm")
+
+
+def test_small_samples_are_drawn_by_one_thread(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from edm_unified import sampling
+
+    real, seen = sampling.sample, []
+
+    def sample(*given: Any, **named: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return real(*given, **named)
+
+    monkeypatch.setattr(sampling, "sample", sample)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        invoke("sample", trained, "--n", 2, "--out", tmp_path, "--quiet")
+        invoke("sample", trained, "--n", 2, "--out", tmp_path, "--quiet", "--threads", 3)
+        assert (seen, torch.get_num_threads()) == ([1, 3], 2)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_axes_of_the_page_are_in_plain_letters(trained: Path) -> None:
+    page = (trained / "report.html").read_text()
+    assert "mathdefault" not in page
+    assert ">0.1</text>" in page
 
 
 def test_new_weights_are_not_taken_for_the_old_ones(toy: Path, tmp_path: Path) -> None:

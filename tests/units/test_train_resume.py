@@ -14,7 +14,7 @@ import pytest
 import torch
 from training_example import RECIPE, contents, recipe
 
-from edm_unified.training import checkpoint, log
+from edm_unified.training import checkpoint, log, posthoc
 from edm_unified.training.job import Job
 from edm_unified.training.parallel import Team
 from edm_unified.training.run import Run
@@ -178,6 +178,48 @@ def test_what_training_does_not_depend_on_may_change(tmp_path: Path) -> None:
     assert "n: 9" in (tmp_path / "recipe.yaml").read_text()
 
 
+def test_snapshots_from_before_the_title_changed_are_still_of_the_run(tmp_path: Path) -> None:
+    short = ("training.images=128", "training.snapshot_every=32")
+    train(recipe(*short).job(), tmp_path, stop=2)
+    train(recipe(*short, "title=Another").job(), tmp_path)
+    assert [made.images for made in posthoc.write(tmp_path, (0.07,))] == [128]
+
+
+def test_what_cannot_be_built_neither_binds_a_directory_nor_clears_one(tmp_path: Path) -> None:
+    job = recipe("training.images=64").job()
+    bad = recipe("network={kind: unet, channels: 8}").job()
+    with pytest.raises(ValueError, match=r"network\."):
+        Run(tmp_path, bad, CPU)
+    train(job, tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r"network\."):
+        Run(tmp_path, bad, CPU, fresh=True)
+    with pytest.raises(ValueError, match="accumulation × processes"):
+        Run(tmp_path, job, Team(torch.device("cpu"), 0, 3), fresh=True)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("where", ["read_data", "write_data"])
+def test_ctrl_c_while_a_state_is_read_or_written_is_no_damage(
+    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.distributed.checkpoint import filesystem
+
+    def interrupted(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    job = recipe("training.images=192").job()
+    train(job, tmp_path, stop=2)
+    with monkeypatch.context() as patch:
+        reads = where == "read_data"
+        patch.setattr(filesystem.FileSystemReader if reads else filesystem.FileSystemWriter, where, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(job, tmp_path)
+    train(job, tmp_path)
+    train(job, tmp_path.with_name("whole"))
+    assert contents(tmp_path) == contents(tmp_path.with_name("whole"))
+
+
 def test_a_line_of_the_log_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
     job = recipe("training.images=192").job()
     train(job, tmp_path / "whole")
@@ -205,6 +247,8 @@ def test_a_damaged_state_is_one_line_with_a_remedy(tmp_path: Path, damage: str) 
     with pytest.raises(ValueError, match=r"000000000128") as caught:
         Run(tmp_path, job, CPU)
     assert "\n" not in str(caught.value)
+    assert "start over with --fresh" in str(caught.value)  # the checkpoint before it has no state
+    assert "remove" not in str(caught.value)
 
 
 def test_a_loss_that_is_not_finite_names_step_and_sigma_and_the_run_goes_on(
