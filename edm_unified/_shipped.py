@@ -51,7 +51,7 @@ def find(name: str | os.PathLike[str]) -> Path:
     if path.is_file() or path.suffix.lower() in SUFFIXES or not bare:
         shipped = {name.rpartition("/")[2]: name for name in reversed(names)}
         if not path.exists() and path.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"{text}: no such file, and no run is there; `edm-unified train RECIPE --out {text}` makes one")
+            raise ValueError(f"{text}: no such file or run; `edm-unified train RECIPE --out {text}` makes a run")
         if not path.exists() and path.stem in shipped:
             raise ValueError(f"{text}: no such file; the shipped recipe is called {shipped[path.stem]!r}")
         return path

@@ -21,11 +21,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from edm_unified.data import batch as read
-from edm_unified.data import order
 from edm_unified.training import draws
 from edm_unified.training.job import Job
 from edm_unified.training.parallel import Team, synchronizing, whole
+from edm_unified.training.reading import Reader
 from edm_unified.training.state import TrainState
 from edm_unified.training.tally import Record
 
@@ -70,33 +69,36 @@ def train(job: Job, state: TrainState, team: Team) -> Iterator[Progress]:
     state.model.train()
     busy, first, pending = 0.0, state.step, None
     outcome = (float("nan"), float("nan"))
-    while state.step < settings.steps:
-        began = time.perf_counter()
-        factor = settings.rate.factor(state.step * settings.batch)
-        for group, base in zip(state.optimizer.param_groups, state.rates, strict=True):
-            group["lr"] = base * factor
-        done = _step(job, state, team)
-        state.step += 1
-        look = team.device.type == "cpu" or any(settings.due(name, state.step) for name in ("log", "save", "snapshot"))
-        if pending is not None:
-            outcome = _checked(pending, state, team)
-        pending = done
-        if look:
-            outcome, pending = _checked(done, state, team), None
-        record = state.tally.read(team) if settings.due("log", state.step) else None
-        busy += time.perf_counter() - began
-        speed = (state.step - first) * settings.batch / busy
-        images = min(state.step * settings.batch, settings.images)
-        yield Progress(state.step, images, settings.images, *outcome, state.rates[0] * factor, speed, record)
+    with Reader(job, team) as reader:
+        while state.step < settings.steps:
+            began = time.perf_counter()
+            factor = settings.rate.factor(state.step * settings.batch)
+            for group, base in zip(state.optimizer.param_groups, state.rates, strict=True):
+                group["lr"] = base * factor
+            done = _step(job, state, team, reader)
+            state.step += 1
+            look = team.device.type == "cpu" or any(
+                settings.due(name, state.step) for name in ("log", "save", "snapshot")
+            )
+            if pending is not None:
+                outcome = _checked(pending, state, team)
+            pending = done
+            if look:
+                outcome, pending = _checked(done, state, team), None
+            record = state.tally.read(team) if settings.due("log", state.step) else None
+            busy += time.perf_counter() - began
+            speed = (state.step - first) * settings.batch / busy
+            images = min(state.step * settings.batch, settings.images)
+            yield Progress(state.step, images, settings.images, *outcome, state.rates[0] * factor, speed, record)
 
 
-def _step(job: Job, state: TrainState, team: Team) -> _Outcome:
+def _step(job: Job, state: TrainState, team: Team, reader: Reader) -> _Outcome:
     settings, device, scaler = job.settings, team.device, state.scaler
     parameters = [p for p in state.trainee.parameters() if p.requires_grad]
     state.optimizer.zero_grad(set_to_none=True)
     parts = []
     for part in range(settings.accumulation):
-        x0, u, n, cond = _inputs(job, state.step, part, team)
+        x0, u, n, cond = _inputs(job, state.step, part, team, reader)
         sigma = job.objective.noise.quantile(u, job.schedule)
         with synchronizing(state.model, last=part == settings.accumulation - 1):
             with torch.autocast(device.type, _TYPES[settings.precision], enabled=settings.precision != "float32"):
@@ -124,18 +126,16 @@ def _step(job: Job, state: TrainState, team: Team) -> _Outcome:
     return _Outcome(state.step + 1, loss, norm, bad, parts)
 
 
-def _inputs(job: Job, step: int, part: int, team: Team) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+def _inputs(
+    job: Job, step: int, part: int, team: Team, reader: Reader
+) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
     """x_0, u, n and the conditions of this process's rows of a micro-batch."""
-    settings, device, dataset = job.settings, team.device, job.dataset
+    settings, device = job.settings, team.device
     seed, batch = settings.seed, settings.batch
     rows = settings.share(team.size)
     first = (part * team.size + team.rank) * rows
     mine = slice(first, first + rows)
-    chosen = order.indices(len(dataset), draws.seed_of(seed, draws.ORDER), step * batch + first, rows)
-    x0, labels = read(dataset, chosen)
-    if not bool(torch.isfinite(x0).all()):
-        bad = int((~torch.isfinite(x0)).flatten(1).any(1).nonzero()[0])
-        raise ValueError(f"data: NaN or infinity in sample {int(chosen[bad])} of {dataset.name}")
+    x0, labels = reader(step, part)
     x0 = x0.to(device, non_blocking=True)
     spread = draws.spread if settings.stratified else draws.uniforms
     u = spread((seed, draws.LEVELS, step), batch)[mine].to(device, non_blocking=True)

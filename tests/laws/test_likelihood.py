@@ -316,7 +316,5 @@ def test_a_bound_that_cannot_be_says_so() -> None:
         lk.variational_bound(lambda x, sigma: x.mean(1, keepdim=True), x, points=2)
     bad = x.clone()
     bad[1, 0] = math.nan
-    with pytest.raises(
-        FloatingPointError, match="not finite for 1 of 3 samples, first for sample 1"
-    ):
+    with pytest.raises(FloatingPointError, match="not finite for 1 of 3 samples, first for sample 1"):
         lk.variational_bound(elementwise, bad, points=2)

@@ -41,6 +41,7 @@ def test_two_processes_follow_one(tmp_path: Path) -> None:
         (tmp_path / "fsdp", 0, *OVERRIDES, "training.parallel=fsdp"),
         (tmp_path / "ddp_cut", 4, *OVERRIDES),
         (tmp_path / "fsdp_cut", 4, *OVERRIDES, "training.parallel=fsdp"),
+        (tmp_path / "one_line", 4, *OVERRIDES, "training.log_every=192"),
     ]
     (tmp_path / "plan").write_text("\n".join(" ".join(map(str, line)) for line in plan))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
@@ -57,8 +58,14 @@ def test_two_processes_follow_one(tmp_path: Path) -> None:
             assert run.state.step == (0 if out == "one" else 4)
             for _ in run.steps():
                 pass
+    with Run(tmp_path / "one_line", recipe(*OVERRIDES, "training.log_every=192").job(), one) as run:
+        for _ in run.steps():
+            pass
     curve = log.read(tmp_path / "one" / "log.jsonl")
     assert len(curve) == 6
+    (line,) = log.read(tmp_path / "one_line" / "log.jsonl")  # what both had summed up when they were cut is in it
+    assert sum(number for _, _, number in line["bins"]) == 192
+    assert line["loss"] == pytest.approx(sum(entry["loss"] for entry in curve) / 6, rel=1e-5)
     for out in ("ddp", "fsdp", "ddp_cut", "fsdp_cut"):
         other = log.read(tmp_path / out / "log.jsonl")
         assert [line["step"] for line in other] == [1, 2, 3, 4, 5, 6]
