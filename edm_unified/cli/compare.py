@@ -131,7 +131,8 @@ def compare(
     problems = comparing.Problems(settings)
     for method in plan.methods:
         problems.of(method.recipe).check()
-    largest = max((problems.of(method.recipe).shape for method in plan.methods), key=math.prod)
+    tasks = [problems.of(method.recipe) for method in plan.methods]
+    largest = max(math.inf if problem.learnt else math.prod(problem.shape) for problem in tasks)
     directory = out or Path("edm-compare") / loading.short_name(recipes)
 
     with options.few_threads(largest, threads), comparing.Store(directory, fresh=fresh) as store:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 import time
@@ -59,11 +58,11 @@ dtype = click.option("--dtype", default="float64", show_default=True, type=click
                      help="The precision of the state.")  # fmt: skip
 quiet = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 SMALL = 4096
-"""Numbers in a sample below which one thread is the fastest, or nearly: see :func:`few_threads`."""
+"""Numbers in a sample below which one thread is the fastest, or nearly, for a closed form: see :func:`few_threads`."""
 threads = click.option(
     "--threads",
     type=click.IntRange(1, 4096),
-    help=f"CPU threads.  [default: 1 below {SMALL:,} numbers a sample, where more are hardly faster; else all]",
+    help=f"CPU threads.  [default: all; 1 for a closed form of less than {SMALL:,} numbers, where more are no faster]",
 )
 sets = click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE",
                     help="Set any value of the recipe, e.g. sampler.steps.rho=5; may be repeated.")  # fmt: skip
@@ -166,15 +165,16 @@ def torch_device(text: str) -> torch.device:
 
 
 @contextmanager
-def few_threads(shape: Sequence[int], threads: int | None = None) -> Iterator[None]:
-    """One thread for samples of a small ``shape``, unless ``threads`` says how many.
+def few_threads(size: float, threads: int | None = None) -> Iterator[None]:
+    """One thread for a closed form of ``size`` numbers where that is small, unless ``threads`` says how many.
 
     On a busy machine the threads of small operations wait for each other, and several take ten times as long as one.
+    A network, whatever its samples, has work for all: its ``size`` is infinite.
     """
     import torch
 
     before = torch.get_num_threads()
-    wanted = threads if threads is not None else 1 if math.prod(shape) < SMALL else before
+    wanted = threads if threads is not None else 1 if size < SMALL else before
     torch.set_num_threads(wanted)
     try:
         yield

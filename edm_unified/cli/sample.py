@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import shlex
 import sys
@@ -117,7 +118,7 @@ def _draw(
         def moved(progress: sampling.Progress, first: int = first, size: int = size) -> None:
             bar.update(first + size * progress.move / progress.moves, n, f"sigma {progress.sigma:.3g}")
 
-        with _naming(name), options.few_threads(built.shape, threads):
+        with _naming(name), options.few_threads(_size(built), threads):
             x = sampling.sample(
                 recipe.sampler.within(denoiser),
                 sampling.unit_noise(size, built.shape, seed=seed, first=first).to(device),
@@ -136,6 +137,13 @@ def _draw(
             )
         parts.append(x.cpu())
     return torch.cat(parts), denoiser.nfe // len(parts), time.perf_counter() - began
+
+
+def _size(denoiser: Any) -> float:
+    """Numbers in a sample of a closed form; infinite for a network."""
+    import torch
+
+    return math.inf if isinstance(denoiser, torch.nn.Module) else math.prod(denoiser.shape)
 
 
 @contextmanager

@@ -171,8 +171,7 @@ def _picture(run: Run, recipe: Recipe, images: int, bar: options.Progress) -> No
         return
     folder = run.directory / "samples"
     try:
-        with options.few_threads(denoiser.shape):
-            array = _draw(denoiser, recipe, run.job).numpy()
+        array = _draw(denoiser, recipe, run.job).numpy()
     except (ValueError, FloatingPointError) as error:
         bar.say(f"no samples at {images:,} images: {error}")
         return

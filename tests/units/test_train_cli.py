@@ -114,7 +114,9 @@ def test_a_run_with_the_name_of_a_shipped_recipe_is_not_taken_for_it(
     assert "checkpoint" in invoke("show", "./edm")
 
 
-def test_small_samples_are_drawn_by_one_thread(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_closed_form_is_drawn_by_one_thread_and_a_network_by_all(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     from edm_unified import sampling
@@ -129,9 +131,9 @@ def test_small_samples_are_drawn_by_one_thread(trained: Path, tmp_path: Path, mo
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        invoke("sample", trained, "--n", 2, "--out", tmp_path, "--quiet")
-        invoke("sample", trained, "--n", 2, "--out", tmp_path, "--quiet", "--threads", 3)
-        assert (seen, torch.get_num_threads()) == ([1, 3], 2)
+        for words in (("edm",), (trained,), (trained, "--threads", 3)):
+            invoke("sample", *words, "--n", 2, "--steps", 2, "--out", tmp_path, "--quiet")
+        assert (seen, torch.get_num_threads()) == ([1, 2, 3], 2)
     finally:
         torch.set_num_threads(before)
 
