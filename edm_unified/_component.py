@@ -7,12 +7,13 @@ in front of that message; a Python user reads it as it stands.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from numbers import Integral
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -65,3 +66,20 @@ def falling(low_name: str, low: float, high_name: str, high: float) -> None:
     positive(high_name, high)
     if not low < high:
         raise ValueError(f"{low_name}: must be below {high_name}, got {low!r} against {high!r}")
+
+
+def encode(value: Any, brief: bool = False) -> Any:
+    """A component as plain data with every field, ``kind`` first; what a recipe or a checkpoint says of it.
+
+    ``brief`` leaves out the fields that a class names in ``later`` where they have their default: those that it got
+    after hashes of it had been published.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        later = getattr(value, "later", ()) if brief else ()
+        fields = [f for f in dataclasses.fields(value) if f.name not in later or getattr(value, f.name) != f.default]
+        names = [field.name for field in fields]
+        names.sort(key=lambda name: name != "kind")  # stable: the rest keep their order
+        return {name: encode(getattr(value, name), brief) for name in names}
+    if isinstance(value, (tuple, list)):
+        return [encode(item, brief) for item in value]
+    return value

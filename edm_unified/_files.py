@@ -1,10 +1,12 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and directories that one process at a time writes to."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 from pathlib import Path
+from typing import IO
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -24,6 +26,23 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def claim(directory: Path) -> IO[str]:
+    """Make ``directory`` where it is not there, and lock it: until the file is closed, or the process ends.
+
+    Raises ``ValueError`` where it is a file, or another process has it.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"{directory}: is a file; name a directory with --out")
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = open(directory / ".lock", "w")  # noqa: SIM115  # held until the caller closes it
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise ValueError(f"{directory}: another run is writing here; wait for it, or name another with --out") from None
+    return lock
 
 
 def _umask() -> int:

@@ -91,7 +91,24 @@ class Preconditioned(nn.Module):
         return along(c.c_skip(sigma), x) * x + along(c.c_out(sigma), x) * output.to(device=x.device, dtype=x.dtype)
 
 
-class Counted:
+class Around:
+    """A denoiser around another one, ``denoiser``, whose range of noise levels is its own too."""
+
+    __slots__ = ()
+    denoiser: Denoiser
+
+    @property
+    def sigma_min(self) -> float:
+        """The lowest σ that the inner denoiser is to be used at."""
+        return supported_range(self.denoiser)[0]
+
+    @property
+    def sigma_max(self) -> float:
+        """The highest σ that the inner denoiser is to be used at."""
+        return supported_range(self.denoiser)[1]
+
+
+class Counted(Around):
     """``denoiser``, counting its calls in ``nfe``: the number of function evaluations, whatever the batch.
 
     Put it around the whole denoiser for evaluations of D, or around the network's denoiser *inside* a guidance for
@@ -107,14 +124,6 @@ class Counted:
     def __call__(self, x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
         self.nfe += 1
         return self.denoiser(x, sigma, **cond)
-
-    @property
-    def sigma_min(self) -> float:
-        return supported_range(self.denoiser)[0]
-
-    @property
-    def sigma_max(self) -> float:
-        return supported_range(self.denoiser)[1]
 
 
 def supported_range(denoiser: object) -> tuple[float, float]:

@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edm_unified.denoiser import Denoiser, supported_range
+from edm_unified.denoiser import Around, Denoiser, supported_range
 from edm_unified.parametrization import along
 from edm_unified.schedules.base import float64
 
 
 @dataclass(frozen=True)
-class ClassifierFree:
+class ClassifierFree(Around):
     """D = D_∅ + w (D_c − D_∅) for σ in ``interval`` = (low, high], D_c elsewhere (Ho & Salimans 2022, Eq. 6; the
     interval is that of Kynkäänniemi et al. 2024).
 
@@ -47,14 +47,6 @@ class ClassifierFree:
 
     def __post_init__(self) -> None:
         _check(self.w, self.interval)
-
-    @property
-    def sigma_min(self) -> float:
-        return supported_range(self.denoiser)[0]
-
-    @property
-    def sigma_max(self) -> float:
-        return supported_range(self.denoiser)[1]
 
     def __call__(self, x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
         label = cond.get(self.key)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from edm_unified._component import component, positive
-from edm_unified.denoiser import Denoiser, supported_range
+from edm_unified.denoiser import Around, Denoiser
 
 
 @component
@@ -72,19 +72,11 @@ AnyThreshold = Static | Dynamic
 
 
 @dataclass(frozen=True)
-class Thresholded:
+class Thresholded(Around):
     """``denoiser``, its output under ``threshold``: a denoiser again."""
 
     denoiser: Denoiser
     threshold: AnyThreshold
-
-    @property
-    def sigma_min(self) -> float:
-        return supported_range(self.denoiser)[0]
-
-    @property
-    def sigma_max(self) -> float:
-        return supported_range(self.denoiser)[1]
 
     def __call__(self, x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
         return self.threshold.of(self.denoiser(x, sigma, **cond))

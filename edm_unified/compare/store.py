@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import io
 import json
 import os
@@ -22,13 +21,13 @@ import shutil
 from collections import defaultdict
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from edm_unified._files import write_atomic
+from edm_unified._files import claim, write_atomic
 
 _OURS = (
     "records.jsonl",
@@ -51,17 +50,7 @@ class Store:
 
     def __init__(self, directory: Path, fresh: bool = False) -> None:
         self.directory = directory
-        if directory.exists() and not directory.is_dir():
-            raise ValueError(f"{directory}: is a file; name a directory with --out")
-        directory.mkdir(parents=True, exist_ok=True)
-        self._lock: IO[str] = open(directory / ".lock", "w")  # noqa: SIM115  # held for the life of the store
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise ValueError(
-                f"{directory}: another run is writing here; wait for it, or name another with --out"
-            ) from None
+        self._lock = claim(directory)
         try:
             if fresh:
                 self._clear()

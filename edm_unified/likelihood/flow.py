@@ -29,7 +29,7 @@ from torch import Tensor
 
 from edm_unified._component import falling
 from edm_unified.denoiser import Counted, Denoiser, check_range
-from edm_unified.likelihood.path import Told, denoised, grid, integrate
+from edm_unified.likelihood.path import Told, denoised, integrate
 from edm_unified.likelihood.prior import Density, isotropic, prior_error
 from edm_unified.likelihood.trace import Probe, Trace, estimator, row_sum
 
@@ -176,7 +176,7 @@ def _carry(
     dtype: torch.dtype,
     cond: Mapping[str, object] | None,
 ) -> Tensor:
-    check_range(denoiser, grid(start, end, 1))
+    check_range(denoiser, torch.tensor([start, end], dtype=torch.float64))
     kwargs = dict(cond or {})
 
     def rate(y: Tensor, sigma: Tensor) -> Tensor:

@@ -1,23 +1,26 @@
 """The integral of dy/du = rate(y, σ) in u = ln σ, from one noise level to another, up or down.
 
-Fixed steps are those of the classical Runge–Kutta method, equal in u. Adaptive ones are :class:`DormandPrince45`'s: for
-each sample by itself, so that a sample's answer does not lean on its batch.
+It is a walk like any other: the loop of :mod:`edm_unified.sampling`, with y for the state. Fixed steps are those of
+:class:`RK4` under the geometric schedule, whose time is u, and so equal in u. Adaptive ones are
+:class:`DormandPrince45`'s: for each sample by itself, so that a sample's answer does not lean on its batch.
+
+A walk falls. A path that rises is followed on the mirrored levels σ_start σ_end/σ, with the rate's sign turned.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from edm_unified._component import count, positive
 from edm_unified.denoiser import Denoiser
-from edm_unified.dynamics import Dynamics, Level
-from edm_unified.solvers import DormandPrince45
-from edm_unified.solvers.adaptive import State
+from edm_unified.dynamics import Dynamics
+from edm_unified.sampling import Progress, walk
+from edm_unified.schedules import GeometricVE
+from edm_unified.solvers import RK4, DormandPrince45, Solver
 
 Rate = Callable[[Tensor, Tensor], Tensor]
 """dy/d ln σ of y (B, n) at σ, () or (B,) on the device of y."""
@@ -33,51 +36,36 @@ def denoised(denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Mapping[str, ob
     return out.to(x.dtype)
 
 
-def grid(start: float, end: float, steps: int) -> Tensor:
-    """2·steps + 1 levels, equal in ln σ, from ``start`` to ``end`` to the bit: the ends and middles of the steps."""
-    count("steps", steps)
-    levels = torch.linspace(math.log(start), math.log(end), 2 * steps + 1, dtype=torch.float64).exp()
-    levels[0], levels[-1] = start, end
-    return levels
-
-
 def integrate(
     rate: Rate, y: Tensor, start: float, end: float, steps: int, tolerance: float | None, callback: Told | None = None
 ) -> Tensor:
     """y at σ = ``end``, given y (B, n) at ``start``. With a ``tolerance``, by adaptive steps."""
-    if tolerance is not None:
-        return _adaptive(rate, y, start, end, tolerance)
-    levels = grid(start, end, steps)
-    numbers, levels = levels.tolist(), levels.to(y.device)  # both now: a copy in the loop would wait for the device
-    h = math.log(end / start) / steps
-    for i in range(steps):
-        low, middle, high = levels[2 * i], levels[2 * i + 1], levels[2 * i + 2]
-        k1 = rate(y, low)
-        k2 = rate(y + 0.5 * h * k1, middle)
-        k3 = rate(y + 0.5 * h * k2, middle)
-        k4 = rate(y + h * k3, high)
-        y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    count("steps", steps)
+    high, low, rises = max(start, end), min(start, end), end > start
+
+    def own(sigma: Tensor) -> Tensor:
+        """The level of the path where the walk is at ``sigma``."""
+        return (start * end / sigma).clamp(low, high) if rises else sigma
+
+    def denoiser(x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+        """What makes a solver, which integrates dx/dλ = D − x with λ = −ln σ of the walk, follow the rate."""
+        slope = rate(x, own(sigma))
+        return x + slope if rises else x - slope
+
+    def told(progress: Progress) -> None:
         if callback is not None:
-            callback(i + 1, steps, numbers[2 * i + 2])
-    return y
+            callback(progress.move, progress.moves, float(own(torch.tensor(progress.sigma, dtype=torch.float64))))
+
+    if tolerance is None:
+        solver: Solver = RK4()
+        inner = [high * (low / high) ** (i / steps) for i in range(1, steps)]
+        levels = [high, *inner, low]
+    else:
+        positive("tolerance", tolerance)
+        solver, levels = DormandPrince45(rtol=tolerance, atol=tolerance), [high, low]
+    dynamics = Dynamics(GeometricVE(low, high), denoiser, {}, y.device)
+    return walk(dynamics, y, dynamics.walk(levels), solver, None, 1.0, _no_noise, told)
 
 
-def _adaptive(rate: Rate, y: Tensor, start: float, end: float, tolerance: float) -> Tensor:
-    """The solver falls; a rise is a fall of the mirrored level σ_start σ_end/σ, with the rate's sign turned."""
-    positive("tolerance", tolerance)
-    rises = end > start
-    high, low = max(start, end), min(start, end)
-
-    class Mirror:
-        def denoise(self, y: Tensor, level: Level) -> Tensor:
-            sigma = level.sigma_tensor.to(y.device).expand(len(y))
-            slope = rate(y, (start * end / sigma).clamp(low, high) if rises else sigma)
-            return y + slope if rises else y - slope  # the solver integrates dy/dλ = D − y
-
-    def level(sigma: float) -> Level:
-        return Level(sigma, sigma, 1.0, 0.0, 1.0 / sigma, torch.tensor(sigma, dtype=torch.float64, device=y.device))
-
-    solver = DormandPrince45(rtol=tolerance, atol=tolerance)
-    dynamics = cast("Dynamics", Mirror())
-    none: Any = None  # the solver draws nothing
-    return solver.step(dynamics, y, level(high), level(low), State((0,)), none)[0]
+def _no_noise() -> Tensor:
+    raise AssertionError("these solvers draw nothing")

@@ -46,7 +46,8 @@ def _equal(x: Tensor, data: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _share(points: Tensor, region: Tensor, k: int, seed: int) -> Estimate:
     if not (finite(points) and finite(region)):
         return DIVERGED
-    within = torch.cat([_near(part, region, _radii(region, k)) for part in points.split(1024)])
+    radii = _radii(region, k)
+    within = torch.cat([_near(part, region, radii) for part in points.split(1024)])
     return estimate(within.mean(), resample(within, seed).mean(1))
 
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from pydantic import TypeAdapter, ValidationError
 
+from edm_unified._component import encode as encode
 from edm_unified._shipped import suggest
 from edm_unified.recipe.reader import RecipeError
 
@@ -222,20 +223,3 @@ def _describe(member: Any) -> str:
     if hasattr(member, "_fields"):
         return f"[{', '.join(member._fields)}]"
     return _PLAIN.get(member, getattr(member, "__name__", str(member)))
-
-
-def encode(value: Any, brief: bool = False) -> Any:
-    """A component as plain data with every field, ``kind`` first; the inverse of :func:`decode`.
-
-    ``brief`` leaves out the fields that a class names in ``later`` where they have their default: those that it got
-    after hashes of it had been published.
-    """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        later = getattr(value, "later", ()) if brief else ()
-        fields = [f for f in dataclasses.fields(value) if f.name not in later or getattr(value, f.name) != f.default]
-        names = [field.name for field in fields]
-        names.sort(key=lambda name: name != "kind")  # stable: the rest keep their order
-        return {name: encode(getattr(value, name), brief) for name in names}
-    if isinstance(value, (tuple, list)):
-        return [encode(item, brief) for item in value]
-    return value

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from edm_unified._component import encode
 from edm_unified._files import write_atomic
 from edm_unified.denoiser import Preconditioned
 from edm_unified.networks import AnyNetwork
@@ -62,8 +63,8 @@ def about(job: Job, step: int) -> dict[str, Any]:
         "class_counts": counts,
         "label_dropout": job.settings.label_dropout,
         "augment": job.augment,
-        "network": plain.encode(job.network),
-        "preconditioning": plain.encode(job.preconditioning),
+        "network": encode(job.network),
+        "preconditioning": encode(job.preconditioning),
         "data": {"name": dataset.name, "shift": scaling[0], "scale": scaling[1]},
         "recipe": job.fingerprint,
     }

@@ -1,17 +1,10 @@
-"""Components as plain data and back, without the checks of a recipe: for what this package wrote itself."""
+"""Plain data back to components, without the checks of a recipe: for what this package wrote itself."""
 
 from __future__ import annotations
 
 import dataclasses
 import types
 from typing import Any, Union, get_args, get_origin, get_type_hints
-
-
-def encode(component: Any) -> Any:
-    """A component as mappings, lists, numbers and words."""
-    if dataclasses.is_dataclass(component) and not isinstance(component, type):
-        return {field.name: encode(getattr(component, field.name)) for field in dataclasses.fields(component)}
-    return [encode(item) for item in component] if isinstance(component, (tuple, list)) else component
 
 
 def decode(hint: Any, tree: Any) -> Any:

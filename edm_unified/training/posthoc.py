@@ -15,10 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from edm_unified._files import write_atomic
+from edm_unified._files import claim, write_atomic
 from edm_unified.training import checkpoint
 from edm_unified.training.ema import gamma_of, mismatch, reconstruct
-from edm_unified.training.run import claim
 
 
 class Made(NamedTuple):

@@ -11,7 +11,6 @@ takes up its state and takes the same steps. One run at a time may write.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -23,7 +22,7 @@ from typing import IO, Any, NamedTuple
 
 from torch import Tensor
 
-from edm_unified._files import write_atomic
+from edm_unified._files import claim, write_atomic
 from edm_unified.training import checkpoint, plain
 from edm_unified.training.checkpoint import Average
 from edm_unified.training.disk import Naming, sync
@@ -45,20 +44,6 @@ _OURS = (
     "report.html",
     "tensorboard",
 )
-
-
-def claim(directory: Path) -> IO[str]:
-    """An open file: until it is closed, or the process ends, no other may write to ``directory``.
-
-    Raises ``ValueError`` where another process has it.
-    """
-    lock = open(directory / ".lock", "w")  # noqa: SIM115  # held until the caller closes it
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise ValueError(f"{directory}: another run is writing here; wait for it, or name another with --out") from None
-    return lock
 
 
 class Step(NamedTuple):
@@ -109,11 +94,7 @@ class Run:
             self._lock.close()
 
     def _claim(self, fresh: bool) -> None:
-        directory = self.directory
-        if directory.exists() and not directory.is_dir():
-            raise ValueError(f"{directory}: is a file; name a directory with --out")
-        directory.mkdir(parents=True, exist_ok=True)
-        self._lock = claim(directory)
+        self._lock = claim(self.directory)
         try:
             if not fresh:
                 self._same_recipe()

@@ -7,16 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edm_unified.denoiser import Preconditioned
+from edm_unified.denoiser import Around, Preconditioned
 from edm_unified.training import draws
 
 
-class Trained(nn.Module):
+class Trained(Around, nn.Module):
     """D(x; σ) of a checkpoint, in evaluation mode: a denoiser, with the ``shape`` of a sample and its ``classes``.
 
     ``label``: None or −1 for no class, one class for all, or (B,) of them. A network that saw a class with every image
     has no answer without one: ``labels_for`` draws classes as often as the data have them.
     """
+
+    denoiser: Preconditioned
 
     def __init__(self, denoiser: Preconditioned, about: dict[str, Any]) -> None:
         super().__init__()
@@ -25,14 +27,6 @@ class Trained(nn.Module):
         self.shape: tuple[int, ...] = tuple(about["shape"])
         self.classes: int = about["classes"]
         self.requires_grad_(False).eval()
-
-    @property
-    def sigma_min(self) -> float:
-        return self.denoiser.sigma_min
-
-    @property
-    def sigma_max(self) -> float:
-        return self.denoiser.sigma_max
 
     @property
     def fingerprint(self) -> str:
