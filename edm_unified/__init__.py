@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _MODULES = (
+    "analytic_starts",
     "certify",
     "compare",
     "correctors",
@@ -26,7 +27,6 @@ _MODULES = (
     "dynamics",
     "exact",
     "guidance",
-    "heads",
     "likelihood",
     "metrics",
     "networks",
@@ -56,6 +56,7 @@ __all__ = [*_MODULES, *_NAMES, "__version__"]
 
 if TYPE_CHECKING:
     from edm_unified import (
+        analytic_starts,
         certify,
         compare,
         correctors,
@@ -65,7 +66,6 @@ if TYPE_CHECKING:
         dynamics,
         exact,
         guidance,
-        heads,
         likelihood,
         metrics,
         networks,

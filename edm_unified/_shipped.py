@@ -105,7 +105,7 @@ FAMILIES = {
     "solvers": "solvers",
     "renoising": "renoising",
     "correctors": "correctors",
-    "heads": "heads",
+    "analytic_starts": "analytic_starts",
     "thresholds": "thresholding",
     "preconditioning": "preconditioning",
     "noise": "training/noise",

@@ -122,7 +122,7 @@ class Walk(NamedTuple):
 
 
 class Substitute(NamedTuple):
-    """A closed form that answers in the place of D wherever σ is not below ``sigma`` (:mod:`~edm_unified.heads`)."""
+    """A closed form that answers in the place of D wherever σ is not below ``sigma``: an analytic start's."""
 
     sigma: float
     denoise: Callable[[Tensor, float], Tensor]

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from edm_unified import exact
 from edm_unified._component import choice
+from edm_unified.analytic_starts import AnalyticStart, Fitted, applied
 from edm_unified.correctors import Corrector
 from edm_unified.denoiser import Counted, Denoiser, check_range
 from edm_unified.discretization import Karras, Steps
 from edm_unified.dynamics import Dynamics, OutputError, Walk
-from edm_unified.heads import Fitted, Head, applied
 from edm_unified.renoising import MOST_LEVELS, Renoising
 from edm_unified.schedules import EDM, Schedule, is_value
 from edm_unified.solvers import LAST, AnySolver, DenoisedLast, Heun, Last, Randn, Solver
@@ -46,10 +46,10 @@ def levels_of(
     steps: Steps,
     schedule: Schedule,
     renoising: Renoising | None = None,
-    head: Head | None = None,
+    analytic_start: AnalyticStart | None = None,
     last: Last = "solver",
 ) -> tuple[float, ...]:
-    """The noise levels of a run, in order: the steps' own that ``head`` leaves, as the renoising rearranges them.
+    """The noise levels of a run, in order: the steps' own, as the renoising rearranges those ``analytic_start`` leaves.
 
     With ``last="stop"`` they end above 0.
 
@@ -63,7 +63,7 @@ def levels_of(
             )
     if len(levels) < 2 or len(levels) > MOST_LEVELS:
         raise ValueError(f"steps: a walk needs from 2 to {MOST_LEVELS:,} levels, got {len(levels):,}")
-    return _rearranged(levels if head is None else head.walk(levels), renoising, last)
+    return _rearranged(levels if analytic_start is None else analytic_start.walk(levels), renoising, last)
 
 
 def _rearranged(levels: tuple[float, ...], renoising: Renoising | None, last: Last) -> tuple[float, ...]:
@@ -122,7 +122,7 @@ def sample(
     solver: Solver = Heun(),  # noqa: B008
     renoising: Renoising | None = None,
     corrector: Corrector | None = None,
-    head: Head | None = None,
+    analytic_start: AnalyticStart | None = None,
     last: Last = "solver",
     seed: int = 0,
     first: int = 0,
@@ -133,12 +133,12 @@ def sample(
     """Turn unit normal ``noise`` (B, *shape) into samples x_0 of the same shape, in ``dtype`` and in data units.
 
     The run starts from x = σ_0 · noise, visits the levels of ``steps`` under ``schedule`` as ``renoising`` rearranges
-    them, lets ``solver`` make the falls and ``corrector`` act on the repeats. ``denoiser`` is any callable
-    D(x, sigma, **cond). ``head`` (:mod:`~edm_unified.heads`) takes the highest levels without it. ``last`` is what
-    becomes of the fall to 0: the ``solver``'s own rule, ``denoise`` (return D of the last level above 0), or ``stop``
-    (leave out the fall and return x at that level, with its noise). ``seed`` and ``first`` determine the noise drawn on
-    the way: row i of the batch is sample ``first + i`` of ``seed``, bit for bit the same in any batch. ``callback`` is
-    told of every move.
+    them, lets ``solver`` make the falls and ``corrector`` act on the repeats. ``denoiser`` is any callable D(x,
+    sigma, **cond). ``analytic_start`` (:mod:`~edm_unified.analytic_starts`) takes the highest levels without it.
+    ``last`` is what becomes of the fall to 0: the ``solver``'s own rule, ``denoise`` (return D of the last level
+    above 0), or ``stop`` (leave out the fall and return x at that level, with its noise). ``seed`` and ``first``
+    determine the noise drawn on the way: row i of the batch is sample ``first + i`` of ``seed``, bit for bit the
+    same in any batch. ``callback`` is told of every move.
 
     No gradient is recorded unless ``noise`` requires one.
 
@@ -154,7 +154,7 @@ def sample(
         raise ValueError(f"dtype: must be a floating-point type, got {dtype}")
     choice("last", last, LAST)
     all_levels = levels_of(steps, schedule)
-    own = all_levels if head is None else head.walk(all_levels)
+    own = all_levels if analytic_start is None else analytic_start.walk(all_levels)
     check_range(denoiser, torch.tensor(own, dtype=torch.float64))
     levels = _rearranged(own, renoising, last)
     if corrector is None and any(a == b for a, b in pairwise(levels)):
@@ -165,8 +165,8 @@ def sample(
     with torch.set_grad_enabled(torch.is_grad_enabled() and noise.requires_grad):
         path = Dynamics(schedule, denoiser, dict(cond or {}), noise.device).walk(levels)
         start, substitute = noise.to(dtype) * all_levels[0], None
-        if head is not None:
-            start, substitute = applied(head, start, all_levels, own, getattr(solver, "adaptive", False))
+        if analytic_start is not None:
+            start, substitute = applied(analytic_start, start, all_levels, own, getattr(solver, "adaptive", False))
         if last == "denoise" and levels[-1] == 0:
             solver = DenoisedLast(solver)
         S_noise = 1.0 if renoising is None else renoising.S_noise
@@ -229,12 +229,12 @@ def count_nfe(
     schedule: Schedule = EDM(),  # noqa: B008
     renoising: Renoising | None = None,
     corrector: Corrector | None = None,
-    head: Head | None = None,
+    analytic_start: AnalyticStart | None = None,
     last: Last = "solver",
 ) -> int:
     """Evaluations of D in one run, counted by a wrapper on D in a run on a single number, not claimed by the solver.
 
-    What a head stands for costs nothing, and so does a Gaussian that is still to be estimated.
+    What an analytic start stands for costs nothing, and so does a Gaussian that is still to be estimated.
     """
     counted = Counted(_null)
     sample(
@@ -245,7 +245,7 @@ def count_nfe(
         solver=solver,
         renoising=renoising,
         corrector=corrector,
-        head=None if head is None else Fitted(head, exact.Gaussian([0.0], 1.0)),
+        analytic_start=None if analytic_start is None else Fitted(analytic_start, exact.Gaussian([0.0], 1.0)),
         last=last,
     )
     return counted.nfe

@@ -56,10 +56,10 @@ def _whole_numbers(context: click.Context, parameter: click.Parameter, text: str
     help="Replace every recipe's rule for the levels. E.g. karras:rho=5",
 )
 @click.option(
-    "--head",
-    "heads",
+    "--analytic-start",
+    "analytic_starts",
     multiple=True,
-    shell_complete=options.complete_head,
+    shell_complete=options.complete_analytic_start,
     help="The highest levels without the network, for every recipe: analytic_first_step, gaussian_jump:sigma=20, or "
     "none; give it again for several.",
 )
@@ -92,7 +92,7 @@ def compare(
     solvers: tuple[str, ...],
     schedules: tuple[str, ...],
     steps_rules: tuple[str, ...],
-    heads: tuple[str, ...],
+    analytic_starts: tuple[str, ...],
     nfe: tuple[int, ...] | None,
     samples: int | None,
     seeds: tuple[int, ...] | None,
@@ -124,7 +124,7 @@ def compare(
     from edm_unified.compare.view import remember, write_report
 
     comparison, loaded = loading.load(recipes, overrides)
-    parsed = tuple(options.parse_head(text) for text in dict.fromkeys(heads))
+    parsed = tuple(options.parse_analytic_start(text) for text in dict.fromkeys(analytic_starts))
     comparison = loading.with_options(comparison, solvers, schedules, steps_rules, nfe, samples, seeds, parsed)
     settings = comparing.Settings(options.torch_device(device), options.torch_dtype(dtype), batch)
     plan = comparing.make_plan(comparison, loaded)

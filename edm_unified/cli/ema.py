@@ -22,7 +22,7 @@ def _widths(context: click.Context, parameter: click.Parameter, value: str) -> t
 @click.command(short_help="Put averages of any length together, after the training.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--std", "stds", required=True, callback=_widths, metavar="S,S,...",
-              help="Standard deviations of the averages, as shares of the length of the training, up to 0.288.")  # fmt: skip
+              help="Standard deviations of the averages, as shares of the training's length, up to 0.288.")  # fmt: skip
 @options.quiet
 def ema(run: Path, stds: tuple[float, ...], quiet: bool) -> None:
     """Write power-function averages of the weights of RUN, which was trained with `ema: {kind: power}`.

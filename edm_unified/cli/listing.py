@@ -24,7 +24,7 @@ def list_components(families: tuple[str, ...]) -> None:
     """Name every component with its parameters and their defaults, and the shipped recipes.
 
     \b
-    FAMILY is any of: recipes, schedules, steps, solvers, renoising, correctors, heads, thresholds,
+    FAMILY is any of: recipes, schedules, steps, solvers, renoising, correctors, analytic_starts, thresholds,
     preconditioning, noise, weights, matching, uncertainty, data, denoisers,
     networks, optimizers, rates, averages, augmentations. Without it, all are listed.
     """
@@ -47,7 +47,7 @@ _WHERE = {
     "solvers": "sampler.solver:",
     "renoising": "sampler.renoising:",
     "correctors": "sampler.corrector:",
-    "heads": "sampler.head:",
+    "analytic_starts": "sampler.analytic_start:",
     "thresholds": "sampler.threshold:",
     "preconditioning": "preconditioning:",
     "noise": "objective.noise:",

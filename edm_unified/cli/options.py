@@ -50,7 +50,7 @@ def complete_solvers(ctx: click.Context, param: click.Parameter, incomplete: str
 complete_schedule = _complete("schedules")
 complete_steps = _complete("steps")
 complete_renoising = _complete("renoising")
-complete_head = _complete("heads")
+complete_analytic_start = _complete("analytic_starts")
 
 recipe_argument = click.argument("recipe", shell_complete=complete_recipe)
 device = click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, mps.")
@@ -77,7 +77,7 @@ def swaps(command: F) -> F:
                      help="Another rule for the noise levels, e.g. karras or log_linear:sigma_max=100"),
         click.option("--schedule", metavar="KIND", shell_complete=complete_schedule,
                      help="Another schedule, e.g. vp or flow_matching:shift=3, over the same range of noise levels."),
-        click.option("--head", metavar="KIND", shell_complete=complete_head,
+        click.option("--analytic-start", metavar="KIND", shell_complete=complete_analytic_start,
                      help="The highest levels without the network, e.g. gaussian_jump:sigma=20, or none."),
         click.option("--solver", metavar="KIND", shell_complete=complete_solver,
                      help="Another solver, e.g. heun or second_order:alpha=0.5"),
@@ -93,7 +93,7 @@ def load(
     schedule: str | None = None,
     steps_rule: str | None = None,
     steps: int | None = None,
-    head: str | None = None,
+    analytic_start: str | None = None,
 ) -> Recipe:
     """The recipe ``name`` with the parts that the options of :func:`swaps` name in place of its own."""
     from edm_unified.discretization import AnySteps
@@ -107,8 +107,8 @@ def load(
         parts["solver"] = parse_component(AnySolver, solver, "--solver")
     if schedule is not None:
         parts["schedule"] = parse_component(AnySchedule, schedule, "--schedule")
-    if head is not None:
-        parts["head"] = parse_head(head)
+    if analytic_start is not None:
+        parts["analytic_start"] = parse_analytic_start(analytic_start)
     if steps_rule is not None:
         parts["steps"] = _with_n(parse_component(AnySteps, steps_rule, "--steps-rule"), recipe, steps_rule)
     try:
@@ -120,12 +120,12 @@ def load(
     return recipe
 
 
-def parse_head(text: str) -> Any:
-    """What --head says: a head, or None for ``none``."""
-    from edm_unified.heads import AnyHead
+def parse_analytic_start(text: str) -> Any:
+    """What --analytic-start says: an analytic start, or None for ``none``."""
+    from edm_unified.analytic_starts import AnyAnalyticStart
     from edm_unified.recipe import parse_component
 
-    return None if text.strip() == "none" else parse_component(AnyHead, text, "--head")
+    return None if text.strip() == "none" else parse_component(AnyAnalyticStart, text, "--analytic-start")
 
 
 def _with_n(rule: Any, recipe: Recipe, text: str) -> Any:

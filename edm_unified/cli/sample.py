@@ -104,7 +104,7 @@ def _draw(
 
     try:
         built, dataset = recipe.build()
-        head = recipe.sampler.head_for(dataset)
+        analytic_start = recipe.sampler.analytic_start_for(dataset)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     denoiser = Counted(built.to(device))  # type: ignore[arg-type]  # its one condition, label, is a keyword of ours
@@ -127,7 +127,7 @@ def _draw(
                 solver=recipe.sampler.solver,
                 renoising=recipe.sampler.renoising,
                 corrector=recipe.sampler.corrector,
-                head=head,
+                analytic_start=analytic_start,
                 last=recipe.sampler.last,
                 seed=seed,
                 first=first,

@@ -202,7 +202,7 @@ def _draw(denoiser: Trained, recipe: Recipe, job: Job) -> torch.Tensor:
         solver=sampler.solver,
         renoising=sampler.renoising,
         corrector=sampler.corrector,
-        head=sampler.head_for(job.dataset),
+        analytic_start=sampler.analytic_start_for(job.dataset),
         last=sampler.last,
         dtype=torch.float32,
         cond=None if label is None else {"label": label.to(where)},

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from edm_unified import _shipped
+from edm_unified.analytic_starts import AnyAnalyticStart
 from edm_unified.compare.sets import solver_set
 from edm_unified.discretization import AnySteps
-from edm_unified.heads import AnyHead
 from edm_unified.recipe import Comparison, Recipe, from_tree, load_any, parse_component
 from edm_unified.schedules import AnySchedule
 from edm_unified.solvers import AnySolver
@@ -70,7 +70,7 @@ def with_options(
     nfe: tuple[int, ...] | None,
     samples: int | None,
     seeds: tuple[int, ...] | None,
-    heads: tuple[AnyHead | None, ...] = (),
+    analytic_starts: tuple[AnyAnalyticStart | None, ...] = (),
 ) -> Comparison:
     """``comparison`` with what the options of the command line say; components as text, ``kind:name=value``."""
     changes: dict[str, Any] = {}
@@ -88,8 +88,8 @@ def with_options(
         changes["steps_rules"] = tuple(
             parse_component(AnySteps, text, "--steps-rule") for text in dict.fromkeys(steps_rules)
         )
-    if heads:
-        changes["heads"] = tuple(dict.fromkeys(heads))
+    if analytic_starts:
+        changes["analytic_starts"] = tuple(dict.fromkeys(analytic_starts))
     if nfe is not None:
         changes["nfe"] = nfe
         if comparison.grid_nfe not in nfe:

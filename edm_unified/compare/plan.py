@@ -18,7 +18,7 @@ from edm_unified.recipe import Comparison, Recipe, Sampler, same_range
 from edm_unified.schedules import BetaTable
 
 MOST_BESIDE = 32
-"""Steps for each evaluation of the budget, at most, where a head leaves few of them to D, or none."""
+"""Steps for each evaluation of the budget, at most, where an analytic start leaves few of them to D, or none."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,10 @@ class Method:
     def labels(self) -> dict[str, str]:
         """The five labels that name the method in the records; the solver's says how it begins and ends, too."""
         sampler = self.recipe.sampler
-        whole = [label(sampler.solver), *([label(sampler.head)] if sampler.head is not None else [])]
+        whole = [
+            label(sampler.solver),
+            *([label(sampler.analytic_start)] if sampler.analytic_start is not None else []),
+        ]
         whole += [f"last={sampler.last}"] if sampler.last != "solver" else []
         whole += [f"{label(sampler.threshold)} threshold"] if sampler.threshold is not None else []
         noise = [label(part) for part in (sampler.renoising, sampler.corrector) if part is not None]
@@ -61,7 +64,7 @@ class Method:
     def n_for(self, budget: int) -> int | None:
         """The most steps whose counted evaluations stay within ``budget``; None where one step is too many."""
         low, high = 0, min(budget, _most_steps(self.recipe))  # every step evaluates D at least once,
-        if self.recipe.sampler.head is not None:  # but for those that a head takes
+        if self.recipe.sampler.analytic_start is not None:  # but for those that an analytic start takes
             high = min(MOST_BESIDE * budget, _most_steps(self.recipe))
         while low < high:  # the count grows with n
             middle = (low + high + 1) // 2
@@ -128,9 +131,9 @@ def _short(value: Any) -> str:
 def make_plan(comparison: Comparison, recipes: Sequence[tuple[str, Recipe]]) -> Plan:
     """Methods and cells of ``comparison`` over the loaded ``recipes`` (name, recipe).
 
-    Each of ``comparison``'s solvers, schedules, steps rules and heads replaces the recipe's own, in all combinations;
-    the denoiser and data, where given, replace everyone's. A schedule that replaces another keeps the noise levels'
-    range.
+    Each of ``comparison``'s solvers, schedules, steps rules and analytic starts replaces the recipe's own, in all
+    combinations; the denoiser and data, where given, replace everyone's. A schedule that replaces another keeps the
+    noise levels' range.
 
     Raises ``ValueError`` where nothing is left to run, where two methods are the same, for a rule of fixed length, and
     for an adaptive solver, which has no fixed number of evaluations.
@@ -143,10 +146,10 @@ def make_plan(comparison: Comparison, recipes: Sequence[tuple[str, Recipe]]) -> 
             comparison.schedules or [None],
             comparison.steps_rules or [None],
             solvers or [None],
-            comparison.heads or [recipe.sampler.head],
+            comparison.analytic_starts or [recipe.sampler.analytic_start],
         )
-        for schedule, steps, solver, head in choices:
-            methods.append(Method(name, _override(name, recipe, comparison, schedule, steps, solver, head)))
+        for schedule, steps, solver, analytic_start in choices:
+            methods.append(Method(name, _override(name, recipe, comparison, schedule, steps, solver, analytic_start)))
     twice = [m for m, times in Counter((m.name, m.recipe.hash) for m in methods).items() if times > 1]
     if twice:
         raise ValueError(f"recipes: {twice[0][0]} is named twice with the same settings; name it once")
@@ -173,9 +176,9 @@ def _override(
     schedule: Any | None,
     steps: Any | None,
     solver: Any | None,
-    head: Any | None,
+    analytic_start: Any | None,
 ) -> Recipe:
-    sampler = dataclasses.replace(recipe.sampler, head=head)
+    sampler = dataclasses.replace(recipe.sampler, analytic_start=analytic_start)
     if isinstance(steps or sampler.steps, Explicit):
         raise ValueError(
             f"{name}: sampler.steps: a list of levels has one length and no budgets; use --steps-rule karras"

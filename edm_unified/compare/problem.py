@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from edm_unified import metrics as measure
+from edm_unified.analytic_starts import AnalyticStart, AnyAnalyticStart
 from edm_unified.compare.plan import digest
 from edm_unified.data import AnyData, Dataset, batch, order
-from edm_unified.heads import AnyHead, Head
 from edm_unified.metrics import Estimate, Features
 from edm_unified.recipe import Recipe, Sampler
 from edm_unified.training.trained import Trained
@@ -42,7 +42,7 @@ class Problem:
 
     def __init__(self, recipe: Recipe, settings: Settings, features: dict[AnyData | None, Features | None]) -> None:
         self._recipe, self._settings, self._classifiers = recipe, settings, features
-        self._heads: dict[AnyHead | None, Head | None] = {}
+        self._analytic_starts: dict[AnyAnalyticStart | None, AnalyticStart | None] = {}
 
     @cached_property
     def _built(self) -> tuple[Any, Dataset]:
@@ -84,11 +84,11 @@ class Problem:
         label = self.denoiser.labels_for(count, seed, first) if isinstance(self.denoiser, Trained) else None
         return None if label is None else {"label": label.to(self._settings.device)}
 
-    def head(self, sampler: Sampler) -> Head | None:
-        """The head of ``sampler`` with the Gaussian of these data, where it gives no other."""
-        if sampler.head not in self._heads:
-            self._heads[sampler.head] = sampler.head_for(self.dataset)
-        return self._heads[sampler.head]
+    def analytic_start(self, sampler: Sampler) -> AnalyticStart | None:
+        """The analytic start of ``sampler`` with the Gaussian of these data, where it gives no other."""
+        if sampler.analytic_start not in self._analytic_starts:
+            self._analytic_starts[sampler.analytic_start] = sampler.analytic_start_for(self.dataset)
+        return self._analytic_starts[sampler.analytic_start]
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -137,7 +137,7 @@ def _sample(plan: Plan, cell: Cell, problem: Problem, settings: Settings, ledger
                     solver=sampler.solver,
                     renoising=sampler.renoising,
                     corrector=sampler.corrector,
-                    head=problem.head(sampler),
+                    analytic_start=problem.analytic_start(sampler),
                     last=sampler.last,
                     seed=cell.seed,
                     first=first,
@@ -152,7 +152,7 @@ def _sample(plan: Plan, cell: Cell, problem: Problem, settings: Settings, ledger
 
 
 def start_of(recipe: Recipe) -> float:
-    """σ_0 of a recipe's levels, those that a head takes among them."""
+    """σ_0 of a recipe's levels, those that an analytic start takes among them."""
     return levels_of(recipe.sampler.steps, recipe.schedule)[0]
 
 

@@ -9,11 +9,11 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from edm_unified import schedules, solvers, training
+from edm_unified.analytic_starts import AnyAnalyticStart
 from edm_unified.correctors import AnyCorrector
 from edm_unified.data import AnyData
 from edm_unified.denoisers import AnyDenoiser
 from edm_unified.discretization import AnySteps
-from edm_unified.heads import AnyHead
 from edm_unified.networks import AnyNetwork
 from edm_unified.preconditioning import AnyPreconditioning
 from edm_unified.recipe import codec
@@ -31,7 +31,7 @@ FAMILIES: dict[str, Any] = {
     "solvers": solvers.AnySolver,
     "renoising": AnyRenoising,
     "correctors": AnyCorrector,
-    "heads": AnyHead,
+    "analytic_starts": AnyAnalyticStart,
     "thresholds": AnyThreshold,
     "preconditioning": AnyPreconditioning,
     "noise": training.AnyNoise,

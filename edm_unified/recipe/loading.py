@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 
-from edm_unified import _shipped, heads
+from edm_unified import _shipped, analytic_starts
 from edm_unified.discretization import Steps, TableSubset, UniformTime
 from edm_unified.dynamics import Dynamics
 from edm_unified.recipe import codec, reader
@@ -76,8 +76,8 @@ def walk_fault(recipe: Recipe) -> Fault | None:
     sampler = recipe.sampler
     try:
         levels = recipe.levels
-        if sampler.head is not None:
-            heads.check(sampler.head, levels, getattr(sampler.solver, "adaptive", False))
+        if sampler.analytic_start is not None:
+            analytic_starts.check(sampler.analytic_start, levels, getattr(sampler.solver, "adaptive", False))
         if sampler.corrector is None and any(a == b for a, b in pairwise(levels)):
             return Fault("sampler.corrector", "missing; the walk repeats levels: add corrector: {kind: langevin}")
         if sampler.corrector is not None and not any(a == b for a, b in pairwise(levels)):

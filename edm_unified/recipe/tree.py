@@ -14,13 +14,13 @@ import yaml
 
 from edm_unified import exact
 from edm_unified._component import component, count, positive
+from edm_unified.analytic_starts import AnalyticStart, AnyAnalyticStart
 from edm_unified.correctors import AnyCorrector
 from edm_unified.data import AnyData, Dataset
 from edm_unified.denoiser import Denoiser
 from edm_unified.denoisers import AnyDenoiser
 from edm_unified.discretization import AnySteps
 from edm_unified.dynamics import Dynamics
-from edm_unified.heads import AnyHead, Head
 from edm_unified.networks import AnyNetwork
 from edm_unified.preconditioning import AnyPreconditioning
 from edm_unified.recipe import codec
@@ -53,23 +53,23 @@ MetricName = Literal[
 class Sampler:
     """What is chosen after training: the levels to visit, the solver between them, and what makes it stochastic.
 
-    ``head`` takes the highest levels without the network; ``last`` is what becomes of the fall to 0: the ``solver``'s
-    own rule, ``denoise`` (D at the last level above 0) or ``stop`` (x as it is there). ``threshold`` keeps D within the
-    range of the data.
+    ``analytic_start`` takes the highest levels without the network; ``last`` is what becomes of the fall to 0: the
+    ``solver``'s own rule, ``denoise`` (D at the last level above 0) or ``stop`` (x as it is there). ``threshold`` keeps
+    D within the range of the data.
     """
 
     steps: AnySteps
     solver: AnySolver
     renoising: AnyRenoising | None = None
     corrector: AnyCorrector | None = None
-    head: AnyHead | None = None
+    analytic_start: AnyAnalyticStart | None = None
     last: Last = "solver"
     threshold: AnyThreshold | None = None
-    later: ClassVar[tuple[str, ...]] = ("head", "last", "threshold")
+    later: ClassVar[tuple[str, ...]] = ("analytic_start", "last", "threshold")
 
-    def head_for(self, dataset: Dataset) -> Head | None:
-        """The head with the Gaussian that it goes by, estimated from the data where it gives no numbers."""
-        return None if self.head is None else self.head.build(dataset)
+    def analytic_start_for(self, dataset: Dataset) -> AnalyticStart | None:
+        """The analytic start with the Gaussian that it goes by, estimated from the data where it gives no numbers."""
+        return None if self.analytic_start is None else self.analytic_start.build(dataset)
 
     def within(self, denoiser: Denoiser) -> Denoiser:
         """``denoiser`` under the threshold, where there is one."""
@@ -77,11 +77,13 @@ class Sampler:
 
     def levels(self, schedule: AnySchedule) -> tuple[float, ...]:
         """The noise levels that a run visits, in order."""
-        return levels_of(self.steps, schedule, self.renoising, self.head, self.last)
+        return levels_of(self.steps, schedule, self.renoising, self.analytic_start, self.last)
 
     def nfe(self, schedule: AnySchedule) -> int:
         """Evaluations of D in one run, counted."""
-        return count_nfe(self.steps, self.solver, schedule, self.renoising, self.corrector, self.head, self.last)
+        return count_nfe(
+            self.steps, self.solver, schedule, self.renoising, self.corrector, self.analytic_start, self.last
+        )
 
     def shortfall(self, schedule: AnySchedule) -> str | None:
         """A sentence where the walk is too short for the solver's order (:mod:`~edm_unified.solvers.reach`)."""
@@ -168,12 +170,11 @@ class Comparison:
     """Several recipes on the same denoiser, the same noise and the same budgets of evaluations.
 
     ``recipes`` are names of shipped recipes or paths. ``data`` and ``denoiser``, where given, replace those of the
-    recipes. ``solvers``, ``schedules``, ``steps_rules`` and ``heads`` (null: none) cross every recipe with each of
-    their members;
-    ``solver_set`` adds to the solvers ``all`` there are, the ``deterministic`` ones, or the ten best at small budgets
-    (``fast``). ``nfe`` are the budgets; ``samples`` are drawn for each of ``seeds``. ``grid_nfe`` and ``grid_samples``
-    set the pictures. The endpoint errors are those of the first ``reference_samples`` against a solution to
-    ``reference_tolerance``.
+    recipes. ``solvers``, ``schedules``, ``steps_rules`` and ``analytic_starts`` (null: none) cross every recipe
+    with each of their members; ``solver_set`` adds to the solvers ``all`` there are, the ``deterministic`` ones, or
+    the ten best at small budgets (``fast``). ``nfe`` are the budgets; ``samples`` are drawn for each of ``seeds``.
+    ``grid_nfe`` and ``grid_samples`` set the pictures. The endpoint errors are those of the first
+    ``reference_samples`` against a solution to ``reference_tolerance``.
     """
 
     title: str
@@ -185,7 +186,7 @@ class Comparison:
     solver_set: Literal["all", "deterministic", "fast"] | None = None
     schedules: tuple[AnySchedule, ...] = ()
     steps_rules: tuple[AnySteps, ...] = ()
-    heads: tuple[AnyHead | None, ...] = ()
+    analytic_starts: tuple[AnyAnalyticStart | None, ...] = ()
     nfe: tuple[int, ...] = (5, 8, 10, 20, 40)
     samples: int = 512
     seeds: tuple[int, ...] = (0,)
@@ -202,7 +203,7 @@ class Comparison:
     grid_samples: int = 25
     reference_samples: int = 256
     reference_tolerance: float = 1e-8
-    later: ClassVar[tuple[str, ...]] = ("heads",)
+    later: ClassVar[tuple[str, ...]] = ("analytic_starts",)
 
     def __post_init__(self) -> None:
         for name in ("recipes", "nfe", "seeds"):

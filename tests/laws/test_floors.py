@@ -16,7 +16,7 @@ FLOORS = (
     {"schedules", "parametrization"},
     {"preconditioning"},
     {"denoiser", "exact", "guidance", "thresholding", "data"},
-    {"dynamics", "discretization", "renoising", "heads"},
+    {"dynamics", "discretization", "renoising", "analytic_starts"},
     {"solvers", "correctors"},
     {"sampling", "reference_solution", "training", "networks", "likelihood", "interop"},
     {"metrics", "denoisers"},

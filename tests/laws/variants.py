@@ -17,7 +17,7 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from edm_unified import correctors, discretization, heads, renoising, schedules, solvers
+from edm_unified import analytic_starts, correctors, discretization, renoising, schedules, solvers
 from edm_unified.dynamics import Dynamics, Walk
 from edm_unified.sampling import walk
 
@@ -180,12 +180,15 @@ CORRECTORS: dict[type, tuple[Any, ...]] = {
     correctors.NCSNLangevin: (correctors.NCSNLangevin(),),
 }
 
-HEADS: dict[type, tuple[Any, ...]] = {
-    heads.AnalyticFirstStep: (
-        heads.AnalyticFirstStep(sigma_data=0.5),
-        heads.AnalyticFirstStep(levels=3, sigma_data=1.0, mean=0.2),
+ANALYTIC_STARTS: dict[type, tuple[Any, ...]] = {
+    analytic_starts.AnalyticFirstStep: (
+        analytic_starts.AnalyticFirstStep(sigma_data=0.5),
+        analytic_starts.AnalyticFirstStep(levels=3, sigma_data=1.0, mean=0.2),
     ),
-    heads.GaussianJump: (heads.GaussianJump(sigma_data=0.5), heads.GaussianJump(sigma=3.0, sigma_data=1.0, mean=0.2)),
+    analytic_starts.GaussianJump: (
+        analytic_starts.GaussianJump(sigma_data=0.5),
+        analytic_starts.GaussianJump(sigma=3.0, sigma_data=1.0, mean=0.2),
+    ),
 }
 
 UNIONS = {
@@ -194,7 +197,7 @@ UNIONS = {
     "steps": (discretization.AnySteps, STEPS),
     "renoising": (renoising.AnyRenoising, RENOISING),
     "correctors": (correctors.AnyCorrector, CORRECTORS),
-    "heads": (heads.AnyHead, HEADS),
+    "analytic_starts": (analytic_starts.AnyAnalyticStart, ANALYTIC_STARTS),
 }
 
 

@@ -535,8 +535,11 @@ def test_every_row_of_the_page_is_measured_here_and_every_case_is_on_the_page() 
 def test_agreement(key: tuple[str, str, str]) -> None:
     (printed,) = (number(row[3]) for row in table("Agreement") if (row[0], row[1], row[2].replace("`", "")) == key)
     value = measured(key)
-    assert value > 100 * CLOSE if CASES[key].differs else value <= CLOSE
-    assert printed / 5 < value < 5 * printed  # roundings are not the same on every machine
+    if CASES[key].differs:
+        assert value > 100 * CLOSE
+        assert printed / 1.5 < value < 1.5 * printed
+    else:  # roundings, which are other ones on another processor
+        assert max(printed, value) <= CLOSE
 
 
 def test_singlestep_of_order_3_is_dpmpp_3s_to_its_order() -> None:

@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (messages are compared whole, and read best in one piece)
-"""Heads, last steps and unreachable orders in recipes, comparisons and on the command line."""
+"""Analytic starts, last steps and unreachable orders in recipes, comparisons and on the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 
 import edm_unified as edm
-from edm_unified import heads, solvers
+from edm_unified import analytic_starts, solvers
 from edm_unified.cli import main
 from edm_unified.compare import make_plan
 from edm_unified.compare.loading import load
@@ -38,17 +38,23 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_head_is_read_written_and_hashed() -> None:
     plain = Recipe.load("edm")
-    recipe = Recipe.load("edm", ["sampler.head.kind=gaussian_jump", "sampler.head.sigma=20.0", "sampler.last=denoise"])
-    assert recipe.sampler.head == heads.GaussianJump(sigma=20.0)
+    recipe = Recipe.load(
+        "edm",
+        ["sampler.analytic_start.kind=gaussian_jump", "sampler.analytic_start.sigma=20.0", "sampler.last=denoise"],
+    )
+    assert recipe.sampler.analytic_start == analytic_starts.GaussianJump(sigma=20.0)
     assert recipe.sampler.last == "denoise"
     assert loads(recipe.dump()) == recipe
     assert recipe.hash != plain.hash
-    assert Recipe.load("edm", ["sampler.head=analytic_first_step"]).sampler.head == heads.AnalyticFirstStep()
+    assert (
+        Recipe.load("edm", ["sampler.analytic_start=analytic_first_step"]).sampler.analytic_start
+        == analytic_starts.AnalyticFirstStep()
+    )
     assert recipe.levels == tuple(level for level in plain.levels if level < 30)
 
 
 def test_what_a_recipe_does_not_use_does_not_change_its_hash() -> None:
-    """The hash of ``edm`` as it was before there were heads, last steps and lower orders."""
+    """The hash of ``edm`` as it was before there were analytic starts, last steps and lower orders."""
     recipe = Recipe.load("edm")
     assert recipe.hash == "c7fbcaeb4b45"
     for solver, other in ((solvers.LMS(), solvers.LMS(end="lower")), (solvers.UniPC(), solvers.UniPC(end="lower"))):
@@ -58,14 +64,16 @@ def test_what_a_recipe_does_not_use_does_not_change_its_hash() -> None:
 
 
 def test_the_head_of_a_recipe_is_fitted_to_its_data() -> None:
-    recipe = Recipe.load("edm", ["sampler.head=gaussian_jump", "denoiser={kind: gaussian, floor: 0.001}"])
+    recipe = Recipe.load("edm", ["sampler.analytic_start=gaussian_jump", "denoiser={kind: gaussian, floor: 0.001}"])
     denoiser, dataset = recipe.build()
-    head = recipe.sampler.head_for(dataset)
-    assert head is not None
+    analytic_start = recipe.sampler.analytic_start_for(dataset)
+    assert analytic_start is not None
     noise = edm.unit_noise(4, denoiser.shape)
-    x = edm.sample(denoiser, noise, steps=recipe.sampler.steps, head=head)  # of the same data: exact
+    x = edm.sample(
+        denoiser, noise, steps=recipe.sampler.steps, analytic_start=analytic_start
+    )  # of the same data: exact
     truth = edm.sample(denoiser, noise, steps=edm.discretization.Explicit(sigmas=recipe.levels),
-                       head=heads.GaussianJump(sigma=1.0).of(denoiser))  # fmt: skip
+                       analytic_start=analytic_starts.GaussianJump(sigma=1.0).of(denoiser))  # fmt: skip
     assert x.shape == truth.shape
     start = denoiser.flow(80 * noise, 80.0, recipe.levels[0]) / recipe.levels[0]
     again = edm.sample(denoiser, start, steps=edm.discretization.Explicit(sigmas=recipe.levels))
@@ -83,16 +91,16 @@ def plan_of(*overrides: str, **changes: Any) -> Any:
 
 def test_a_head_buys_steps() -> None:
     """At a budget of evaluations a method takes the more steps, the more of them cost nothing."""
-    chosen = (None, heads.AnalyticFirstStep(levels=2), heads.GaussianJump(sigma=20.0))
-    plan = plan_of(heads=chosen, solvers=(solvers.DDIM(),), nfe=(10,))
-    steps = {cell.method.recipe.sampler.head: (cell.n, cell.nfe) for cell in plan.cells}
+    chosen = (None, analytic_starts.AnalyticFirstStep(levels=2), analytic_starts.GaussianJump(sigma=20.0))
+    plan = plan_of(analytic_starts=chosen, solvers=(solvers.DDIM(),), nfe=(10,))
+    steps = {cell.method.recipe.sampler.analytic_start: (cell.n, cell.nfe) for cell in plan.cells}
     assert steps == {chosen[0]: (10, 10), chosen[1]: (12, 10), chosen[2]: (12, 10)}
     named = [method.labels["solver"] for method in plan.methods]
     assert named == ["ddim", "ddim + analytic_first_step(levels=2)", "ddim + gaussian_jump"]
 
 
 def test_a_budget_has_no_end_where_nothing_is_left_to_D() -> None:
-    plan = plan_of(heads=(heads.GaussianJump(sigma=1e-9),), nfe=(3,))
+    plan = plan_of(analytic_starts=(analytic_starts.GaussianJump(sigma=1e-9),), nfe=(3,))
     assert [cell.nfe for cell in plan.cells] == [1]
     assert plan.cells[0].n < 1000
 
@@ -103,9 +111,9 @@ def test_last_steps_are_told_apart() -> None:
     assert [(cell.n, cell.nfe) for cell in plan.cells] == [(5, 4)]
 
 
-def test_compare_crosses_heads(tmp_path: Path) -> None:
+def test_compare_crosses_analytic_starts(tmp_path: Path) -> None:
     code, out, err = run(
-        "compare", "edm", *GAUSS, "--head", "none", "--head", "analytic_first_step", "--head", "gaussian_jump:sigma=10",
+        "compare", "edm", *GAUSS, "--analytic-start", "none", "--analytic-start", "analytic_first_step", "--analytic-start", "gaussian_jump:sigma=10",
         "--solver", "ipndm", "--nfe", 6, "--samples", 8, "--set", "metrics=[error_median]", "--set",
         "rank_by=error_median", "--out", tmp_path / "o", "--json",
     )  # fmt: skip
@@ -120,24 +128,24 @@ def test_compare_crosses_heads(tmp_path: Path) -> None:
     assert found["ipndm + gaussian_jump(sigma=10)"]["value"] < 0.9 * found["ipndm"]["value"]  # D is that very Gaussian
 
 
-def test_a_comparison_file_names_heads(tmp_path: Path) -> None:
+def test_a_comparison_file_names_analytic_starts(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
-    file.write_text("title: t\nrecipes: [edm]\nheads: [null, {kind: gaussian_jump, sigma: 20.0}]\n")
+    file.write_text("title: t\nrecipes: [edm]\nanalytic_starts: [null, {kind: gaussian_jump, sigma: 20.0}]\n")
     comparison, _ = load((str(file),), ())
-    assert comparison.heads == (None, heads.GaussianJump(sigma=20.0))
+    assert comparison.analytic_starts == (None, analytic_starts.GaussianJump(sigma=20.0))
     assert loads(comparison.dump()) == comparison
     code, out, _ = run("show", file)
     assert code == 0
-    assert re.search(r"heads +none, gaussian_jump", out)
+    assert re.search(r"analytic_starts +none, gaussian_jump", out)
 
 
 # -- the command line --------------------------------------------------------------------------------------------------
 
 
 def test_show_tells_of_the_jump_the_count_and_the_last_step() -> None:
-    code, out, _ = run("show", "edm", "--head", "gaussian_jump:sigma=20", "--set", "sampler.last=stop")
+    code, out, _ = run("show", "edm", "--analytic-start", "gaussian_jump:sigma=20", "--set", "sampler.last=stop")
     assert code == 0
-    assert re.search(r"head +gaussian_jump  sigma 20, rank 64", out)
+    assert re.search(r"analytic_start +gaussian_jump  sigma 20, rank 64", out)
     assert re.search(r"NFE +28 evaluations of D in 14 steps", out)
     assert re.search(r"walk +80 → 28\.4  19\.4", out)
     assert re.search(r"last +stop", out)
@@ -155,17 +163,17 @@ def test_an_order_out_of_reach_is_noted() -> None:
     assert run(*arguments, "--quiet") == (0, "", "")
 
 
-def test_sample_takes_a_head_and_counts_what_is_left() -> None:
-    code, out, _ = run("sample", "edm", "--head", "analytic_first_step", "--n", 3, *GAUSS, "--out", "o")
+def test_sample_takes_an_analytic_start_and_counts_what_is_left() -> None:
+    code, out, _ = run("sample", "edm", "--analytic-start", "analytic_first_step", "--n", 3, *GAUSS, "--out", "o")
     assert code == 0
     assert ", 34 evaluations each" in out
-    assert Recipe.load("o/recipe.yaml").sampler.head == heads.AnalyticFirstStep()
-    assert run("sample", "o/recipe.yaml", "--head", "none", "--n", 3, "--out", "p")[0] == 0
-    assert Recipe.load("p/recipe.yaml").sampler.head is None
+    assert Recipe.load("o/recipe.yaml").sampler.analytic_start == analytic_starts.AnalyticFirstStep()
+    assert run("sample", "o/recipe.yaml", "--analytic-start", "none", "--n", 3, "--out", "p")[0] == 0
+    assert Recipe.load("p/recipe.yaml").sampler.analytic_start is None
 
 
-def test_heads_are_listed_and_completed() -> None:
-    code, out, _ = run("list", "heads")
+def test_analytic_starts_are_listed_and_completed() -> None:
+    code, out, _ = run("list", "analytic_starts")
     assert code == 0
     assert "gaussian_jump" in out
     assert "analytic_first_step" in out
@@ -174,10 +182,10 @@ def test_heads_are_listed_and_completed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--head gaussian_jmup", "--head gaussian_jmup: unknown 'gaussian_jmup'; did you mean 'gaussian_jump'?"),
-        ("--head gaussian_jump:sigma=-3", "--head gaussian_jump:sigma=-3: sigma: must be positive and finite, got -3.0"),
-        ("--head gaussian_jump:mean=0.5", "--head gaussian_jump:mean=0.5: mean: is estimated from the data, as sigma_data is null; set sigma_data too, got 0.5"),
-        ("--head analytic_first_step --solver dopri5", "edm: sampler.head: it answers at levels of the walk; an adaptive solver has its own: use gaussian_jump"),
+        ("--analytic-start gaussian_jmup", "--analytic-start gaussian_jmup: unknown 'gaussian_jmup'; did you mean 'gaussian_jump'?"),
+        ("--analytic-start gaussian_jump:sigma=-3", "--analytic-start gaussian_jump:sigma=-3: sigma: must be positive and finite, got -3.0"),
+        ("--analytic-start gaussian_jump:mean=0.5", "--analytic-start gaussian_jump:mean=0.5: mean: is estimated from the data, as sigma_data is null; set sigma_data too, got 0.5"),
+        ("--analytic-start analytic_first_step --solver dopri5", "edm: sampler.analytic_start: it answers at levels of the walk; an adaptive solver has its own: use gaussian_jump"),
         ("--set sampler.last=stopp", "edm: sampler.last: unknown 'stopp'; did you mean 'stop'? (with --set sampler.last=stopp)"),
         ("--set sampler.last=stop --steps 1", "edm: sampler.last: stop leaves no step of a walk that has only the one to 0; take more steps"),
         ("--solver lms:end=loewr", "--solver lms:end=loewr: end: unknown 'loewr'; did you mean 'lower'?"),

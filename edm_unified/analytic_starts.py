@@ -1,4 +1,4 @@
-"""Heads: the highest noise levels without the network, where the data look like one Gaussian to it.
+"""Analytic starts: the highest noise levels without the network, where the data look like one Gaussian to it.
 
 At σ far above the spread of the data, D(x; σ) depends on little but their mean μ and covariance C (Wang & Vastola
 2024, arXiv 2412.09726): it is that of N(μ, C), up to the third cumulant κ₃ of the data. On one axis, with x = μ + σz,
@@ -10,9 +10,10 @@ For the Gaussian everything is a closed formula (:class:`~edm_unified.exact.Gaus
     D(x; σ) = μ + U diag( λ/(λ+σ²) ) Uᵀ (x−μ)
     x(σ₁)   = μ + U diag( √((λ+σ₁²)/(λ+σ₀²)) ) Uᵀ (x(σ₀)−μ)
 
-A head puts one of the two in the place of what D would have cost there. **Analytic first step**: the first, as D, at
-the highest levels; the solver goes on as ever, and its history is filled. **Gaussian jump**: the second, exactly, from
-σ_0 to a lower level at once; the walk begins there. Both spend nothing: fewer evaluations, or more steps at a budget.
+An analytic start puts one of the two in the place of what D would have cost there. **Analytic first step**: the first,
+as D, at the highest levels; the solver goes on as ever, and its history is filled. **Gaussian jump**: the second,
+exactly, from σ_0 to a lower level at once; the walk begins there. Both spend nothing: fewer evaluations, or more steps
+at a budget.
 
     Karras(6)             80   21   4.3   0.58   0.04   0.002   0
     AnalyticFirstStep()   80*  21   4.3   0.58   0.04   0.002   0        * D is the formula
@@ -26,6 +27,7 @@ directions of C and the mean of the other variances; ``of(gaussian)`` takes one 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
@@ -39,7 +41,7 @@ from edm_unified.data import Dataset
 from edm_unified.dynamics import Substitute
 
 
-class Head(Protocol):
+class AnalyticStart(Protocol):
     """What :func:`~edm_unified.sample` takes."""
 
     def walk(self, levels: tuple[float, ...]) -> tuple[float, ...]:
@@ -57,9 +59,9 @@ class Head(Protocol):
 
 @dataclass(frozen=True)
 class Fitted:
-    """A head with the Gaussian that it goes by."""
+    """An analytic start with the Gaussian that it goes by."""
 
-    rule: Head
+    rule: AnalyticStart
     model: exact.Gaussian
 
     def walk(self, levels: tuple[float, ...]) -> tuple[float, ...]:
@@ -70,21 +72,42 @@ class Fitted:
 
     def gaussian(self, shape: tuple[int, ...]) -> exact.Gaussian:
         if tuple(self.model.shape) != shape:
-            raise ValueError(f"head: its Gaussian has shape {tuple(self.model.shape)}, and a sample has {shape}")
+            raise ValueError(
+                f"analytic_start: its Gaussian has shape {tuple(self.model.shape)}, and a sample has {shape}"
+            )
         return self.model
 
 
-def _given(rule: AnyHead, shape: tuple[int, ...]) -> exact.Gaussian:
-    if rule.sigma_data is None:
-        raise ValueError(
-            f"head: sigma_data of {rule.kind} is null, to be estimated from the data: give a number, or pass "
-            "head.build(dataset), or head.of(exact.Gaussian(mean, cov))"
-        )
-    return exact.Gaussian(torch.full(shape, float(rule.mean or 0.0), dtype=torch.float64), rule.sigma_data**2)
+class ByGaussian(ABC):
+    """A start that goes by a Gaussian: of two numbers, or of the data; final subclasses say what for."""
 
+    kind: str
+    sigma_data: float | None
+    mean: float | None
+    rank: int | None
 
-def _built(rule: AnyHead, dataset: Dataset) -> Head:
-    return Fitted(rule, exact.Gaussian.fit(dataset.images, rule.rank)) if rule.sigma_data is None else rule
+    @abstractmethod
+    def walk(self, levels: tuple[float, ...]) -> tuple[float, ...]: ...
+
+    @abstractmethod
+    def answers_from(self, levels: tuple[float, ...]) -> float: ...
+
+    def build(self, dataset: Dataset) -> AnalyticStart:
+        """With the Gaussian of the data, where ``sigma_data`` is null."""
+        return self.of(exact.Gaussian.fit(dataset.images, self.rank)) if self.sigma_data is None else self
+
+    def of(self, gaussian: exact.Gaussian) -> Fitted:
+        """With this Gaussian."""
+        return Fitted(self, gaussian)
+
+    def gaussian(self, shape: tuple[int, ...]) -> exact.Gaussian:
+        """That of the two numbers. Raises ``ValueError`` where they are null."""
+        if self.sigma_data is None:
+            raise ValueError(
+                f"analytic_start: sigma_data of {self.kind} is null, to be estimated from the data: give a number, or "
+                "pass its build(dataset), or its of(exact.Gaussian(mean, cov))"
+            )
+        return exact.Gaussian(torch.full(shape, float(self.mean or 0.0), dtype=torch.float64), self.sigma_data**2)
 
 
 def _checked(mean: float | None, sigma_data: float | None, rank: int | None) -> None:
@@ -99,7 +122,7 @@ def _checked(mean: float | None, sigma_data: float | None, rank: int | None) -> 
 
 
 @component
-class AnalyticFirstStep:
+class AnalyticFirstStep(ByGaussian):
     """D(x; σ) = μ + C (C + σ²I)⁻¹ (x − μ) at the ``levels`` highest levels of the walk: an evaluation less for each.
 
     Dockhorn et al. 2022 (GENIE), appendix, for one level, with N(0, I) for what the prior looks like under VP: in x,
@@ -119,17 +142,6 @@ class AnalyticFirstStep:
         count("levels", self.levels)
         _checked(self.mean, self.sigma_data, self.rank)
 
-    def build(self, dataset: Dataset) -> Head:
-        """With the Gaussian of the data, where ``sigma_data`` is null."""
-        return _built(self, dataset)
-
-    def of(self, gaussian: exact.Gaussian) -> Fitted:
-        """With this Gaussian."""
-        return Fitted(self, gaussian)
-
-    def gaussian(self, shape: tuple[int, ...]) -> exact.Gaussian:
-        return _given(self, shape)
-
     def walk(self, levels: tuple[float, ...]) -> tuple[float, ...]:
         return levels
 
@@ -139,7 +151,7 @@ class AnalyticFirstStep:
 
 
 @component
-class GaussianJump:
+class GaussianJump(ByGaussian):
     """x_1 = μ + √((C + σ_1²I)(C + σ_0²I)⁻¹) (x_0 − μ): the flow of the Gaussian to σ_1, the lowest not below ``sigma``.
 
     "Analytical teleportation" (Wang & Vastola 2024). Levels that it passes are not visited and cost nothing; at few
@@ -159,17 +171,6 @@ class GaussianJump:
         positive("sigma", self.sigma)
         _checked(self.mean, self.sigma_data, self.rank)
 
-    def build(self, dataset: Dataset) -> Head:
-        """With the Gaussian of the data, where ``sigma_data`` is null."""
-        return _built(self, dataset)
-
-    def of(self, gaussian: exact.Gaussian) -> Fitted:
-        """With this Gaussian."""
-        return Fitted(self, gaussian)
-
-    def gaussian(self, shape: tuple[int, ...]) -> exact.Gaussian:
-        return _given(self, shape)
-
     def walk(self, levels: tuple[float, ...]) -> tuple[float, ...]:
         passed = sum(sigma >= self.sigma for sigma in levels) - 1
         return levels[max(0, passed) :]
@@ -178,21 +179,23 @@ class GaussianJump:
         return math.inf
 
 
-AnyHead = AnalyticFirstStep | GaussianJump
+AnyAnalyticStart = AnalyticFirstStep | GaussianJump
 
 
-def check(head: Head, levels: tuple[float, ...], adaptive: bool) -> None:
-    """Raise ``ValueError`` where the head answers at levels of the walk and the solver, being adaptive, has its own."""
-    if adaptive and head.answers_from(levels) < math.inf:
-        raise ValueError("head: it answers at levels of the walk; an adaptive solver has its own: use gaussian_jump")
+def check(analytic_start: AnalyticStart, levels: tuple[float, ...], adaptive: bool) -> None:
+    """Raise ``ValueError`` where the start answers at levels of the walk and the adaptive solver has its own."""
+    if adaptive and analytic_start.answers_from(levels) < math.inf:
+        raise ValueError(
+            "analytic_start: it answers at levels of the walk; an adaptive solver has its own: use gaussian_jump"
+        )
 
 
 def applied(
-    head: Head, x: Tensor, levels: tuple[float, ...], left: tuple[float, ...], adaptive: bool
+    analytic_start: AnalyticStart, x: Tensor, levels: tuple[float, ...], left: tuple[float, ...], adaptive: bool
 ) -> tuple[Tensor, Substitute | None]:
     """From x at the first of all ``levels`` to the state at the first of those ``left``; what answers in D's place."""
     shape = tuple(x.shape[1:]) or (1,)
-    gaussian = head.gaussian(shape).to(x.device)
+    gaussian = analytic_start.gaussian(shape).to(x.device)
 
     def each(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """``function`` of a batch, row by row where it turns them to the axes of C: a matrix product of more rows may
@@ -203,8 +206,8 @@ def applied(
 
     if left[0] < levels[0]:
         x = each(lambda rows: gaussian.flow(rows, levels[0], left[0]), x)
-    check(head, levels, adaptive)
-    lowest = head.answers_from(levels)
+    check(analytic_start, levels, adaptive)
+    lowest = analytic_start.answers_from(levels)
     if lowest == math.inf:
         return x, None
     return x, Substitute(lowest, lambda x, sigma: each(lambda rows: gaussian.denoise(rows, sigma), x))

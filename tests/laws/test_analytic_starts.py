@@ -1,4 +1,4 @@
-"""Laws of the heads: what stands in for D at the highest levels, and what it costs and spoils."""
+"""Laws of the analytic starts: what stands in for D at the highest levels, and what it costs and spoils."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
-from variants import HEADS, SCHEDULES, SOLVERS, Mixture, every, name, one_of_each, slope
+from variants import ANALYTIC_STARTS, SCHEDULES, SOLVERS, Mixture, every, name, one_of_each, slope
 
 import edm_unified as edm
-from edm_unified import heads, solvers
+from edm_unified import analytic_starts, solvers
+from edm_unified.analytic_starts import AnalyticFirstStep, GaussianJump
 from edm_unified.data import Dataset
 from edm_unified.discretization import Explicit, Karras
-from edm_unified.heads import AnalyticFirstStep, GaussianJump
 from edm_unified.renoising import Ancestral, Churn, Corrected
 from edm_unified.sampling import Progress, levels_of
 from edm_unified.schedules import EDM
@@ -54,13 +54,13 @@ class Watched:
 @pytest.mark.parametrize("sigma", [30.0, 1.0, 0.01])
 def test_the_jump_is_exact_on_a_gaussian(sigma: float) -> None:
     seen: list[Progress] = []
-    head = GaussianJump(sigma=sigma).of(G)
+    analytic_start = GaussianJump(sigma=sigma).of(G)
     lands = min(level for level in LEVELS if level >= sigma)
-    left = levels_of(STEPS, EDM(), head=head)
+    left = levels_of(STEPS, EDM(), analytic_start=analytic_start)
     assert left == tuple(level for level in LEVELS if level <= lands)
-    edm.sample(G, NOISE, steps=STEPS, head=head, callback=seen.append)
+    edm.sample(G, NOISE, steps=STEPS, analytic_start=analytic_start, callback=seen.append)
     assert [p.sigma for p in seen] == list(left[1:])
-    jumped = edm.sample(G, NOISE, steps=Explicit(sigmas=(80.0, lands)), head=head)
+    jumped = edm.sample(G, NOISE, steps=Explicit(sigmas=(80.0, lands)), analytic_start=analytic_start)
     assert float((jumped - flow(80 * NOISE, 80.0, lands)).abs().max()) < 1e-12 * 80
 
 
@@ -68,9 +68,11 @@ def test_the_jump_is_exact_on_a_gaussian(sigma: float) -> None:
 @pytest.mark.parametrize("solver", every(SOLVERS), ids=name)
 def test_on_its_own_gaussian_an_analytic_step_changes_nothing(solver: Any, levels: int) -> None:
     """So the order of every solver, and the law of a stochastic one, is on Gaussians what it was."""
-    head = AnalyticFirstStep(levels=levels).of(G)
+    analytic_start = AnalyticFirstStep(levels=levels).of(G)
     plain = edm.sample(G, NOISE, steps=STEPS, solver=solver)
-    assert torch.allclose(edm.sample(G, NOISE, steps=STEPS, solver=solver, head=head), plain, rtol=1e-11, atol=1e-12)
+    assert torch.allclose(
+        edm.sample(G, NOISE, steps=STEPS, solver=solver, analytic_start=analytic_start), plain, rtol=1e-11, atol=1e-12
+    )
 
 
 # -- off it, the loss is what theory says ----------------------------------------------------------------------------
@@ -99,10 +101,10 @@ def jump_error(sigma: float) -> np.ndarray:
         atol=1e-13,
     )
     mean, variance, _ = third_cumulant()
-    head = GaussianJump(sigma=sigma, mean=mean, sigma_data=math.sqrt(variance))
+    analytic_start = GaussianJump(sigma=sigma, mean=mean, sigma_data=math.sqrt(variance))
     steps = Explicit(sigmas=(high, sigma))
     noise = torch.from_numpy(Z)[:, None]
-    jumped = edm.sample(lambda x, sigma: 1 / 0, noise, steps=steps, head=head)  # D is never asked
+    jumped = edm.sample(lambda x, sigma: 1 / 0, noise, steps=steps, analytic_start=analytic_start)  # D is never asked
     error = solution.y[:, -1] - jumped[:, 0].numpy()
     return 0.5 * (error + error[::-1])
 
@@ -126,9 +128,9 @@ def test_the_endpoint_is_the_better_the_less_is_jumped(solver: Any) -> None:
     truth = edm.reference(Mixture(), noise)
     errors = {}
     for sigma in (4.0, 8.0, 16.0):
-        head = GaussianJump(sigma=sigma, mean=mean, sigma_data=math.sqrt(variance))
+        analytic_start = GaussianJump(sigma=sigma, mean=mean, sigma_data=math.sqrt(variance))
         steps = Explicit(sigmas=(80.0, *np.geomspace(sigma, 0.002, 2000).tolist(), 0.0))
-        x = edm.sample(Mixture(), noise, steps=steps, solver=solver, head=head)
+        x = edm.sample(Mixture(), noise, steps=steps, solver=solver, analytic_start=analytic_start)
         errors[sigma] = float((x - truth).abs().median())
     assert errors[4.0] > 5 * errors[8.0] > 25 * errors[16.0]
 
@@ -139,62 +141,70 @@ def test_the_endpoint_is_the_better_the_less_is_jumped(solver: Any) -> None:
 @pytest.mark.parametrize("levels", [1, 2, 5])
 @pytest.mark.parametrize("solver", every(SOLVERS), ids=name)
 def test_D_is_not_asked_at_the_highest_levels(solver: Any, levels: int) -> None:
-    """And everywhere else it is, as often as without a head."""
+    """And everywhere else it is, as often as without an analytic start."""
     plain, spared = Watched(G), Watched(G)
     edm.sample(plain, NOISE, steps=STEPS, solver=solver)
-    head = AnalyticFirstStep(levels=levels, sigma_data=0.5)
-    edm.sample(spared, NOISE, steps=STEPS, solver=solver, head=head)
+    analytic_start = AnalyticFirstStep(levels=levels, sigma_data=0.5)
+    edm.sample(spared, NOISE, steps=STEPS, solver=solver, analytic_start=analytic_start)
     assert spared.seen == [sigma for sigma in plain.seen if sigma < LEVELS[levels - 1]]
-    assert edm.count_nfe(STEPS, solver, head=head) == len(spared.seen) < len(plain.seen)
+    assert edm.count_nfe(STEPS, solver, analytic_start=analytic_start) == len(spared.seen) < len(plain.seen)
 
 
 @pytest.mark.parametrize("solver", every(SOLVERS), ids=name)
 def test_a_jump_is_a_shorter_walk(solver: Any) -> None:
     """Bit for bit the run over the levels that are left, from the state to which it jumps."""
-    head = GaussianJump(sigma=5.0).of(G)
-    left = levels_of(STEPS, EDM(), head=head)
-    landed = edm.sample(G, NOISE, steps=Explicit(sigmas=(80.0, left[0])), head=head)
+    analytic_start = GaussianJump(sigma=5.0).of(G)
+    left = levels_of(STEPS, EDM(), analytic_start=analytic_start)
+    landed = edm.sample(G, NOISE, steps=Explicit(sigmas=(80.0, left[0])), analytic_start=analytic_start)
     watched = Watched(G)
-    x = edm.sample(watched, NOISE, steps=STEPS, solver=solver, head=head)
+    x = edm.sample(watched, NOISE, steps=STEPS, solver=solver, analytic_start=analytic_start)
     again = edm.sample(G, landed / left[0], steps=Explicit(sigmas=left), solver=solver)
     assert torch.allclose(x, again, rtol=1e-12, atol=1e-13)
-    assert len(watched.seen) == edm.count_nfe(STEPS, solver, head=head)
+    assert len(watched.seen) == edm.count_nfe(STEPS, solver, analytic_start=analytic_start)
     assert max(watched.seen) == left[0] < LEVELS[0]
 
 
 def test_a_count_needs_no_estimate() -> None:
-    assert edm.count_nfe(Karras(n=18), solvers.Heun(), head=AnalyticFirstStep()) == 34
-    assert edm.count_nfe(Karras(n=18), solvers.DDIM(), head=GaussianJump(sigma=20.0)) == 15
-    assert edm.count_nfe(Karras(n=5), solvers.DDIM(), head=AnalyticFirstStep(levels=99)) == 0
+    assert edm.count_nfe(Karras(n=18), solvers.Heun(), analytic_start=AnalyticFirstStep()) == 34
+    assert edm.count_nfe(Karras(n=18), solvers.DDIM(), analytic_start=GaussianJump(sigma=20.0)) == 15
+    assert edm.count_nfe(Karras(n=5), solvers.DDIM(), analytic_start=AnalyticFirstStep(levels=99)) == 0
 
 
 def test_a_jump_that_has_no_level_to_go_to_is_none() -> None:
-    head = GaussianJump(sigma=70.0, sigma_data=0.5)
-    assert levels_of(STEPS, EDM(), head=head) == LEVELS
+    analytic_start = GaussianJump(sigma=70.0, sigma_data=0.5)
+    assert levels_of(STEPS, EDM(), analytic_start=analytic_start) == LEVELS
     plain = edm.sample(G, NOISE, steps=STEPS)
-    assert torch.equal(edm.sample(G, NOISE, steps=STEPS, head=head), plain)
+    assert torch.equal(edm.sample(G, NOISE, steps=STEPS, analytic_start=analytic_start), plain)
 
 
 def test_the_lowest_level_that_can_be_jumped_to_is_the_last_above_zero() -> None:
-    assert levels_of(STEPS, EDM(), head=GaussianJump(sigma=1e-9)) == LEVELS[-2:]
+    assert levels_of(STEPS, EDM(), analytic_start=GaussianJump(sigma=1e-9)) == LEVELS[-2:]
 
 
-@pytest.mark.parametrize("head", every(HEADS), ids=name)
+@pytest.mark.parametrize("analytic_start", every(ANALYTIC_STARTS), ids=name)
 @pytest.mark.parametrize("rule", [Churn(S_min=0, S_max=1e9), Ancestral(), Corrected(repeats=2)], ids=name)
-def test_renoising_is_of_the_levels_that_are_left(rule: Any, head: Any) -> None:
+def test_renoising_is_of_the_levels_that_are_left(rule: Any, analytic_start: Any) -> None:
     corrector = edm.correctors.AnnealedLangevin() if isinstance(rule, Corrected) else None
     watched = Watched(G)
-    x = edm.sample(watched, NOISE, steps=STEPS, solver=solvers.DDIM(), renoising=rule, head=head, corrector=corrector)
+    x = edm.sample(
+        watched,
+        NOISE,
+        steps=STEPS,
+        solver=solvers.DDIM(),
+        renoising=rule,
+        analytic_start=analytic_start,
+        corrector=corrector,
+    )
     assert bool(torch.isfinite(x).all())
-    assert levels_of(STEPS, EDM(), rule, head) == rule.walk(head.walk(LEVELS))
-    assert max(watched.seen) < head.answers_from(LEVELS)
+    assert levels_of(STEPS, EDM(), rule, analytic_start) == rule.walk(analytic_start.walk(LEVELS))
+    assert max(watched.seen) < analytic_start.answers_from(LEVELS)
 
 
-@pytest.mark.parametrize("head", every(HEADS), ids=name)
+@pytest.mark.parametrize("analytic_start", every(ANALYTIC_STARTS), ids=name)
 @pytest.mark.parametrize("schedule", one_of_each(SCHEDULES), ids=name)
-def test_under_every_schedule(schedule: Any, head: Any) -> None:
+def test_under_every_schedule(schedule: Any, analytic_start: Any) -> None:
     for steps in (Karras(n=1, sigma_max=10.0), Karras(n=7, sigma_max=10.0)):
-        x = edm.sample(G, NOISE, schedule=schedule, steps=steps, head=head)
+        x = edm.sample(G, NOISE, schedule=schedule, steps=steps, analytic_start=analytic_start)
         assert bool(torch.isfinite(x).all())
 
 
@@ -208,16 +218,16 @@ def test_a_network_is_not_asked_beyond_its_range() -> None:
 
     with pytest.raises(ValueError, match=r"^sigma_max: the network supports σ up to 25"):
         edm.sample(Ranged(), NOISE, steps=STEPS)
-    edm.sample(Ranged(), NOISE, steps=STEPS, head=GaussianJump(sigma=10.0).of(G))
+    edm.sample(Ranged(), NOISE, steps=STEPS, analytic_start=GaussianJump(sigma=10.0).of(G))
 
 
 # -- the same sample in any batch ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("head", [AnalyticFirstStep(levels=3), GaussianJump(sigma=2.0)], ids=name)
+@pytest.mark.parametrize("analytic_start", [AnalyticFirstStep(levels=3), GaussianJump(sigma=2.0)], ids=name)
 @pytest.mark.parametrize("shape", [(3, 5, 7), ()], ids=str)
-def test_sample_i_of_seed_S_in_any_batch(head: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+def test_sample_i_of_seed_S_in_any_batch(analytic_start: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     """Bit for bit, with a Gaussian whose axes are not those of the pixels."""
 
     def D(x: Tensor, sigma: Tensor) -> Tensor:
@@ -225,8 +235,13 @@ def test_sample_i_of_seed_S_in_any_batch(head: Any, dtype: torch.dtype, shape: t
 
     d = math.prod(shape)
     root = torch.randn(d, d, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    known = head.of(edm.exact.Gaussian(torch.linspace(-1, 1, d).reshape(shape or (1,)), root @ root.mT / d))
-    settings: dict[str, Any] = {"steps": Karras(n=6), "dtype": dtype, "head": known, "solver": solvers.DPMSolverPP2M()}
+    known = analytic_start.of(edm.exact.Gaussian(torch.linspace(-1, 1, d).reshape(shape or (1,)), root @ root.mT / d))
+    settings: dict[str, Any] = {
+        "steps": Karras(n=6),
+        "dtype": dtype,
+        "analytic_start": known,
+        "solver": solvers.DPMSolverPP2M(),
+    }
     together = edm.sample(D, edm.unit_noise(64, shape, seed=7), **settings)
     for first, size in ((0, 7), (57, 7), (33, 1)):
         alone = edm.sample(D, edm.unit_noise(size, shape, seed=7, first=first), **settings)
@@ -254,9 +269,9 @@ def test_the_gaussian_of_the_data() -> None:
 
 
 def test_numbers_are_used_as_they_are() -> None:
-    head = AnalyticFirstStep(sigma_data=2.0, mean=0.5)
-    assert head.build(Dataset(torch.zeros(1, 2), None, "unread")) is head
-    mean, cov = head.gaussian((2,)).moments()
+    analytic_start = AnalyticFirstStep(sigma_data=2.0, mean=0.5)
+    assert analytic_start.build(Dataset(torch.zeros(1, 2), None, "unread")) is analytic_start
+    mean, cov = analytic_start.gaussian((2,)).moments()
     assert torch.equal(mean, torch.full((2,), 0.5, dtype=torch.float64))
     assert torch.equal(cov, 4 * torch.eye(2, dtype=torch.float64))
 
@@ -290,20 +305,25 @@ def test_denoise_is_D() -> None:
         (lambda: GaussianJump(sigma=-1.0), "^sigma: must be positive"),
         (lambda: GaussianJump(sigma=math.inf), "^sigma: must be positive and finite"),
         (lambda: GaussianJump(rank=0), "^rank: must be a whole number from 1"),
-        (lambda: edm.sample(G, NOISE, head=GaussianJump()), "^head: sigma_data of gaussian_jump is null, .* give"),
         (
-            lambda: edm.sample(G, NOISE, head=GaussianJump().of(edm.exact.Gaussian([0.0], 1.0))),
-            r"^head: its Gaussian has shape \(1,\), and a sample has \(3,\)",
+            lambda: edm.sample(G, NOISE, analytic_start=GaussianJump()),
+            "^analytic_start: sigma_data of gaussian_jump is null, .* give",
         ),
         (
-            lambda: edm.sample(G, NOISE, solver=solvers.DPMSolver12(), head=AnalyticFirstStep(sigma_data=1.0)),
-            "^head: it answers at levels of the walk; an adaptive solver has its own",
+            lambda: edm.sample(G, NOISE, analytic_start=GaussianJump().of(edm.exact.Gaussian([0.0], 1.0))),
+            r"^analytic_start: its Gaussian has shape \(1,\), and a sample has \(3,\)",
         ),
         (
             lambda: edm.sample(
-                G, NOISE, solver=solvers.Ledger(solvers.DPMSolver12()), head=AnalyticFirstStep(sigma_data=1.0)
+                G, NOISE, solver=solvers.DPMSolver12(), analytic_start=AnalyticFirstStep(sigma_data=1.0)
             ),
-            "^head: it answers at levels of the walk",
+            "^analytic_start: it answers at levels of the walk; an adaptive solver has its own",
+        ),
+        (
+            lambda: edm.sample(
+                G, NOISE, solver=solvers.Ledger(solvers.DPMSolver12()), analytic_start=AnalyticFirstStep(sigma_data=1.0)
+            ),
+            "^analytic_start: it answers at levels of the walk",
         ),
     ],
 )  # fmt: skip
@@ -315,11 +335,11 @@ def test_mistakes(make: Callable[[], object], words: str) -> None:
 
 def test_an_adaptive_solver_may_begin_with_a_jump() -> None:
     ledger = solvers.Ledger(solvers.DormandPrince45(rtol=1e-9, atol=1e-9))
-    x = edm.sample(G, NOISE, steps=STEPS, solver=ledger, head=GaussianJump(sigma=1.0).of(G), last="stop")
+    x = edm.sample(G, NOISE, steps=STEPS, solver=ledger, analytic_start=GaussianJump(sigma=1.0).of(G), last="stop")
     assert float((x - flow(80 * NOISE, 80.0, LEVELS[-2])).abs().max()) < 1e-7
 
 
 def test_a_head_is_a_head() -> None:
-    assert {cls.__name__ for cls in HEADS} == {"AnalyticFirstStep", "GaussianJump"}
-    for rule in every(HEADS):
-        assert heads.Fitted(rule, G).walk(LEVELS) == rule.walk(LEVELS)
+    assert {cls.__name__ for cls in ANALYTIC_STARTS} == {"AnalyticFirstStep", "GaussianJump"}
+    for rule in every(ANALYTIC_STARTS):
+        assert analytic_starts.Fitted(rule, G).walk(LEVELS) == rule.walk(LEVELS)
