@@ -6,11 +6,12 @@ replaces the component: fields that the new one also has are kept, the others ta
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from edm_unified.recipe import reader
-from edm_unified.recipe.codec import Fault, components, join, parameters, pick, unknown_key
+from edm_unified.recipe.codec import Fault, components, encode, join, parameters, pick, unknown_key
 from edm_unified.recipe.reader import RecipeError
 
 
@@ -47,7 +48,7 @@ def _set(cls: type, tree: dict[str, Any], path: list[str], value: Any, at: str, 
         return tree | {name: value}
     if not by_kind:
         raise RecipeError(f"{label}: {here}: has no parts of its own; set the whole value, {here}=...")
-    current = tree.get(name)
+    current = tree[name] if name in tree else _default(cls, name)
     if rest == ["kind"]:
         return tree | {name: _with_kind(by_kind, current, value, here, label)}
     if current is None:
@@ -57,6 +58,12 @@ def _set(cls: type, tree: dict[str, Any], path: list[str], value: Any, at: str, 
     if inner is None:
         raise RecipeError(f"{label}: {faults[0].path}: {faults[0].message}")
     return tree | {name: _set(inner, current, rest, value, here, label)}
+
+
+def _default(cls: type, name: str) -> Any:
+    """The component that the field has where a recipe does not say, as plain data; None where it has none."""
+    value = getattr(cls, name, None)  # a dataclass keeps its plain defaults as attributes of the class
+    return encode(value) if dataclasses.is_dataclass(value) else None
 
 
 def _with_kind(by_kind: dict[str, type], current: Any, kind: Any, here: str, label: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ Nothing here writes a file; :mod:`edm_unified.training.run` does.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -53,9 +54,8 @@ class _Outcome(NamedTuple):
     """A step that has been started, and may not have been looked at."""
 
     step: int
-    loss: Tensor
-    grad_norm: Tensor
-    bad: Tensor | None
+    numbers: Tensor  # loss, norm of the gradient, processes whose loss is not finite; (3,) on the CPU
+    ready: torch.cuda.Event | None  # when they are there
     parts: list[tuple[Tensor, Tensor]]  # σ and losses of each micro-batch
 
 
@@ -120,10 +120,9 @@ def _step(job: Job, state: TrainState, team: Team, reader: Reader) -> _Outcome:
     if state.averages is not None:
         state.averages.update((state.step + 1) * settings.batch, settings.batch)
     loss = torch.stack([losses.mean() for _, losses in parts]).mean()
-    bad = None
-    if scaler.is_enabled():  # an overflow of the gradient is its business; a loss that is not finite is ours
-        bad = team.add((~torch.isfinite(loss)).float())
-    return _Outcome(state.step + 1, loss, norm, bad, parts)
+    bad = (~torch.isfinite(loss)).double()
+    numbers = torch.stack([loss.double(), norm.double(), team.add(bad) if scaler.is_enabled() else bad])
+    return _Outcome(state.step + 1, *_on_its_way(numbers), parts)
 
 
 def _inputs(
@@ -136,7 +135,7 @@ def _inputs(
     first = (part * team.size + team.rank) * rows
     mine = slice(first, first + rows)
     x0, labels = reader(step, part)
-    x0 = x0.to(device, non_blocking=True)
+    x0 = (x0.pin_memory() if device.type == "cuda" else x0).to(device, non_blocking=True)
     spread = draws.spread if settings.stratified else draws.uniforms
     u = spread((seed, draws.LEVELS, step), batch)[mine].to(device, non_blocking=True)
     n = draws.normals((seed, draws.NOISE, step), first, rows, job.shape, device, batch)
@@ -156,13 +155,24 @@ def _inputs(
     return x0, u, n, cond
 
 
+def _on_its_way(numbers: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """``numbers`` on the CPU, and when they have arrived: to wait for that is not to wait for what is queued later."""
+    if numbers.device.type != "cuda":
+        return numbers.cpu(), None
+    here = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True).copy_(numbers, non_blocking=True)
+    ready = torch.cuda.Event()
+    ready.record(torch.cuda.current_stream(numbers.device))
+    return here, ready
+
+
 def _checked(outcome: _Outcome, state: TrainState, team: Team) -> tuple[float, float]:
     """Loss and norm of a step as numbers. Raises ``FloatingPointError`` unless they are finite."""
-    loss, norm = float(outcome.loss), float(outcome.grad_norm)
-    if outcome.bad is not None:
-        failed = bool(outcome.bad) or state.scaler.get_scale() < 2**-20
-    else:
-        failed = not bool(torch.isfinite(outcome.grad_norm))  # the same for all processes: they fail together
+    if outcome.ready is not None:
+        outcome.ready.synchronize()
+    loss, norm, bad = outcome.numbers.tolist()
+    failed = not math.isfinite(norm)  # the same for all processes: they fail together
+    if state.scaler.is_enabled():  # an overflow of the gradient is its business; a loss that is not finite is ours
+        failed = bad > 0 or state.scaler.get_scale() < 2**-20
     if failed:
         raise FloatingPointError(_blame(outcome, team))
     return loss, norm

@@ -1,6 +1,7 @@
 """What a sampling loop costs besides its denoiser: microseconds added per evaluation of D, ours and other libraries'.
 
     python -m pytest tests/benchmarks -s          or          python tests/benchmarks/bench_loop.py --only ours
+    python tests/benchmarks/bench_loop.py --device cuda
 
 The denoiser is ``x * 0.5``, on (B, 3, 32, 32) in float32, one thread, one core where the system allows it. For each
 method
@@ -14,6 +15,8 @@ can do when it is left alone. At batch 64 memory is the limit: ``floor`` is what
 tensors that a method adds per evaluation, drawing of noise among them, ``aim`` is 2 + the outputs of D that it keeps,
 and × floor is the time at the largest batch in units of the floor. For a method with noise that is nearly all the
 drawing, so that the last column leaves it out: the time of a run in which a tensor of normals is at hand.
+On a device the host waits for it at the end of each run and not before: what is measured there is mostly how long the
+host takes to launch the operations.
 This prints; it asserts nothing about time, which depends on the machine.
 """
 
@@ -144,7 +147,7 @@ def theirs(steps: int) -> list[Method]:
         scheduler = make()
 
         def run(D: Callable[..., Tensor], noise: Tensor) -> Tensor:
-            scheduler.set_timesteps(steps)
+            scheduler.set_timesteps(steps, device=noise.device)
             x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
             for t in scheduler.timesteps:
                 scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
@@ -202,9 +205,11 @@ def usable(methods: list[Method]) -> list[Method]:
     return kept
 
 
-def clock(function: Callable[[], object]) -> float:
+def clock(function: Callable[[], object], device: torch.device) -> float:
     start = time.perf_counter()
     function()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
@@ -242,9 +247,11 @@ def passes(method: Method, calls: int) -> float:
     return counted.count / calls - 1
 
 
-def measure(methods: list[Method], batch: int, seconds: float) -> tuple[float, float, float, float, list[float]]:
+def measure(
+    methods: list[Method], batch: int, seconds: float, device: torch.device
+) -> tuple[float, float, float, float, list[float]]:
     """µs: the bare denoiser, the least loop, torch.randn, our draw of noise, and what each run adds per evaluation."""
-    noise, repeats = torch.randn(batch, *SHAPE), 18
+    noise, repeats = torch.randn(batch, *SHAPE, device=device), 18
     source = sampling.Source(0, 0, noise.shape, torch.float32, noise.device, purpose=1)
 
     def bare() -> None:
@@ -259,7 +266,7 @@ def measure(methods: list[Method], batch: int, seconds: float) -> tuple[float, f
 
     def randn() -> None:
         for _ in range(repeats):
-            torch.randn(noise.shape)
+            torch.randn(noise.shape, device=device)
 
     def drawn() -> None:
         for _ in range(repeats):
@@ -274,20 +281,30 @@ def measure(methods: list[Method], batch: int, seconds: float) -> tuple[float, f
         while time.perf_counter() < end or rounds < 3:
             rounds += 1
             for k, job in enumerate(jobs):
-                job()
-                best[k] = min(best[k], *(clock(job) for _ in range(3)))
+                clock(job, device)
+                best[k] = min(best[k], *(clock(job, device) for _ in range(3)))
     bare_us, floor_us, randn_us, drawn_us = (1e6 * value / repeats for value in best[:4])
     added = [(1e6 * total - calls * bare_us) / calls for total, calls in zip(best[4:], counts, strict=True)]
     return bare_us, floor_us - bare_us, randn_us, drawn_us, added
 
 
-def table(methods: list[Method], steps: int = STEPS, batches: tuple[int, ...] = (1, 64), seconds: float = 20.0) -> str:
+CPU = torch.device("cpu")
+
+
+def table(
+    methods: list[Method],
+    steps: int = STEPS,
+    batches: tuple[int, ...] = (1, 64),
+    seconds: float = 20.0,
+    device: torch.device = CPU,
+) -> str:
     """The whole benchmark as text."""
     methods = usable(methods)
     counts = [evaluations(method, torch.randn(1, *SHAPE)) for method in methods]
-    results = [measure(methods, batch, seconds) for batch in batches]
+    results = [measure(methods, batch, seconds, device) for batch in batches]
     silent = [m._replace(run=m.quiet) for m in methods if m.quiet is not None]
-    without = {m.name: us for m, us in zip(silent, measure(silent, batches[-1], seconds / 3)[4], strict=True)}
+    undrawn = measure(silent, batches[-1], seconds / 3, device)[4]
+    without = {m.name: us for m, us in zip(silent, undrawn, strict=True)}
     floor = results[-1][1]
     head = ["library", "method", "evaluations", "passes", "aim", *(f"µs at batch {batch}" for batch in batches)]
     lines = [[*head, "× floor", "without the draw"]]
@@ -304,9 +321,9 @@ def table(methods: list[Method], steps: int = STEPS, batches: tuple[int, ...] = 
         lines[-1].append(f"{without[method.name] / floor:.2f}" if method.quiet is not None else "")
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     body = "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-    return (
-        f"added per evaluation, {steps} steps, (B, {', '.join(map(str, SHAPE))}) float32, {torch.__version__}\n{body}"
-    )
+    where = torch.cuda.get_device_name() if device.type == "cuda" else "one CPU thread"
+    shape = ", ".join(map(str, SHAPE))
+    return f"added per evaluation, {steps} steps, (B, {shape}) float32, {where}, torch {torch.__version__}\n{body}"
 
 
 def pin() -> None:
@@ -338,7 +355,8 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seconds", type=float, default=20.0, help="time to spend at each batch")
     parser.add_argument("--only", choices=("all", "ours"), default="all", help="leave out other libraries")
+    parser.add_argument("--device", type=torch.device, default=CPU)
     arguments = parser.parse_args()
     pin()
     chosen = ours(arguments.steps) if arguments.only == "ours" else all_methods(arguments.steps)
-    sys.stdout.write(table(chosen, arguments.steps, seconds=arguments.seconds) + "\n")
+    sys.stdout.write(table(chosen, arguments.steps, seconds=arguments.seconds, device=arguments.device) + "\n")

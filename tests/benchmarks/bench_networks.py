@@ -10,7 +10,8 @@ blocks each, attention in every block at 16 × 16, equal parameter counts (asser
 pass, the backward pass and Adam. ``kept`` is what the forward pass keeps for the backward pass.
 
 On a CPU with one thread the time is that of the process, without the shares of its neighbours; otherwise it is the
-wall's. Rounds are interleaved; a ratio is the median over rounds of the time over that of its base in the same round.
+wall's, on a GPU that of ten calls in a row. Rounds are interleaved; a ratio is the median over rounds of the time over
+that of its base in the same round.
 This prints; it asserts nothing about time, which depends on the machine.
 """
 
@@ -91,6 +92,10 @@ def rows(device: torch.device, compiled: bool) -> list[Row]:
     for module in plain.modules():
         if isinstance(module, Resample):
             module.box = False
+
+    def compile(network: nn.Module) -> Callable[..., Any]:
+        return torch.compile(network, fullgraph=True)
+
     found = [
         Row("DDPM++", 0, first, first),
         Row("DDPM++, channels_last", 0, second, second, last),
@@ -99,7 +104,7 @@ def rows(device: torch.device, compiled: bool) -> list[Row]:
     ]
     if compiled:
         fourth = ours(DDPMPP, last=True)
-        found.append(Row("DDPM++, channels_last, compiled", 0, fourth, torch.compile(fourth, fullgraph=True), last))
+        found.append(Row("DDPM++, channels_last, compiled", 0, fourth, compile(fourth), last))
     try:
         import diffusers
     except ImportError:
@@ -119,13 +124,19 @@ def rows(device: torch.device, compiled: bool) -> list[Row]:
     same, same_last = ours(SAME), ours(SAME, last=True)
     sizes = [sum(p.numel() for p in network.parameters()) for network in (same, theirs)]
     assert sizes[0] == sizes[1], sizes
-    return [
-        *found,
+    found += [
         Row("ours in UNet2DModel's layout", base, same, same),
         Row("ours in UNet2DModel's layout, channels_last", base, same_last, same_last, last),
         Row("diffusers UNet2DModel", base, theirs, lambda x, noise: theirs(x, noise).sample),
         Row("diffusers UNet2DModel, channels_last", base, theirs_last, lambda x, n: theirs_last(x, n).sample, last),
     ]
+    if compiled:
+        ours_fast, theirs_fast = compile(same_last), compile(theirs_last)
+        found += [
+            Row("ours in UNet2DModel's layout, compiled", base, same_last, ours_fast, last),
+            Row("diffusers UNet2DModel, compiled", base, theirs_last, lambda x, n: theirs_fast(x, n).sample, last),
+        ]
+    return found
 
 
 def measure(row: Row, batch: int, device: torch.device, dtype: torch.dtype, optimizer: Any) -> tuple[float, float]:
@@ -157,11 +168,12 @@ def clock(function: Callable[[], object], device: torch.device) -> float:
         return time.process_time() - start
     if device.type == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
-    function()
+    start, calls = time.perf_counter(), 10 if device.type == "cuda" else 1
+    for _ in range(calls):
+        function()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / calls
 
 
 def kept(row: Row, batch: int, device: torch.device) -> float:
@@ -194,13 +206,14 @@ def report(batch: int, rounds: int, device: torch.device, dtype: torch.dtype, co
             if i:  # the first round warms up
                 found.append(result)
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU thread"
+    digits = 1 if device.type == "cuda" else 0
     print(f"\nbatch {batch}, {where}, {dtype}, torch {torch.__version__}, {rounds} rounds\n")
     print(f"{'network':46}{'forward':>10}{'ratio':>8}{'step':>10}{'ratio':>8}{'kept':>10}")
     for row, found, megabytes in zip(table, times, memory, strict=True):
         cells = ""
         for k in (0, 1):
             ratio = statistics.median(a[k] / b[k] for a, b in zip(found, times[row.base], strict=True))
-            cells += f"{statistics.median(t[k] for t in found) * 1e3:7.0f} ms{ratio:8.2f}"
+            cells += f"{statistics.median(t[k] for t in found) * 1e3:7.{digits}f} ms{ratio:8.2f}"
         print(f"{row.name:46}{cells}{megabytes:7.0f} MB")
 
 
@@ -215,9 +228,11 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--compile", action="store_true", help="one more row; takes minutes on a CPU")
+    parser.add_argument("--compile", action="store_true", help="three more rows; takes minutes on a CPU")
+    parser.add_argument("--benchmark", action="store_true", help="let cuDNN choose its convolutions by timing them")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    torch.backends.cudnn.benchmark = arguments.benchmark
     if arguments.threads == 1 and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     report(

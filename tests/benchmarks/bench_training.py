@@ -1,6 +1,7 @@
 """What a training step costs beyond the network: optimizer, averages, and the loop around them.
 
-    python tests/benchmarks/bench_training.py [--steps 8] [--batch 8] [--device cuda]
+    python tests/benchmarks/bench_training.py [--steps 8] [--batch 8]
+    python tests/benchmarks/bench_training.py --steps 30 --batch 256 --device cuda --precision bfloat16 --channels-last
 
 A DDPM++-like U-Net on 32×32 colour images. The parts are timed in turns within one run, so that what else the machine
 does falls on all of them; medians are printed, as shares of the whole step.
@@ -35,11 +36,16 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=128)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="float32")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--benchmark", action="store_true", help="let cuDNN choose its convolutions by timing them")
     options = parser.parse_args()
     team = Team(torch.device(options.device))
-    images = torch.rand(64, 3, 32, 32) * 2 - 1
+    torch.backends.cudnn.benchmark = options.benchmark
+    images = torch.rand(max(64, options.batch), 3, 32, 32) * 2 - 1
     settings = Training(images=10**9, batch=options.batch, log_every=10**12, save_every=10**12, sample_every=10**12,
-                        snapshot_every=10**12, precision=options.precision)  # fmt: skip
+                        snapshot_every=10**12, precision=options.precision,
+                        channels_last=options.channels_last, compile=options.compile)  # fmt: skip
     job = Job(
         UNet(channels=options.channels), EDM(), Objective(), schedules.EDM(), settings, Dataset(images, None, "noise")
     )
@@ -59,6 +65,8 @@ def main() -> None:
 
     steps = train(job, state, team)
     x = images[: options.batch].to(team.device)
+    if options.channels_last:
+        x = x.to(memory_format=torch.channels_last)
     sigma = torch.ones(options.batch, dtype=torch.float64, device=team.device)
     cast = torch.autocast(team.device.type, getattr(torch, options.precision), enabled=options.precision != "float32")
 
@@ -66,6 +74,10 @@ def main() -> None:
         with cast:
             loss = state.trainee.denoiser(x, sigma).square().mean()
         loss.backward()
+
+    def several() -> None:
+        for _ in range(5):
+            next(steps)
 
     times: dict[str, list[float]] = {}
     for turn in range(options.steps + 2):
@@ -80,6 +92,8 @@ def main() -> None:
             if turn >= 2:
                 times.setdefault(name, []).append(value)
     step = statistics.median(times["step"])
+    if team.device.type == "cuda":  # in a row: the next step is launched while this one is computed
+        times["step, of five in a row"] = [timed(several) / 5 for _ in range(options.steps // 5)]
     print(f"{number / 1e6:.1f} M parameters, batch {options.batch}, {options.device}, {options.precision}, "
           f"torch {torch.__version__}, {torch.get_num_threads()} threads")  # fmt: skip
     for name, values in times.items():

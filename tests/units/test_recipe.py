@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from edm_unified.recipe import (
 )
 from edm_unified.recipe.catalogue import FAMILIES, summary
 from edm_unified.solvers import AnySolver
+from edm_unified.training import optimizers
+from edm_unified.training.ema import HalfLife
 
 EDM = codec.encode(Recipe.load("edm"))
 
@@ -251,6 +254,17 @@ def test_setting_a_kind_keeps_the_fields_that_fit_and_defaults_the_rest() -> Non
                                  "sampler.solver.alpha=0.5"])  # fmt: skip
     assert recipe.sampler.steps == discretization.Tan(n=18, sigma_min=0.002, sigma_max=50)
     assert recipe.sampler.solver == solvers.SecondOrder(0.5)
+
+
+def test_an_override_reaches_into_a_default_that_the_file_does_not_spell_out() -> None:
+    text = Path(_shipped.find("digits/edm")).read_text("utf-8")
+    bare = re.sub(r"  (optimizer|ema): .*\n", "", text)
+    assert bare != text
+    recipe = loads(bare, "bare", ["training.optimizer.lr=0.002", "training.ema.images=7"])
+    assert isinstance(recipe, Recipe)
+    assert recipe.training is not None
+    assert recipe.training.optimizer == optimizers.Adam(lr=0.002)
+    assert recipe.training.ema == HalfLife(images=7)
 
 
 def test_an_override_may_add_a_component_fill_it_and_remove_it() -> None:
