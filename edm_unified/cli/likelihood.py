@@ -42,8 +42,13 @@ if TYPE_CHECKING:
     help="Steps in ln σ, of 4 evaluations.",
 )
 @click.option("--tolerance", type=float, help="Adaptive steps, each sample's own, to this tolerance.")
-@click.option("--trace", type=click.Choice(["auto", "exact", "hutchinson"]), default="auto", show_default=True,
-              help="auto: exact up to 128 dimensions.")  # fmt: skip
+@click.option(
+    "--trace",
+    type=click.Choice(["auto", "exact", "hutchinson"]),
+    default="auto",
+    show_default=True,
+    help="auto: exact for a closed form up to 128 dimensions, and for a network up to as many as --probes.",
+)
 @click.option("--probe", type=click.Choice(["rademacher", "gaussian"]), default="rademacher", show_default=True)
 @click.option(
     "--probes", type=click.IntRange(1, 100_000), default=8, show_default=True, help="Of the hutchinson trace."

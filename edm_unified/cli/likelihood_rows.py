@@ -75,7 +75,7 @@ def rows(
             bar.update(start - first + size * step / steps, n, f"sigma {sigma:.3g}")
 
         if job.bound:
-            found = lk.variational_bound(denoiser, x, points=job.points, control=job.control, **common)
+            found = lk.variational_bound(denoiser, x, points=job.points, control=job.control, dtype=job.dtype, **common)
             nats.append(-found.nats.cpu())
             errors.append(found.standard_error.cpu())
             parts.append(torch.stack([found.prior, found.diffusion, found.reconstruction]).cpu())

@@ -77,10 +77,12 @@ def variational_bound(
     control: exact.Gaussian | None = None,
     sigma_data: float | None = 0.5,
     decoder: Decoder = "gaussian",
+    decoder_sigma: float | None = None,
     scaling: Scaling = BYTES,
     values: int = 256,
     seed: int = 0,
     first: int = 0,
+    dtype: torch.dtype = torch.float64,
     cond: Mapping[str, object] | None = None,
 ) -> Bound:
     """The bound for each row of x (B, *shape), clean data in the units of D.
@@ -90,8 +92,10 @@ def variational_bound(
     comes the standard error. ``prior``: N(μ, C) whose noisy version stands at the top; None is N(0, 0). ``control``: a
     Gaussian like the data, for less variance; any is unbiased. ``sigma_data``: √v of the importance sampling, None for
     levels uniform in ln σ. ``decoder``: ``gaussian`` for real data, ``discretized`` for images of ``values`` grey
-    levels (Ho et al. 2020, Eq. 13, with mean D and variance σ_1²). Row i has the noise of sample
-    ``first + i`` of ``seed``.
+    levels (Ho et al. 2020, Eq. 13, with mean D and variance σ_1²). ``decoder_sigma`` is another standard deviation for
+    the latter: √β̃_2 of the chain (0.0074 for DDPM's table, where σ_1 is 0.01) gives the L_0 of the codes of Ho et al.
+    and of Nichol & Dhariwal. Row i has the noise of sample ``first + i`` of ``seed``. ``dtype`` is that of the noisy
+    samples, as in :func:`log_likelihood`; the sums are float64.
 
     Raises ``ValueError`` for integers, levels outside the range of D, or too few; ``FloatingPointError`` for NaN.
     """
@@ -101,6 +105,12 @@ def variational_bound(
     count("values", values, least=2)
     if sigma_data is not None:
         positive("sigma_data", sigma_data)
+    if decoder_sigma is not None:
+        positive("decoder_sigma", decoder_sigma)
+        if decoder == "gaussian":
+            raise ValueError("decoder_sigma: belongs to the discretized decoder; the gaussian one has σ_1")
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype: must be a floating-point type, got {dtype}")
     if not isinstance(x, Tensor) or x.ndim < 2 or not x.is_floating_point():
         got = f"{x.dtype} of {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"x: must be floating point, (B, *shape), in the units of the denoiser, got {got}")
@@ -115,15 +125,14 @@ def variational_bound(
     check_range(denoiser, torch.tensor([low, high], dtype=torch.float64))
     prior = isotropic(x.shape[1:]).to(x.device) if prior is None else prior
     x, counted, kwargs = x.double(), Counted(denoiser), dict(cond or {})
-    randn = Source(seed, first, x.shape, torch.float64, x.device, purpose=4)
+    clean, randn = x.to(dtype), Source(seed, first, x.shape, dtype, x.device, purpose=4)
 
     def error(sigma: Tensor) -> Tensor:
         """‖x − D‖²/σ² under fresh noise, less that of the control; σ () or (B,), on the device of x."""
-        n, s = randn(), along(sigma, x)
-        z = x + s * n
-        out = (denoised(counted, z, sigma, kwargs) - x).flatten(1).square().sum(1)
+        z = clean + along(sigma, clean) * randn()
+        out = _squared(denoised(counted, z, sigma, kwargs) - clean)
         if control is not None:
-            out = out - (control(z, sigma) - x).flatten(1).square().sum(1)
+            out = out - _squared(control(z, sigma) - clean)
         return out / sigma.square()
 
     with torch.no_grad():
@@ -143,7 +152,8 @@ def variational_bound(
                 known = (expected * half.to(x.device)).sum(1)
                 curve = (chain[1:], curve[1] + half * expected.mean(0).cpu())
         diffusion = drawn.sums.mean(0) + known
-        last = decoded(counted, x, low, decoder, scaling, values, repeats, randn, kwargs)
+        std = low if decoder_sigma is None else decoder_sigma
+        last = decoded(counted, clean, low, std, decoder, scaling, values, repeats, randn, kwargs)
     spread = drawn.sums + last
     se = spread.std(0) / repeats**0.5 if repeats > 1 else torch.full_like(top, math.nan)
     nats = top + diffusion + last.mean(0)
@@ -154,6 +164,10 @@ def variational_bound(
             " x or the output of the denoiser holds NaN"
         )
     return Bound(nats, se, top, diffusion, last.mean(0), curve, counted.nfe, x[0].numel())
+
+
+def _squared(x: Tensor) -> Tensor:
+    return x.double().flatten(1).square().sum(1)
 
 
 class _Drawn(NamedTuple):

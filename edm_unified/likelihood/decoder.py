@@ -21,6 +21,7 @@ def decoded(
     denoiser: Denoiser,
     x: Tensor,
     sigma: float,
+    std: float,
     decoder: Decoder,
     scaling: Scaling,
     values: int,
@@ -28,20 +29,23 @@ def decoded(
     randn: Source,
     cond: Mapping[str, object],
 ) -> Tensor:
-    """L_0 for each row of x by each of ``repeats`` draws, (repeats, B), in nats."""
+    """L_0 for each row of x by each of ``repeats`` draws of z_1, which has noise of ``sigma``: (repeats, B), in nats.
+
+    ``std`` is that of the discretized decoder.
+    """
     if decoder == "gaussian":  # E ‖x − z_1‖² = d σ²: nothing is left to be drawn
         entropy = 0.5 * x[0].numel() * math.log(2 * math.pi * math.e * sigma * sigma)
         return torch.full((repeats, len(x)), entropy, dtype=torch.float64, device=x.device)
     scale = torch.as_tensor(scaling.scale, dtype=torch.float64, device=x.device)
-    raw = (x * scale + torch.as_tensor(scaling.shift, dtype=torch.float64, device=x.device)).round()
+    raw = (x.double() * scale + torch.as_tensor(scaling.shift, dtype=torch.float64, device=x.device)).round()
     if not (float(raw.min()) >= 0 and float(raw.max()) < values):
         raise ValueError(f"x: lies outside the {values} grey levels that the decoder knows, 0 to {values - 1}")
     level = torch.tensor(sigma, dtype=torch.float64, device=x.device)
     out = []
     for _ in range(repeats):
-        mean = denoised(denoiser, x + sigma * randn(), level, cond)
-        above = torch.where(raw == values - 1, math.inf, (x + 0.5 / scale - mean) / sigma)
-        below = torch.where(raw == 0, -math.inf, (x - 0.5 / scale - mean) / sigma)
+        away = x.double() - denoised(denoiser, x + sigma * randn(), level, cond).double()
+        above = torch.where(raw == values - 1, math.inf, (away + 0.5 / scale) / std)
+        below = torch.where(raw == 0, -math.inf, (away - 0.5 / scale) / std)
         out.append(-_log_between(below, above).flatten(1).sum(1))
     return torch.stack(out)
 

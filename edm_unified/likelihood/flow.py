@@ -83,9 +83,10 @@ def log_likelihood(
 
     ``steps`` Runge–Kutta steps, equal in ln σ, of four evaluations; or adaptive steps, each sample's own, to a
     ``tolerance``. ``trace``: ``exact`` (d backward passes for each evaluation), ``hutchinson`` (one for each of
-    ``probes``), ``auto``: exact up to 128 dimensions. ``prior``: its ``log_prob(x, sigma_max)`` ends the flow; None is
-    N(0, σ_max² I). Row i has the probes of sample ``first + i`` of ``seed``, so that its value is the same in any
-    batch, bit for bit where the rows of D are.
+    ``probes``), ``auto``: exact for a closed form, one that has ``log_prob``, up to 128 dimensions, and for any other
+    D, such as a network, up to as many dimensions as there are probes, where it costs no more. ``prior``: its
+    ``log_prob(x, sigma_max)`` ends the flow; None is N(0, σ_max² I). Row i has the probes of sample ``first + i`` of
+    ``seed``, so that its value is the same in any batch, bit for bit where the rows of D are.
 
     Raises ``ValueError`` for integers (see :func:`dequantize`), levels outside the range of D, and an exact trace in
     more than 1024 dimensions; ``FloatingPointError`` for NaN. Warns where the prior's error exceeds 0.01 bits/dim.
@@ -95,7 +96,8 @@ def log_likelihood(
     counted, kwargs = Counted(denoiser), dict(cond or {})
     shape, d = x.shape, x[0].numel()
     start = x.detach().to(dtype)
-    how = estimator(start, trace, probe, probes, None if tolerance is not None else 4 * steps, seed, first)
+    closed, evaluations = hasattr(denoiser, "log_prob"), None if tolerance is not None else 4 * steps
+    how = estimator(start, trace, probe, probes, closed, evaluations, seed, first)
     prior = isotropic(shape[1:]).to(x.device) if prior is None else prior
     error = prior_error(x, prior, sigma_max)
     if error is not None and error > NOTABLE_BITS * d * math.log(2):

@@ -2,7 +2,8 @@
 
 Exactly, it takes d vector–Jacobian products of one evaluation. By probes v with E vvᵀ = I it is vᵀ(∂D/∂x)v on average
 (Hutchinson 1990; Grathwohl et al. 2019, section 3.1), one product for each. Signs (Rademacher) have the variance
-2 Σ_{i≠j} S_ij², normals 2 ‖S‖² with S the symmetric part of the Jacobian: signs are never worse.
+2 Σ_{i≠j} S_ij², normals 2 ‖S‖² with S the symmetric part of the Jacobian: signs are never worse. So a multiple of the
+identity costs signs nothing: to take out c_skip I, whose trace is known, would help normals alone.
 """
 
 from __future__ import annotations
@@ -31,18 +32,19 @@ class Estimator(NamedTuple):
 
 
 EXACT_BELOW = 128
-"""Dimensions up to which ``auto`` is exact."""
+"""Dimensions up to which ``auto`` is exact for a denoiser in closed form."""
 MOST_DIMENSIONS = 1024
 """Dimensions up to which the exact trace may be asked for."""
 _CHUNK = 2**22
 
 
 def estimator(
-    x: Tensor, trace: Trace, probe: Probe, probes: int, evaluations: int | None, seed: int, first: int
+    x: Tensor, trace: Trace, probe: Probe, probes: int, closed: bool, evaluations: int | None, seed: int, first: int
 ) -> Estimator:
     """How the trace is taken for the batch x (B, *). Probes are those of samples ``first`` … of ``seed``.
 
-    ``evaluations``: of D, for the message that says what an exact trace would cost; None where it is not known.
+    ``closed``: the denoiser is a closed form, and its derivatives are cheap. ``evaluations``: of D, for the message
+    that says what an exact trace would cost; None where it is not known.
     """
     choice("trace", trace, ("auto", "exact", "hutchinson"))
     choice("probe", probe, ("rademacher", "gaussian"))
@@ -55,7 +57,7 @@ def estimator(
             f"trace: exact in {d:,} dimensions takes {d:,} backward passes for each of {times} evaluations{total}; "
             "use trace=hutchinson, which takes one for each probe and states its standard error"
         )
-    if trace == "exact" or (trace == "auto" and d <= EXACT_BELOW):
+    if trace == "exact" or (trace == "auto" and d <= (EXACT_BELOW if closed else probes)):
         return Estimator(_exact, 1, True)
     draw = Source(seed, first, x.shape, x.dtype, x.device, purpose=2)
     drawn = torch.stack([draw() for _ in range(probes)])  # (P, B, *), the same along the whole path

@@ -114,7 +114,7 @@ def test_adaptive_and_fixed_steps_and_other_traces_agree() -> None:
     jacobian = torch.autograd.functional.jacobian(lambda z: elementwise(z, sigma), x[:1]).reshape(6, 6)
     from edm_unified.likelihood.trace import estimator
 
-    assert float(estimator(x, "exact", "rademacher", 1, None, 0, 0).of(out, state)[0, 0]) == pytest.approx(
+    assert float(estimator(x, "exact", "rademacher", 1, False, None, 0, 0).of(out, state)[0, 0]) == pytest.approx(
         float(jacobian.diagonal().sum()), rel=1e-12
     )
 
@@ -200,6 +200,55 @@ def test_two_independent_estimates_agree_with_the_density_of_a_mixture() -> None
     x = D.sample(4, seed=20)
     flow = edm.log_likelihood(D, x, prior=prior, trace="exact")
     assert float((flow.nats - D.log_prob(x, 0.0)).abs().max()) / (d * LN2) < 1e-3
+
+
+def test_the_trace_is_exact_where_that_is_cheap() -> None:
+    """A closed form up to 128 dimensions; anything else up to as many dimensions as there are probes."""
+    D = exact.Gaussian(torch.zeros(9), 0.25)
+    x = D.sample(2, seed=1)
+
+    def exactly(denoiser: object, **options: object) -> bool:
+        found = edm.log_likelihood(denoiser, x, steps=2, prior=D, sigma_max=20.0, **options)
+        return bool((found.standard_error == 0).all())
+
+    def network(z: Tensor, sigma: Tensor) -> Tensor:  # the trace of a matrix with nothing on its diagonal but 0
+        return D(z, sigma).roll(1, -1)
+
+    assert exactly(D)
+    assert not exactly(network)
+    assert exactly(network, probes=9)
+    assert exactly(network, trace="exact")
+
+
+def test_signs_lose_nothing_to_a_multiple_of_the_identity() -> None:
+    """So c_skip I, whose trace is known, is left in: it costs normals something, and signs not a digit."""
+    from edm_unified.likelihood.trace import estimator
+
+    x = edm.unit_noise(4, (12,), seed=3).requires_grad_(True)
+    rest = torch.linspace(0, 1, 12, dtype=torch.float64)
+    spread = {}
+    for probe, c_skip in [(p, c) for p in ("rademacher", "gaussian") for c in (0.0, 0.7)]:
+        out = torch.tanh(x.roll(1, -1) * rest) + rest * x + c_skip * x
+        traces = estimator(x.detach(), "hutchinson", probe, 200, False, None, 0, 0).of(out, x)
+        spread[probe, "with" if c_skip else "without"] = traces.std(1)
+    torch.testing.assert_close(spread["rademacher", "with"], spread["rademacher", "without"], rtol=1e-9, atol=0)
+    assert bool((spread["gaussian", "with"] > 1.3 * spread["gaussian", "without"]).all())
+    assert bool((spread["rademacher", "with"] < spread["gaussian", "without"]).all())
+
+
+def test_the_bound_in_float32_is_that_in_float64() -> None:
+    D, seen = exact.Gaussian(torch.zeros(8), 0.25), set()
+    x = D.sample(5, seed=2)
+
+    def watched(z: Tensor, sigma: Tensor) -> Tensor:
+        seen.add(z.dtype)
+        return 0.9 * D(z, sigma)
+
+    settings = {"prior": D, "control": D, "points": 8}
+    narrow = lk.variational_bound(watched, x, dtype=torch.float32, **settings)
+    assert seen == {torch.float32}
+    assert narrow.nats.dtype == torch.float64
+    torch.testing.assert_close(narrow.nats, lk.variational_bound(watched, x, **settings).nats, rtol=1e-5, atol=1e-3)
 
 
 def test_a_wrong_denoiser_has_a_higher_bound() -> None:
@@ -303,6 +352,9 @@ def test_what_cannot_go_on_says_so() -> None:
 
 
 def test_a_bound_that_cannot_be_says_so() -> None:
+    for wrong in ({"decoder_sigma": 0.01}, {"decoder": "discretized", "decoder_sigma": 0.0}, {"dtype": torch.int32}):
+        with pytest.raises(ValueError, match=r"^(decoder_sigma|dtype): "):
+            lk.variational_bound(exact.Gaussian([0.0], 1.0), torch.zeros(1, 1), **wrong)
     x = edm.unit_noise(3, (2,))
     for settings, message in (
         ({"levels": [0.5]}, "levels: must be two or more, positive and finite"),
