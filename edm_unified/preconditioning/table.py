@@ -66,7 +66,8 @@ class DDPM(Predicts):
         table = self._log_sigmas.to(sigma.device, non_blocking=True)
         level = sigma.log().clamp(table[0], table[-1])
         above = torch.searchsorted(table, level).clamp(1, len(table) - 1)
-        index = above - (table[above] - level) / (table[above] - table[above - 1])
+        here, below = table.take(above), table.take(above - 1)  # table[above] would wait for an index on a device
+        index = above - (here - level) / (here - below)
         nearest = index.round()
         # a level of the table must be told as a whole number, also if its logarithm is an ulp off
         whole = (index - nearest).abs() < 1e-9

@@ -77,12 +77,20 @@ class Schedule(ABC):
     def time(self, sigma: float | Tensor) -> Tensor:
         """σ⁻¹: the time at which the noise level is ``sigma``; 0 for σ = 0.
 
-        Raises ``ValueError`` for a σ that is negative, NaN, infinite or beyond ``sigma_limit``.
+        Raises ``ValueError`` for a σ that is negative, NaN, infinite or beyond ``sigma_limit``. Only on the CPU: to
+        look at levels on a device would be to wait for it, once per evaluation of a network that is told the time.
         """
         sigma = float64(sigma)
         if sigma.numel() == 0:
             return sigma
-        values = sigma.detach().cpu().numpy()
+        if sigma.device.type != "cpu" or self._least(sigma) == 0:
+            above = sigma > 0
+            return torch.where(above, self._time(torch.where(above, sigma, 1e-3)), 0.0)
+        return self._time(sigma)
+
+    def _least(self, sigma: Tensor) -> float:
+        """The lowest of the levels. Raises ``ValueError`` where one of them has no time."""
+        values = sigma.detach().numpy()
         low, high = float(values.min()), float(values.max())
         if not (low >= 0 and high < math.inf):  # so that NaN is caught as well
             bad = high if low >= 0 else low
@@ -93,10 +101,7 @@ class Schedule(ABC):
                 f"sigma: {high:.6g} is beyond this schedule ({type(self).__name__}), "
                 f"which ends at {self.sigma_limit:.6g}; lower sigma_max"
             )
-        if low > 0:
-            return self._time(sigma)
-        above = sigma > 0
-        return torch.where(above, self._time(torch.where(above, sigma, 1e-3)), 0.0)
+        return low
 
     def f(self, t: float | Tensor) -> Tensor:
         """Drift coefficient of dx = f x dt + g dw: f = s'/s (EDM appendix B)."""

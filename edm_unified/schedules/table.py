@@ -87,6 +87,11 @@ def _cubic(schedule: BetaTable) -> _Cubic:
     return _Cubic(B, torch.from_numpy(np.ascontiguousarray(curve.c)))
 
 
+def _columns(matrix: Tensor, index: Tensor) -> Tensor:
+    """``matrix[:, index]``, which would wait for a 0-d index on a device."""
+    return matrix.index_select(1, index.flatten()).reshape(len(matrix), *index.shape)
+
+
 @component
 class BetaTable(Schedule):
     """The schedule of a table of betas (DDPM, DDIM, iDDPM, Stable Diffusion), s = √ᾱ, σ = √((1−ᾱ)/ᾱ) at t = k/M.
@@ -143,10 +148,10 @@ class BetaTable(Schedule):
 
     def _cell(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The coefficients of the cell that holds t, and the offset of t in it."""
-        c = _cubic(self).coefficients.to(t.device)
+        c = _cubic(self).coefficients.to(t.device, non_blocking=True)
         cells = c.shape[1]
         index = (t.detach() * cells).floor().long().clamp(0, cells - 1)
-        return c[:, index], t - index.double() / cells
+        return _columns(c, index), t - index.double() / cells
 
     def _B(self, t: Tensor) -> Tensor:
         (c3, c2, c1, c0), u = self._cell(t)
@@ -169,13 +174,13 @@ class BetaTable(Schedule):
         return 0.5 * self._B_rate(t) / -torch.expm1(-self._B(t))
 
     def _time(self, sigma: Tensor) -> Tensor:
-        nodes = _cubic(self).nodes.to(sigma.device)
+        nodes = _cubic(self).nodes.to(sigma.device, non_blocking=True)
         cells = len(nodes) - 1
         B = torch.log1p(sigma**2)
         index = (torch.searchsorted(nodes, B) - 1).clamp(0, cells - 1)
         low, high = torch.zeros_like(B), torch.full_like(B, 1 / cells)
-        c3, c2, c1, c0 = _cubic(self).coefficients.to(sigma.device)[:, index]
-        u = (B - c0) / (nodes[index + 1] - c0) / cells
+        c3, c2, c1, c0 = _columns(_cubic(self).coefficients.to(sigma.device, non_blocking=True), index)
+        u = (B - c0) / (nodes.take(index + 1) - c0) / cells
         for _ in range(200):  # Newton's method; a step that leaves the bracket is replaced by a halving of it
             excess = ((c3 * u + c2) * u + c1) * u + c0 - B
             low, high = torch.where(excess < 0, u, low), torch.where(excess < 0, high, u)

@@ -19,7 +19,10 @@ from edm_unified.dynamics import Dynamics
 from edm_unified.renoising import Ancestral, Churn, Corrected
 from edm_unified.sampling import Source, levels_of, walk
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode"),
+]
 GPU = torch.device("cuda")
 MIXTURE = edm.exact.GaussianMixture(
     weights=[0.4, 0.6], means=[[-1.0, 0.0, 0.3], [1.0, 0.5, -0.2]], covs=[[0.05, 0.1, 0.2], [0.02, 0.3, 0.1]]
@@ -92,7 +95,8 @@ def test_a_sample_is_that_of_the_cpu(solver: Any, schedule: Any) -> None:
     here = edm.sample(MIXTURE, noise, schedule=schedule, steps=steps, solver=solver)
     there = edm.sample(MIXTURE.to(GPU), noise.to(GPU), schedule=schedule, steps=steps, solver=solver)
     assert there.device.type == "cuda"
-    assert float((there.cpu() - here).abs().max()) < 1e-9
+    # an adaptive method's next step follows from its last error, down to the roundings of that small difference
+    assert float((there.cpu() - here).abs().max()) < (1e-7 if type(solver) in ADAPTIVE else 1e-9)
 
 
 @pytest.mark.parametrize("solver", every(SOLVERS), ids=name)

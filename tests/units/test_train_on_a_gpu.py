@@ -22,7 +22,10 @@ from edm_unified.training.parallel import Team
 from edm_unified.training.run import Run
 from edm_unified.training.state import TrainState
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode"),
+]
 GPU = Team(torch.device("cuda"))
 UNET = (
     "data={kind: digits}",
