@@ -36,8 +36,10 @@ class SASolver(ExponentialMultistep):
     without corrector; weak order at most 2 where τ > 0; one evaluation per step. P3C4 is the authors' choice without
     guidance, P2C2 with strong guidance; below some 30 steps with τ = 1 throughout, P3C4 extrapolates too far.
 
-    A step that starts at S_min ≤ σ ≤ S_max has noise τ, any other none: the authors take the middle levels (0.05 to 1
-    on CIFAR-10). Without a corrector it is :class:`~edm_unified.solvers.ExponentialAdams` with η = τ; at τ = 0 with
+    A step that ends at S_min ≤ σ ≤ S_max has noise τ, any other none, as in the authors' code, which asks τ at the end
+    of the step. They take the middle levels: 0.05 to 1 on CIFAR-10, 0.2 ≤ t ≤ 0.8 in the code for latents. Their
+    ``few_steps`` mode adds a term of h³ to every step of order 2; this has none, as their ``more_steps``. Without a
+    corrector it is :class:`~edm_unified.solvers.ExponentialAdams` with η = τ; at τ = 0 with
     c = p + 1 a UniPC whose weights are the exact ones.
     """
 
@@ -79,7 +81,7 @@ class SASolver(ExponentialMultistep):
         a, b = falls[i][0].sigma, falls[i][1].sigma
         if b == 0:
             return 0, row((1.0, 0.0)), 0.0
-        tau2_h = self._tau2(a) * math.log(a / b)
+        tau2_h = self._tau2(b) * math.log(a / b)
         keep = b / a * math.exp(-tau2_h)
         outputs = self._weights(falls, i, range(min(self.predictor, past + 1)))
         if self.corrector and past:
@@ -91,6 +93,7 @@ class SASolver(ExponentialMultistep):
         return len(outputs) - 1, row((*reversed(outputs), keep)), std
 
     def _tau2(self, sigma: float) -> float:
+        """τ² of the step that ends at ``sigma``."""
         return self.tau**2 if self.S_min <= sigma <= self.S_max else 0.0
 
     def _weights(self, falls: list[tuple[Level, Level]], i: int, back: range) -> list[float]:
@@ -98,4 +101,4 @@ class SASolver(ExponentialMultistep):
         a, b = falls[i][0].sigma, falls[i][1].sigma
         h = math.log(a / b)
         nodes = [math.log(a / falls[i - j][0].sigma) / h for j in back]
-        return self.output_weights((1 + self._tau2(a)) * h, nodes)
+        return self.output_weights((1 + self._tau2(b)) * h, nodes)
