@@ -7,7 +7,7 @@ The network is DDPM++ for CIFAR-10 (55.7 M). ``plain`` is the same network with 
 resampling written out as formulas (x·sigmoid(x); mean, variance, scale, shift; softmax(q kᵀ) v; grouped convolutions).
 diffusers' ``UNet2DModel`` cannot have DDPM++'s layout, so ours is also built in its: three levels of 256 channels, four
 blocks each, attention in every block at 16 × 16, equal parameter counts (asserted). A training step is the forward
-pass, the backward pass and Adam. ``kept`` is what the forward pass keeps for the backward pass.
+pass, the backward pass and Adam. ``kept`` is what the forward pass keeps for the backward pass, for each image.
 
 On a CPU with one thread the time is that of the process, without the shares of its neighbours; otherwise it is the
 wall's, on a GPU that of ten calls in a row. Rounds are interleaved; a ratio is the median over rounds of the time over
@@ -176,8 +176,9 @@ def clock(function: Callable[[], object], device: torch.device) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def kept(row: Row, batch: int, device: torch.device) -> float:
-    """MB that the forward pass keeps besides the weights; each storage once."""
+def kept(row: Row, device: torch.device, dtype: torch.dtype) -> float:
+    """MB per image that the forward pass keeps besides the weights; each storage once."""
+    batch = 2
     weights = {p.untyped_storage().data_ptr() for p in row.network.parameters()}
     storages: dict[int, int] = {}
 
@@ -188,9 +189,10 @@ def kept(row: Row, batch: int, device: torch.device) -> float:
         return tensor
 
     x = torch.randn(batch, *SHAPE, device=device).to(memory_format=row.memory)
-    with row.context(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    half = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32, cache_enabled=False)
+    with row.context(), half, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         out = row.call(x, torch.zeros(batch, device=device))  # alive until the count is made
-        total = sum(storages.values()) / 1e6
+        total = sum(storages.values()) / 1e6 / batch
     del out
     return total
 
@@ -198,7 +200,7 @@ def kept(row: Row, batch: int, device: torch.device) -> float:
 def report(batch: int, rounds: int, device: torch.device, dtype: torch.dtype, compiled: bool) -> None:
     table = rows(device, compiled)
     optimizers = [torch.optim.Adam(row.network.parameters(), lr=1e-4) for row in table]
-    memory = [kept(row, batch, device) for row in table]
+    memory = [kept(row, device, dtype) for row in table]
     times: list[list[tuple[float, float]]] = [[] for _ in table]
     for i in range(rounds + 1):
         for row, optimizer, found in zip(table, optimizers, times, strict=True):
@@ -208,13 +210,13 @@ def report(batch: int, rounds: int, device: torch.device, dtype: torch.dtype, co
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU thread"
     digits = 1 if device.type == "cuda" else 0
     print(f"\nbatch {batch}, {where}, {dtype}, torch {torch.__version__}, {rounds} rounds\n")
-    print(f"{'network':46}{'forward':>10}{'ratio':>8}{'step':>10}{'ratio':>8}{'kept':>10}")
+    print(f"{'network':46}{'forward':>10}{'ratio':>8}{'step':>10}{'ratio':>8}{'kept/image':>14}")
     for row, found, megabytes in zip(table, times, memory, strict=True):
         cells = ""
         for k in (0, 1):
             ratio = statistics.median(a[k] / b[k] for a, b in zip(found, times[row.base], strict=True))
             cells += f"{statistics.median(t[k] for t in found) * 1e3:7.{digits}f} ms{ratio:8.2f}"
-        print(f"{row.name:46}{cells}{megabytes:7.0f} MB")
+        print(f"{row.name:46}{cells}{megabytes:11.0f} MB")
 
 
 def test_networks() -> None:
