@@ -58,6 +58,9 @@ def _sizes(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--fresh", is_flag=True, help="Start over instead of continuing what is there.")
 @click.option("--device", help="Where to compute: cpu, cuda, cuda:1, mps.  [default: cuda if there is one, else cpu]")
 @click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads.  [default: all]")
+@click.option(
+    "--workers", type=click.IntRange(1, 1024), help="Threads that read data on a disk.  [default: one for each CPU, up to 8]"
+)
 @click.option("--tensorboard", is_flag=True, help="Write RUN/tensorboard too (pip install edm_unified[tensorboard]).")
 @options.quiet
 def train(
@@ -70,6 +73,7 @@ def train(
     fresh: bool,
     device: str | None,
     threads: int | None,
+    workers: int | None,
     tensorboard: bool,
     quiet: bool,
 ) -> None:
@@ -95,7 +99,7 @@ def train(
 
     from edm_unified.training.parallel import team
 
-    resolved = options.load(recipe, overrides)
+    resolved = options.load(recipe, overrides if workers is None else (*overrides, f"training.workers={workers}"))
     if threads is not None:
         torch.set_num_threads(threads)
     if dry_run:
@@ -138,7 +142,7 @@ def _train(recipe: Recipe, job: Job, directory: Path, peers: Team, fresh: bool, 
     ):
         began, steps, next_page = run.state.step, job.settings.steps, time.monotonic() + PAGE_EVERY
         if began == steps and not quiet:
-            click.echo(f"{directory}: is finished; --fresh starts over", err=True)
+            click.echo(f"{directory}: is finished; a larger training.images goes on, --fresh starts over", err=True)
         for step in run.steps():
             at = step.progress
             text = f"loss {at.loss:.4g}  {at.images_per_second:.4g} images/s"

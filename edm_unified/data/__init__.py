@@ -2,7 +2,8 @@
 
 Images are (N, C, H, W) float32 in [−1, 1]; signals (N, C, L); vectors (N, d), in whatever units they have. Nothing is
 downloaded, nothing is unpickled that a stranger could have written, and whatever cannot be read is one line naming the
-file. ``batch(dataset, indices)`` reads a few samples, ``order.indices`` says in which order training sees them.
+file. ``batch(dataset, indices)`` reads a few samples, ``prefetch`` one batch after another with several threads, and
+``order.indices`` says in which order training sees them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from .folders import CelebA, ImageFolder, ImageNet
 from .fractal import Fractal
 from .libraries import HuggingFace, TorchVision
 from .packaged import Digits, PhotoPatches
+from .prefetch import prefetch
 from .synthetic import RandomMixture, Signals, TwoDimensional
 
 AnyData = (
@@ -51,6 +53,7 @@ __all__ = [
     "TwoDimensional",
     "batch",
     "order",
+    "prefetch",
     "to_bytes",
     "to_unit",
 ]

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from .prefetch import read
+
 if TYPE_CHECKING:
     from edm_unified.exact import GaussianMixture
 
@@ -119,7 +121,12 @@ class Dataset:
 def batch(dataset: Dataset, indices: Tensor) -> tuple[Tensor, Tensor | None]:
     """The samples at ``indices`` (B,) long: (B, *shape) float32 as a network sees them, and their labels (B,) or None.
 
-    Only these samples are read and converted.
+    Only these samples are read and converted; from a disk by several threads.
     """
-    samples = dataset.scaling.to_unit(dataset.stored[indices]).contiguous()
+    return prepared(dataset, indices, read(dataset.stored, indices))
+
+
+def prepared(dataset: Dataset, indices: Tensor, raw: Tensor) -> tuple[Tensor, Tensor | None]:
+    """What :func:`batch` gives, where the samples at ``indices`` have been read: ``raw``, as they are stored."""
+    samples = dataset.scaling.to_unit(raw).contiguous()
     return samples, None if dataset.labels is None else dataset.labels[indices]

@@ -14,6 +14,7 @@ from edm_unified._component import choice, component
 from .dataset import BYTES, Dataset, Rows
 from .folders import check_size, directory
 from .readers import line, pixels, whole_labels
+from .rows import stacked
 
 
 @component
@@ -122,7 +123,7 @@ class _TableRows:
                     f"path: {self._path}: images differ in size: sample 0 is {w0}x{h0} and sample {i} is {w}x{h} "
                     "(width x height); set `size:` to resize and crop them all"
                 )
-        return torch.stack([image.to(torch.float32) for image in images])
+        return stacked(images)
 
     def _read(self, indices: list[int]) -> list[Tensor]:
         from PIL import Image

@@ -33,7 +33,8 @@ def pixels(opened: Image.Image, size: int | tuple[int, int] | None, channels: in
     from PIL import Image, ImageOps
 
     try:
-        image: Image.Image = ImageOps.exif_transpose(opened)  # as a viewer shows it
+        ImageOps.exif_transpose(opened, in_place=True)  # as a viewer shows it
+        image: Image.Image = opened
         image.load()
     except ValueError as error:
         raise ValueError(f"{where}: not a readable image ({line(error)}); repair or remove it") from error
@@ -45,7 +46,8 @@ def pixels(opened: Image.Image, size: int | tuple[int, int] | None, channels: in
         if "A" in image.getbands() or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("L" if channels == 1 else "RGB")
+        mode = "L" if channels == 1 else "RGB"
+        image = image if image.mode == mode else image.convert(mode)
     if size is not None:
         h, w = (size, size) if isinstance(size, int) else size
         image = ImageOps.fit(image, (w, h), Image.Resampling.LANCZOS)

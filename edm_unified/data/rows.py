@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .prefetch import prefetch
 from .readers import read_image
 
 
@@ -27,16 +26,14 @@ class ArrayRows:
 
 
 class ImageRows:
-    """Image files, decoded when they are asked for, several at a time. All must give the shape of the first."""
+    """Image files, decoded when they are asked for, one after the other. All must give the shape of the first."""
 
     def __init__(self, files: Sequence[Path], size: int | tuple[int, int] | None, channels: int) -> None:
         self._files, self._size, self._channels = files, size, channels
         self.shape = (len(files), *self._read(0).shape)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            images = list(pool.map(self._checked, indices.tolist()))
-        return torch.stack([image.to(torch.float32) for image in images])
+        return stacked([self._checked(i) for i in indices.tolist()])
 
     def _read(self, i: int) -> Tensor:
         return read_image(self._files[i], self._size, self._channels)
@@ -48,14 +45,21 @@ class ImageRows:
         return image
 
 
+def stacked(images: Sequence[Tensor]) -> Tensor:
+    """Images as one tensor: of bytes, or of float32 where one of them has 16 bits."""
+    plain = all(image.dtype == torch.uint8 for image in images)
+    return torch.stack([image if plain else image.to(torch.float32) for image in images])
+
+
 def gathered(rows: ImageRows) -> Tensor:
     """All of them in memory: as bytes, or as float32 in 0 … 255 where a file has 16 bits."""
     kept = torch.empty(rows.shape, dtype=torch.uint8)
-    for first in range(0, len(kept), 64):
-        part = rows[torch.arange(first, min(first + 64, len(kept)))]
+    first = 0
+    for part in prefetch(rows, torch.arange(len(kept)).split(64)):
         if kept.dtype == torch.uint8 and bool((part != part.round()).any()):
             kept = kept.to(torch.float32)
-        kept[first : first + 64] = part
+        kept[first : first + len(part)] = part
+        first += len(part)
     return kept
 
 

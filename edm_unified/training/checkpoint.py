@@ -57,7 +57,7 @@ def about(job: Job, step: int) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "step": step,
-        "images": min(step * job.settings.batch, job.settings.images),
+        "images": step * job.settings.batch,
         "shape": list(job.shape),
         "classes": job.classes,
         "class_counts": counts,

@@ -36,7 +36,7 @@ class Job:
     tree: dict[str, Any] = field(default_factory=dict)
     text: str = ""
     FREE: ClassVar[tuple[str, ...]] = ("title", "source", "sampler", "denoiser")
-    """Keys of a recipe that training does not depend on: they may change while it goes on."""
+    """Keys of a recipe that training does not depend on: they may change while it goes on, as may ``Training.FREE``."""
 
     def __post_init__(self) -> None:
         settings, size = self.settings, len(self.dataset)
@@ -51,9 +51,17 @@ class Job:
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of what the weights depend on."""
-        bound = {key: value for key, value in self.tree.items() if key not in self.FREE}
-        return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()[:16]
+        """16 hexadecimal digits of what the weights depend on, but for the length of the training."""
+        return hashlib.sha256(json.dumps(self.bound(self.tree), sort_keys=True).encode()).hexdigest()[:16]
+
+    @classmethod
+    def bound(cls, tree: dict[str, Any]) -> dict[str, Any]:
+        """What may not change in a recipe, as plain data, while a run of it goes on."""
+        kept = {key: value for key, value in tree.items() if key not in cls.FREE}
+        settings = kept.get("training")
+        if isinstance(settings, dict):
+            kept["training"] = {key: value for key, value in settings.items() if key not in Training.FREE}
+        return kept
 
     @property
     def shape(self) -> tuple[int, ...]:

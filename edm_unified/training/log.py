@@ -27,15 +27,21 @@ def read(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def cut(path: Path, step: int) -> list[dict[str, Any]]:
+    """Drop what the log says of steps after ``step``; the lines that are left."""
+    kept = [entry for entry in read(path) if entry["step"] <= step]
+    if path.exists():
+        write_atomic(path, "".join(_line(entry) for entry in kept))
+    return kept
+
+
 class Log:
     """The log of a run that stands at ``step``: what it says of later steps is dropped, they are to come again."""
 
     def __init__(self, path: Path, step: int) -> None:
         self._path = path
-        kept = [entry for entry in read(path) if entry["step"] <= step]
+        kept = cut(path, step)
         self.seconds = float(kept[-1]["seconds"]) if kept else 0.0
-        if path.exists() or kept:
-            write_atomic(path, "".join(_line(entry) for entry in kept))
 
     def add(self, progress: Progress, seconds: float) -> dict[str, Any]:
         """Append what ``progress`` knows; all of the line or nothing."""

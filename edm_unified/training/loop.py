@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, NamedTuple
 
 import torch
@@ -33,7 +33,7 @@ _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class Progress(NamedTuple):
-    """What is known after ``step`` steps: ``images`` shown of ``total``.
+    """What is known after ``step`` steps: ``images`` shown of ``total``; the last step may go over.
 
     ``loss`` and ``grad_norm`` are those of the last step that was looked at: this one on a CPU, the one before it on a
     device, which is not waited for. ``images_per_second``: since this process began, without what the caller does
@@ -59,7 +59,7 @@ class _Outcome(NamedTuple):
     parts: list[tuple[Tensor, Tensor]]  # σ and losses of each micro-batch
 
 
-def train(job: Job, state: TrainState, team: Team) -> Iterator[Progress]:
+def train(job: Job, state: TrainState, team: Team) -> Generator[Progress, None, None]:
     """Take ``state`` from its step to the last one, in place; between two of what this yields it is whole.
 
     Raises ``FloatingPointError`` naming the step and σ where a loss or a gradient is not finite.
@@ -85,10 +85,12 @@ def train(job: Job, state: TrainState, team: Team) -> Iterator[Progress]:
             pending = done
             if look:
                 outcome, pending = _checked(done, state, team), None
-            record = state.tally.read(team) if settings.due("log", state.step) else None
+            record = None
+            if settings.due("log", state.step):  # at the end the sums stay: should it go on, the line comes later
+                record = state.tally.read(team, start_again=settings.in_turn("log", state.step))
             busy += time.perf_counter() - began
             speed = (state.step - first) * settings.batch / busy
-            images = min(state.step * settings.batch, settings.images)
+            images = state.step * settings.batch
             yield Progress(state.step, images, settings.images, *outcome, state.rates[0] * factor, speed, record)
 
 

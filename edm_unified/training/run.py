@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple
@@ -23,13 +23,14 @@ from typing import IO, Any, NamedTuple
 from torch import Tensor
 
 from edm_unified._files import claim, write_atomic
-from edm_unified.training import checkpoint, plain
+from edm_unified.training import checkpoint, continuing
 from edm_unified.training.checkpoint import Average
 from edm_unified.training.disk import Naming, sync
 from edm_unified.training.job import Job
 from edm_unified.training.log import Log
 from edm_unified.training.loop import Progress, train
 from edm_unified.training.parallel import Team, whole
+from edm_unified.training.settings import Training
 from edm_unified.training.state import TrainState
 from edm_unified.training.trained import Trained
 
@@ -59,12 +60,16 @@ class Run:
     """Opens ``directory`` for ``job``, at the state it was left in; ``fresh`` removes an earlier run in it.
 
     Raises ``ValueError`` where another run is writing to it, where it was begun with another recipe (naming the first
-    key that differs), and where its state is damaged; ``OSError`` where it cannot be written.
+    key that differs), where it cannot have the length asked for, and where its state is damaged; ``OSError`` where it
+    cannot be written.
     """
 
     def __init__(self, directory: Path, job: Job, team: Team, fresh: bool = False) -> None:
         self.directory, self.job, self.team = directory, job, team
         self._lock: IO[str] | None = None
+        self._before: Training | None = None
+        self._spare: Path | None = None
+        self._training: Generator[Progress, None, None] | None = None
         job.settings.share(team.size)
         if team.leads:
             self._claim(fresh)
@@ -89,7 +94,9 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        """Give the directory free."""
+        """Give the directory free, and end what reads ahead, wherever the steps were left."""
+        if self._training is not None:
+            self._training.close()
         if self._lock is not None:
             self._lock.close()
 
@@ -97,7 +104,7 @@ class Run:
         self._lock = claim(self.directory)
         try:
             if not fresh:
-                self._same_recipe()
+                self._before = continuing.check(self.directory, self.job)
         except BaseException:
             self.close()
             raise
@@ -112,27 +119,10 @@ class Run:
             (directory / name).mkdir(exist_ok=True)
         for path in (directory / "checkpoints").glob(".*"):  # cut off
             shutil.rmtree(path)
+        if not fresh:
+            self._spare = continuing.reopen(directory, self._before, job.settings)
         write_atomic(directory / "run.json", json.dumps({"recipe": job.tree}, indent=1) + "\n")
         write_atomic(directory / "recipe.yaml", job.text)
-
-    def _same_recipe(self) -> None:
-        file = self.directory / "run.json"
-        if not file.exists():
-            if checkpoint.folders(self.directory):
-                raise ValueError(f"{self.directory}: has checkpoints but no run.json; start over with --fresh")
-            return
-        try:
-            before = json.loads(file.read_text("utf-8"))["recipe"]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise ValueError(f"{file}: cannot be read; start over with --fresh") from None
-        now = json.loads(json.dumps(self.job.tree))
-        old, new = ({key: value for key, value in tree.items() if key not in Job.FREE} for tree in (before, now))
-        key = plain.first_difference(old, new)
-        if key is not None:
-            raise ValueError(
-                f"{self.directory}: was begun with another recipe: {key} was {_value(before, key)} and is "
-                f"{_value(now, key)}; name another directory with --out, or start over with --fresh"
-            )
 
     def _resume(self) -> None:
         found = checkpoint.folders(self.directory)
@@ -150,7 +140,8 @@ class Run:
         """Train to the end, writing the log and the checkpoints."""
         job, settings, team = self.job, self.job.settings, self.team
         began = time.perf_counter()
-        for progress in train(job, self.state, team):
+        self._training = train(job, self.state, team)
+        for progress in self._training:
             step, line, saved = progress.step, None, None
             if progress.record is not None and self._log is not None:
                 line = self._log.add(progress, time.perf_counter() - began)
@@ -206,6 +197,9 @@ class Run:
         return final
 
     def _prune(self) -> None:
+        if self._spare is not None:
+            shutil.rmtree(self._spare, ignore_errors=True)
+            self._spare = None
         found = checkpoint.folders(self.directory)
         for folder in found[: -self.job.settings.keep]:
             gone = folder.with_name(f".{folder.name}")
@@ -236,10 +230,3 @@ def _remedy(found: list[Path]) -> str:
 
 def _here(tensor: Tensor) -> Tensor:
     return whole(tensor.detach()).to("cpu", copy=True).contiguous()
-
-
-def _value(tree: Any, path: str) -> str:
-    for key in path.split("."):
-        tree = tree.get(key) if isinstance(tree, dict) else None
-    text = json.dumps(tree)
-    return text if len(text) <= 60 else text[:57] + "..."

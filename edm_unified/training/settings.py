@@ -7,7 +7,7 @@ work is cut up, not what is computed.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from edm_unified._component import component, count, nonnegative, positive
 from edm_unified.training.augment import AnyAugment
@@ -31,7 +31,8 @@ class Training:
 
     ``log_every``, ``save_every``, ``sample_every``, ``snapshot_every``: in images. Null: every hundredth, twentieth,
     tenth and fiftieth of the length. ``keep``: how many checkpoints stay. Snapshots of power-function averages, which
-    a length chosen afterwards is put together from, all stay.
+    a length chosen afterwards is put together from, all stay. ``workers``: threads that read data on a disk ahead;
+    null: one for each CPU of the process, up to 8.
     """
 
     images: int
@@ -56,6 +57,12 @@ class Training:
     sample_every: int | None = None
     snapshot_every: int | None = None
     keep: int = 3
+    workers: int | None = None
+    later: ClassVar[tuple[str, ...]] = ("workers",)
+    FREE: ClassVar[tuple[str, ...]] = (
+        "images", "log_every", "save_every", "sample_every", "snapshot_every", "keep", "workers",
+    )  # fmt: skip
+    """Settings on which no weight depends, once it is there: they may change while a run goes on."""
 
     def __post_init__(self) -> None:
         count("images", self.images, most=MOST_IMAGES)
@@ -75,6 +82,8 @@ class Training:
             if getattr(self, name) is not None:
                 count(name, getattr(self, name), most=MOST_IMAGES)
         count("keep", self.keep)
+        if self.workers is not None:
+            count("workers", self.workers, most=1024)
 
     @property
     def steps(self) -> int:
@@ -97,6 +106,10 @@ class Training:
         return given if given is not None else -(-self.images // parts[name])
 
     def due(self, name: Literal["log", "save", "sample", "snapshot"], step: int) -> bool:
-        """Whether the first ``step`` steps end on, or have just gone over, a multiple of that interval, or the end."""
+        """Whether that is done after ``step`` steps: in its turn, or because they are the last."""
+        return step == self.steps or self.in_turn(name, step)
+
+    def in_turn(self, name: Literal["log", "save", "sample", "snapshot"], step: int) -> bool:
+        """Whether the first ``step`` steps end on, or have just gone over, a multiple of that interval."""
         interval = self.every(name)
-        return step == self.steps or step * self.batch // interval > (step - 1) * self.batch // interval
+        return step * self.batch // interval > (step - 1) * self.batch // interval

@@ -49,11 +49,12 @@ class Tally:
         if not team.leads:
             self.sums.zero_()
 
-    def read(self, team: Team) -> Record:
-        """The means of all processes, and a fresh start."""
+    def read(self, team: Team, start_again: bool = True) -> Record:
+        """The means of all processes, and a fresh start unless that is not wanted."""
         self.gather(team)
         sums = self.sums.tolist()
-        self.sums.zero_()
+        if start_again:
+            self.sums.zero_()
         counted = [(i, total, int(number)) for i, (total, number) in enumerate(sums[:BINS]) if number]
         bins = [(10 ** (LOWEST + (i + 0.5) / PER_DECADE), total / number, number) for i, total, number in counted]
         number = sum(entry[2] for entry in bins)

@@ -64,7 +64,7 @@ def test_a_run_has_weights_a_log_pictures_and_a_page(trained: Path) -> None:
 
 
 def test_the_same_command_again_says_that_it_is_finished(trained: Path) -> None:
-    assert "is finished; --fresh starts over" in invoke(
+    assert "is finished; a larger training.images goes on, --fresh starts over" in invoke(
         "train", trained.parent / "digits.yaml", "--out", trained, "--device", "cpu"
     )
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from training_example import RECIPE, contents, recipe
@@ -20,7 +17,6 @@ from training_example import RECIPE, contents, recipe
 from edm_unified.training import checkpoint, log, posthoc
 from edm_unified.training.job import Job
 from edm_unified.training.parallel import Team
-from edm_unified.training.reading import Reader
 from edm_unified.training.run import Run
 
 CPU = Team(torch.device("cpu"))
@@ -288,30 +284,3 @@ def test_the_log_has_the_loss_by_noise_level(tmp_path: Path) -> None:
         assert sum(number for _, _, number in line["bins"]) == 32
         mean = sum(loss * number for _, loss, number in line["bins"]) / 32
         assert mean == pytest.approx(line["loss"], rel=1e-12)
-
-
-def test_files_are_read_ahead_and_the_weights_do_not_know(tmp_path: Path) -> None:
-    """From a file, whole and cut, as from memory; and what is not finite there is told at its own step."""
-    samples = np.random.default_rng(0).normal(size=(128, 2)).astype(np.float32)
-    samples[77] = 0.0
-    np.save(tmp_path / "x.npy", samples)
-    plain = ("training.images=128", "training.conditional=false", "training.label_dropout=0")
-    job = recipe(f"data={{kind: arrays, path: {tmp_path / 'x.npy'}}}", *plain, "training.accumulation=2").job()
-    assert not isinstance(job.dataset.stored, torch.Tensor)
-    held = dataclasses.replace(job, dataset=dataclasses.replace(job.dataset, stored=torch.from_numpy(samples)))
-    train(job, tmp_path / "whole")
-    train(held, tmp_path / "held")
-    train(job, tmp_path / "cut", stop=3)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("edm-unified")]
-    train(job, tmp_path / "cut")
-    assert contents(tmp_path / "whole") == contents(tmp_path / "held") == contents(tmp_path / "cut")
-
-    with Reader(job, CPU) as reader:
-        first = reader(0, 0)
-        assert reader._next is not None
-        reader._next[1].result()
-        job.dataset.stored._array = np.full_like(samples, np.nan)  # type: ignore[union-attr]
-        reader(0, 1)  # was read before
-        with pytest.raises(ValueError, match="data: NaN or infinity in sample"):
-            reader(1, 0)
-    assert first[0].shape == (16, 2)
