@@ -76,3 +76,22 @@ class ClassEmbedding(nn.Module):
     def forward(self, label: Tensor) -> Tensor:
         known = label != -1
         return self.table(torch.where(known, label, 0)) * known[:, None]
+
+
+class ClassLinear(nn.Module):
+    """(B,) indices → (B, channels): √k W e_c + b for class c of k = ``classes``, and b for −1 (no class).
+
+    The linear layer on a one-hot vector of magnitude one that EDM's DDPM++ and NCSN++ have (NVlabs/edm, ``SongUNet``).
+    W is uniform with variance 2/(k + channels) and b zero at first. Under Adam a class moves √k times as far in a step
+    as a vector of :class:`ClassEmbedding` would.
+    """
+
+    def __init__(self, classes: int, channels: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(classes, channels)
+        nn.init.xavier_uniform_(self.table.weight)
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, label: Tensor) -> Tensor:
+        known = math.sqrt(self.table.num_embeddings) * (label != -1)
+        return self.table(label.clamp(min=0)) * known[:, None].to(self.bias.dtype) + self.bias

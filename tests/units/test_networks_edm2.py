@@ -78,14 +78,15 @@ def test_learned_layers_preserve_magnitude_whatever_the_scale_of_their_weights(k
     before = layer(x)
     assert magnitude(before[inside]) == pytest.approx(1, abs=0.01)
     with torch.no_grad():
-        layer.weight *= torch.logspace(-2, 3, 128).view(-1, 1, *[1] * len(kernel))  # each row another scale
-    torch.testing.assert_close(layer(x), before, rtol=1e-4, atol=1e-4)  # ε = 1e-4 against rows as small as 0.01
+        layer.weight *= torch.logspace(-1, 3, 128).view(-1, 1, *[1] * len(kernel))  # each row another scale
+    torch.testing.assert_close(layer(x), before, rtol=1e-3, atol=1e-4)  # ε = 1e-4 beside rows as small as 0.1
 
 
 def test_pixel_norm() -> None:
     x = torch.randn(2, 16, 5, 7) * torch.tensor([1e-2, 300.0])[:, None, None, None]
     norms = edm2.pixel_norm(x).square().mean(1).sqrt()
-    torch.testing.assert_close(norms, torch.ones(2, 5, 7), rtol=1e-3, atol=0)
+    before = x.square().mean(1).sqrt()
+    torch.testing.assert_close(norms, before / (before + 1e-4))  # of 0.01, 0.99 is left
     assert edm2.pixel_norm(torch.zeros(1, 4, 2, 2)).abs().max() == 0
     assert edm2.pixel_norm(x.half()).isfinite().all()  # the square of 300 · 3 is not in float16
 
@@ -100,7 +101,7 @@ def test_attention_of_one_pixel_is_its_value_and_equal_pixels_keep_their_magnitu
 
 def test_attention_sees_directions_only() -> None:
     attention, x = edm2.Attention(32, head_channels=16), torch.randn(2, 32, 4, 4)
-    torch.testing.assert_close(attention(1000 * x), attention(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(attention(1000 * x), attention(x), rtol=1e-3, atol=1e-3)  # ε beside magnitudes of one
 
 
 def test_magnitudes_stay_at_one_through_the_whole_network() -> None:
@@ -130,8 +131,11 @@ def test_the_embedding_has_unit_magnitude_with_and_without_a_class() -> None:
 def test_a_block_is_the_one_of_the_paper(side: str) -> None:
     """Config G's residual block, written out once more in plain operations with the published constants."""
 
+    def unit(x: Tensor, dim: int) -> Tensor:
+        return x / (x.square().mean(dim, keepdim=True).sqrt() + 1e-4)
+
     def conv(x: Tensor, w: Tensor) -> Tensor:
-        w = w / w.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        w = unit(w.flatten(1), 1).view_as(w) / w[0].numel() ** 0.5
         return torch.conv2d(x, w, padding=w.shape[-1] // 2)
 
     def silu(x: Tensor) -> Tensor:
@@ -143,18 +147,18 @@ def test_a_block_is_the_one_of_the_paper(side: str) -> None:
     x = torch.randn(2, p["skip.weight"].shape[1], 4, 4).double()
     main = conv(x, p["skip.weight"])
     if side == "encoder":
-        main = main / main.square().mean(1, keepdim=True).sqrt()
-    embedding = p["modulation.weight"] / p["modulation.weight"].norm(dim=1, keepdim=True)
+        main = unit(main, 1)
+    embedding = unit(p["modulation.weight"], 1) / p["modulation.weight"].shape[1] ** 0.5
     scale = 1 + p["gain"] * (e @ embedding.T)
     y = conv(silu(main if side == "encoder" else x), p["first.weight"]) * scale[:, :, None, None]
     want = (0.7 * main + 0.3 * conv(silu(y), p["second.weight"])) / math.sqrt(0.7**2 + 0.3**2)
     if side == "encoder":
         qkv = conv(want, p["attention.qkv.weight"]).reshape(2, 3, -1, 8, 16)  # B, qkv, head, channel, pixel
-        q, k, v = (qkv / qkv.square().mean(3, keepdim=True).sqrt()).unbind(1)
+        q, k, v = unit(qkv, 3).unbind(1)
         mixed = v @ torch.softmax(q.transpose(2, 3) @ k / math.sqrt(8), -1).transpose(2, 3)
         mixed = conv(mixed.reshape(2, 16, 4, 4), p["attention.out.weight"])
         want = (0.7 * want + 0.3 * mixed) / math.sqrt(0.7**2 + 0.3**2)
-    torch.testing.assert_close(block(x, e), want, rtol=1e-6, atol=1e-6)  # their ε, 1e-4, is not in this one
+    torch.testing.assert_close(block(x, e), want, rtol=1e-9, atol=1e-9)
 
 
 # -- forced weight normalization ------------------------------------------------------------------------------------
@@ -172,9 +176,13 @@ def test_normalizing_the_weights_changes_nothing_but_the_weights() -> None:
     for layer in network.modules():
         if isinstance(layer, edm2.MPConv):
             norms = layer.weight.flatten(1).square().mean(1)
-            torch.testing.assert_close(norms, torch.ones_like(norms), rtol=1e-5, atol=0)
-    torch.testing.assert_close(network(x, noise, label=label), before, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(scaled(x, noise, label=label), before, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(norms, torch.ones_like(norms), rtol=5e-4, atol=0)  # twice ε, and from 0.5 up
+    torch.testing.assert_close(network(x, noise, label=label), before, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(scaled(x, noise, label=label), before, rtol=2e-3, atol=2e-3)
+    again = copy.deepcopy(network)
+    again.after_step()
+    for p, q in zip(network.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=2e-4, atol=0)
 
 
 def test_gradients_are_orthogonal_to_the_weights() -> None:
@@ -186,7 +194,7 @@ def test_gradients_are_orthogonal_to_the_weights() -> None:
             w, g = layer.weight.detach().flatten(1), layer.weight.grad
             assert g is not None, name
             cosine = (w * g.flatten(1)).sum(1) / (w.norm(dim=1) * g.flatten(1).norm(dim=1) + 1e-30)
-            assert cosine.abs().max() < 1e-6, name  # ε² = 1e-8 keeps it from being exactly zero
+            assert cosine.abs().max() < 1e-3, name  # ε = 1e-4 keeps it from being exactly zero
 
 
 def test_training_steps_leave_the_weights_on_the_sphere() -> None:
@@ -200,7 +208,7 @@ def test_training_steps_leave_the_weights_on_the_sphere() -> None:
             (network(x, noise, label=label) - x).square().mean().backward()
             optimizer.step()
             hook()
-    assert magnitude(forced.stem.weight) == pytest.approx(1, abs=1e-5)
+    assert magnitude(forced.stem.weight) == pytest.approx(1 - 1e-4, abs=2e-5)
     assert magnitude(free.stem.weight) > 1 + 1e-4
 
 

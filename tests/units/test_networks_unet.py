@@ -78,7 +78,7 @@ def test_published_configurations_have_the_published_size(
 
 def test_labels_cost_one_vector_each() -> None:
     base = parameters(TINY, SHAPE)
-    assert parameters(TINY, SHAPE, classes=10) - base == 10 * 8
+    assert parameters(TINY, SHAPE, classes=10) - base == 10 * 8 + 8  # and a bias
     assert parameters(replace(TINY, label_at="embedding"), SHAPE, classes=10) - base == 10 * 32
     assert parameters(TINY, SHAPE, augment=9) - base == 9 * 8
 

@@ -21,9 +21,15 @@ SILU_MAGNITUDE = 0.596
 
 
 def unit_magnitude(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
-    """x / √(mean x² + ε²) over ``dim``, computed in float32 at least: a square of 300 does not exist in float16."""
+    """x / (√(mean x²) + ε) over ``dim``, computed in float32 at least: a square of 300 does not exist in float16.
+
+    ε = 1e-4 is added to the magnitude, as the authors do (NVlabs/edm2, ``normalize``): what had magnitude one comes out
+    with 0.9999, and what comes out stays as it is.
+    """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return (wide * torch.rsqrt(wide.square().mean(dim, keepdim=True) + EPSILON**2)).to(x.dtype)
+    count = math.prod([x.shape[axis] for axis in ([dim] if isinstance(dim, int) else dim)])
+    magnitude = torch.linalg.vector_norm(wide, dim=dim, keepdim=True) / math.sqrt(count)
+    return (wide / (magnitude + EPSILON)).to(x.dtype)
 
 
 def pixel_norm(x: Float[Tensor, "B C *shape"]) -> Float[Tensor, "B C *shape"]:

@@ -50,8 +50,9 @@ class EDM2:
     frequencies; 1 suits a c_noise that runs over a few units, such as ln(σ)/4, and not the index of a table.
 
     The output is zero at the start (a learned gain at 0). The network has to be trained with :meth:`after_step
-    <EDM2Network.after_step>` called after each step of the optimizer, and with a learning rate that decays (the paper:
-    0.01 and lower, inverse square root), since forced normalization takes away the decay that came by itself.
+    <EDM2Network.after_step>` called after each step of the optimizer, and with a learning rate that decays (from 0.017
+    for XXS to 0.0065 for XXL, inverse square root: NVlabs/edm2, ``train_edm2.py``), since forced normalization takes
+    away the decay that came by itself.
 
     Augmentation labels are this package's addition: a plain linear map of them is added to the embedding, so that a
     network told of no augmentation (zeros) is exactly the published one.

@@ -193,8 +193,8 @@ def initialise(network: nn.Module, fan_average: bool) -> None:
     """Draw the weights, then set the last layer of each branch and of the network to zero: F = 0 at first.
 
     ``fan_average``: uniform with variance 2/(fan_in + fan_out), biases zero, a tenth of that variance for q, k and v
-    each (Song et al. 2021; their code writes 1e-10 for zero). Otherwise PyTorch's own, uniform with variance
-    1/(3 fan_in) (Dhariwal & Nichol 2021).
+    each (Song et al. 2021; NVlabs/edm, ``SongUNet``, which has 1e-5 of that size for zero). Otherwise PyTorch's own,
+    uniform with variance 1/(3 fan_in) (Dhariwal & Nichol 2021; ``DhariwalUNet``).
     """
     for module in network.modules():
         if fan_average and isinstance(module, LAYERS):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edm_unified.networks.base import check_augment, check_input, check_label, level_sides, run
-from edm_unified.networks.embeddings import ClassEmbedding, Fourier, Positional
+from edm_unified.networks.embeddings import ClassEmbedding, ClassLinear, Fourier, Positional
 from edm_unified.networks.unet.blocks import Block, Readout, ResidualPyramid, SkipPyramid, conv, initialise
 
 if TYPE_CHECKING:
@@ -34,8 +34,10 @@ class UNetModule(nn.Module):
             if config.embedding == "fourier"
             else Positional(features, endpoint=config.endpoint)
         )
-        joins = features if config.label_at == "features" else width
-        self.class_embedding = ClassEmbedding(classes, joins) if classes else None
+        early = config.label_at == "features"
+        self.class_embedding: nn.Module | None = None
+        if classes:
+            self.class_embedding = ClassLinear(classes, features) if early else ClassEmbedding(classes, width)
         self.augment_embedding = nn.Linear(augment, features, bias=False) if augment else None
         self.noise_in = nn.Linear(features, width)
         self.noise_out = nn.Linear(width, width)
@@ -56,6 +58,8 @@ class UNetModule(nn.Module):
             self.decoder.append(_DecoderLevel(config, axes, level, h, w, joined, shape[0], attends[level]))
             h = w
         initialise(self, config.init == "fan_average")
+        if self.augment_embedding is not None and config.init == "fan_in":
+            nn.init.zeros_(self.augment_embedding.weight)
 
     def forward(
         self,
@@ -87,7 +91,9 @@ class UNetModule(nn.Module):
 
     def _embed(self, dtype: torch.dtype, noise: Tensor, label: Tensor | None, augment: Tensor | None) -> Tensor:
         features = self.features(noise * self.noise_scale).to(dtype)
-        named = self.class_embedding(label) if label is not None and self.class_embedding is not None else None
+        named = None
+        if self.class_embedding is not None:
+            named = self.class_embedding(torch.full(noise.shape, -1, device=noise.device) if label is None else label)
         if augment is not None and self.augment_embedding is not None:
             features = features + self.augment_embedding(augment.to(dtype))
         if named is not None and self.label_at == "features":
