@@ -8,9 +8,12 @@ geometric transformations, each of them done to an image with probability p, in 
     y-flip         a_1 ∈ {0, 1}                  mirror up and down if 1                        a_1
     scaling        a_2 ~ N(0, 1)                 enlarge by 2^(0.2 a_2)                         a_2
     rotation       a_3 ~ U(−π, π)                turn by a_3                                    cos a_3 − 1, sin a_3
-    anisotropy     a_4 ~ U(−π, π), a_5 ~ N(0,1)  stretch by 2^(0.2 a_5) along a_4, as much      a_5 cos a_4, a_5 sin a_4
-                                                 less across
+    anisotropy     a_4 ~ U(−π, π) or 0, a_5 ~    stretch by 2^(0.2 a_5) along a_4, as much      a_5 cos a_4, a_5 sin a_4
+                   N(0, 1)                       less across
     translation    a_6, a_7 ~ N(0, 1)            by a_6 W/8 to the right, a_7 H/8 down          a_6, a_7
+
+For half of the images a_4 is 0, and the stretch is along the rows: so it is in the authors' code (NVlabs/edm,
+``augment.py``), with which their networks were trained.
 
 Angles turn counter-clockwise as seen. What is not done has label 0, and an image to which nothing is done comes out bit
 for bit as it went in. (The labels of the anisotropy, as published, are the same for (a_4, a_5) and (a_4 + π, −a_5),
@@ -40,10 +43,12 @@ SYM6 = (
     -0.021060292512300564, 0.04472490177066578, 0.0017677118642428036, -0.007800708325034148,
 )  # fmt: skip
 """Daubechies' least asymmetric orthonormal low-pass with six vanishing moments."""
-DELAY = sum(i * tap for i, tap in enumerate(SYM6)) / sum(SYM6)
-"""Sample k of a row lies at 2k + DELAY of the doubled row: there the filter reproduces straight lines."""
+DELAY = 5
+"""Sample k of a row lies at 2k + 5 of the doubled row, as the authors have it; straight lines come out at 2k + 5.098,
+so that a picture turned upside down is a tenth of a pixel off."""
 
 _GATES, _PARAMETERS = 6, 8
+_NUMBERS = _GATES + _PARAMETERS + 1
 LEAST_SIDE = 8
 
 
@@ -84,10 +89,10 @@ class EDM:
         return self.transform(images, numbers(seed, first, len(images)))
 
     def transform(self, images: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """The same with the random numbers given: ``uniforms`` (B, 14) float64 in [0, 1), on the CPU.
+        """The same with the random numbers given: ``uniforms`` (B, 15) float64 in [0, 1), on the CPU.
 
-        The first 6 say what is done (where below p), the rest become a_0 … a_7. Raises ValueError unless ``images`` are
-        images of at least 8 × 8.
+        The first 6 say what is done (where below p), the next 8 become a_0 … a_7, and where the last is ½ or above a_4
+        is 0. Raises ValueError unless ``images`` are images of at least 8 × 8.
         """
         if images.ndim != 4 or min(images.shape[2:]) < LEAST_SIDE:
             raise ValueError(
@@ -117,9 +122,10 @@ class EDM:
         if self.always_x_flip and self.x_flip and self.p > 0:
             share[0] = 1
         gates = (uniforms[:, :_GATES] < share).to(torch.float64).T
-        u = uniforms[:, _GATES:].T
+        u = uniforms[:, _GATES:-1].T
         normal = torch.special.ndtri(u.clamp(min=2.0**-53))
         angle = (2 * u - 1) * math.pi
+        angle[4] *= uniforms[:, -1] < 0.5
         bits = (u >= 0.5).to(torch.float64)
         raw = (bits[0], bits[1], normal[2], angle[3], angle[4], normal[5], normal[6], normal[7])
         own = (0, 1, 2, 3, 4, 4, 5, 5)
@@ -159,15 +165,13 @@ AnyAugment = EDM | Mirror
 
 
 def numbers(seed: int, first: int, rows: int) -> Tensor:
-    """Rows ``first`` … of a batch of uniform numbers, (rows, 14) float64, drawn in blocks: any share is the same."""
+    """Rows ``first`` … of a batch of uniform numbers, (rows, 15) float64, drawn in blocks: any share is the same."""
     begin, end = first // BLOCK, -(-(first + rows) // BLOCK)
     blocks = [
-        torch.rand(
-            BLOCK, _GATES + _PARAMETERS, dtype=torch.float64, generator=torch.Generator().manual_seed(seed_of(seed, b))
-        )
+        torch.rand(BLOCK, _NUMBERS, dtype=torch.float64, generator=torch.Generator().manual_seed(seed_of(seed, b)))
         for b in range(begin, end)
     ]
-    return torch.cat(blocks)[first - begin * BLOCK :][:rows] if blocks else torch.empty(0, _GATES + _PARAMETERS)
+    return torch.cat(blocks)[first - begin * BLOCK :][:rows] if blocks else torch.empty(0, _NUMBERS)
 
 
 def _affine(a: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:

@@ -116,7 +116,8 @@ def test_all_together_are_the_published_product_of_matrices() -> None:
         u = uniforms(seed=seed)
         found, labels = EDM(p=1.0).transform(image, u)
         a = labels[0].double()
-        angle, strength = math.pi * (2 * u[0, 10] - 1), torch.special.ndtri(u[0, 11])  # a_4, a_5
+        angle = math.pi * (2 * u[0, 10] - 1) * (u[0, 14] < 0.5)  # a_4
+        strength = torch.special.ndtri(u[0, 11])  # a_5
         turn = torch.tensor([[a[3] + 1, a[4]], [-a[4], a[3] + 1]])
         c, d = angle.cos(), angle.sin()
         direction = torch.stack([torch.stack([c, d]), torch.stack([-d, c])])
@@ -126,7 +127,7 @@ def test_all_together_are_the_published_product_of_matrices() -> None:
         source = (lattice(height, width) - centre - offset) @ torch.linalg.inv(forward).mT + centre
         inside = ((source > 4) & (source < 2 * centre - 4)).all(-1)  # off the kink at the mirror
         source = torch.where(labels[0, :2] == 1, 2 * centre - source, source)  # the flips come first
-        assert (found[0, 0] - wave(source)).abs()[inside].max() < 0.03
+        assert (found[0, 0] - wave(source)).abs()[inside].max() < 0.04  # up to a tenth of a pixel off, see DELAY
         checked += int(inside.sum())
     assert checked > 3000
 
@@ -138,6 +139,7 @@ def test_labels_are_those_of_the_paper() -> None:
     u = rows[:, 6:]
     normal = torch.special.ndtri(u)
     angle = (2 * u - 1) * math.pi
+    angle[:, 4] *= u[:, 8] < 0.5
     expected = [
         (u[:, 0] >= 0.5).double(), (u[:, 1] >= 0.5).double(), normal[:, 2],
         angle[:, 3].cos() - 1, angle[:, 3].sin(),
