@@ -3,7 +3,8 @@
 The average at time t is θ̄_t = ∫_0^t p(τ; t) θ_τ dτ. Two profiles p are in use.
 
 *Half-life* (Karras et al. 2022, appendix F.1): θ̄ ← β θ̄ + (1−β) θ with β = 2^{−batch/half-life}, an exponential.
-Early on an exponential remembers the random initial weights, so the half-life is at most a share of what was shown.
+Early on an exponential remembers the random initial weights, so the half-life is at most a share of what was shown
+before the step (NVlabs/edm, ``training_loop.py``).
 
 *Power function* (Karras et al. 2024, section 3.1): p_γ(τ; t) = (γ+1) τ^γ/t^{γ+1} forgets the initial weights and keeps
 its shape as the training goes on; the recursion is β_γ(t) = (1 − Δt/t)^{γ+1} (Eq. 127), which gives the weights of a
@@ -14,7 +15,9 @@ step exactly the integral of p_γ over it. γ is named by the relative width of 
 *After the training* (section 3.2, appendix C): averages θ̄_i with (t_i, γ_i), stored along the way, are a basis for
 others. The weights x of θ̄ ≈ Σ x_i θ̄_i minimize ‖p − Σ x_i p_i‖², a linear system of the exact inner products
 
-    ⟨p_a, p_b⟩ = (γ_a+1)(γ_b+1)/(γ_a+γ_b+1) · min(t_a, t_b)^{γ_a+γ_b+1}/(t_a^{γ_a+1} t_b^{γ_b+1}).
+    ⟨p_a, p_b⟩ = (γ_a+1)(γ_b+1)/(γ_a+γ_b+1) · min(t_a, t_b)^{γ_a+γ_b+1}/(t_a^{γ_a+1} t_b^{γ_b+1}),
+
+and are then divided by their sum (Algorithm 3; NVlabs/edm2, ``phema.py``): an average of equal weights is these.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ WIDEST = 1 / math.sqrt(12)
 
 @component
 class HalfLife:
-    """β = 2^{−batch/h}, h = min(``images``, ``ramp_up`` · images shown) (Karras et al. 2022, appendix F.1).
+    """β = 2^{−batch/h}, h = min(``images``, ``ramp_up`` · images before the step) (Karras et al. 2022, appendix F.1).
 
     ``ramp_up`` null: h = ``images`` from the start. A fixed decay β per step, as of DDPM, is a half-life of
     batch · ln 2/−ln β: 0.9999 at batch 128 is 887 000 images.
@@ -61,8 +64,8 @@ class HalfLife:
 
     def betas(self, images: float, batch: float) -> tuple[float, ...]:
         """What each average keeps of itself in the step of ``batch`` images that ends after ``images``."""
-        half_life = self.images if self.ramp_up is None else min(self.images, self.ramp_up * images)
-        return (0.5 ** (batch / half_life),)
+        half_life = self.images if self.ramp_up is None else min(self.images, self.ramp_up * (images - batch))
+        return (0.5 ** (batch / half_life) if half_life > 0 else 0.0,)
 
     def build(self, module: nn.Module) -> Averages:
         """The averages of the weights of ``module``, starting from what they are now."""
@@ -179,7 +182,7 @@ def inner_product(a: tuple[float, float], b: tuple[float, float]) -> float:
 
 
 def reconstruct(snapshots: Sequence[tuple[float, float]], target: tuple[float, float]) -> list[float]:
-    """The weights with which stored averages, each (t, γ), sum to one of (t, std): the nearest in L².
+    """The weights with which stored averages, each (t, γ), sum to one of (t, std): the nearest in L², scaled to sum 1.
 
     ``t`` is in images, or in anything else, for all alike. Raises ``ValueError`` where there is no snapshot, or where
     the target is later than all of them.
@@ -195,8 +198,8 @@ def reconstruct(snapshots: Sequence[tuple[float, float]], target: tuple[float, f
     gram = np.array([[inner_product(a, b) for b in snapshots] for a in snapshots]) / np.outer(norms, norms)
     right = np.array([inner_product(s, goal) for s in snapshots]) / norms
     # neighbours are nearly parallel: directions that only rounding tells apart are left out
-    solution = lstsq(gram, right, cond=1e-12)[0]
-    return [float(x) for x in solution / norms]
+    solution = lstsq(gram, right, cond=1e-12)[0] / norms
+    return [float(x) for x in solution / solution.sum()]
 
 
 def mismatch(snapshots: Sequence[tuple[float, float]], target: tuple[float, float], weights: Sequence[float]) -> float:

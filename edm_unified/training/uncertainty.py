@@ -24,7 +24,7 @@ class LearnedUncertainty:
     """u(σ) = w · √2 cos(2π (f ln(σ)/4 + φ))/√channels, with random f ~ N(0, 1), φ ~ U(0, 1), and w learnt from 0.
 
     One linear layer on ``channels`` Fourier features of c_noise, as in Karras et al. 2024. It starts as u = 0, the loss
-    without it.
+    without it; in the authors' code (NVlabs/edm2, ``Precond``) w is random at first and divided by its own magnitude.
     """
 
     channels: int = 128
