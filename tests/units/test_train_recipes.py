@@ -57,10 +57,10 @@ def test_a_dry_run_says_what_it_costs(name: str) -> None:
 
 
 def test_conditional_is_one_override() -> None:
-    """EDM's conditional network is the unconditional one with a linear map of 10 classes to 128 features."""
+    """EDM's conditional network is the unconditional one with a linear layer from 10 classes to 128 features."""
     free, told = (dry_run("train/cifar10_f_vp", f"training.conditional={c}") for c in ("false", "true"))
     numbers = [int(re.search(r"parameters +([\d,]+)", text)[1].replace(",", "")) for text in (free, told)]  # type: ignore[index]
-    assert numbers[1] - numbers[0] == 10 * 128
+    assert numbers[1] - numbers[0] == (10 + 1) * 128
 
 
 @pytest.mark.parametrize("name", [*TRAIN, *DIGITS])
@@ -107,7 +107,20 @@ def test_edm_hyper_parameters() -> None:
     assert [training.rate.factor(t) for t in (0, 5_000_000, 10_000_000, 10**9)] == [0, 0.5, 1, 1]
     assert training.ema is not None
     assert training.ema.images == 500_000  # type: ignore[union-attr]
-    assert Recipe.load("train/imagenet64_adm").training.images == 2_500_000_000  # type: ignore[union-attr]
+    imagenet = Recipe.load("train/imagenet64_adm").training
+    assert imagenet is not None
+    assert imagenet.images == 2_500_000_000
+    assert (imagenet.ema.images, imagenet.ema.ramp_up) == (50_000_000, 0.05)  # type: ignore[union-attr]
+    # Adam's eps of 1e-8 is beside the gradient of a sum over the entries there, and of a mean here
+    for name, entries in {
+        "cifar10_f_ve": 3072,
+        "ffhq64_vp": 12288,
+        "imagenet64_adm": 12288,
+        "edm2_xs_latents": 16384,
+    }.items():
+        training = Recipe.load(f"train/{name}").training
+        assert training is not None
+        assert training.optimizer.eps == pytest.approx(1e-8 / entries, rel=1e-3)
 
 
 def test_decays_per_step_are_the_half_lives_of_the_recipes() -> None:
