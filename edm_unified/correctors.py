@@ -15,8 +15,8 @@ one evaluation. What differs is the step size:
 
 **Any schedule.** A step of ε on x = x_t/s is one of s² ε on x_t, whose score is ∇ln p/s. On x_t both published rules
 ask for s² times the ε that they ask for here, so that s drops out: a corrector does not see the schedule, and there is
-nothing in it that sub-VP, or any other, lacks. The published code for VP scales ε by α = 1 − β_k besides, that of the
-nearest of its thousand steps, from 0.9999 to 0.98; that is snr √α here, at most 1 % less.
+nothing in it that sub-VP, or any other, lacks. The published code for VP scales ε by α = 1 − β_k besides, of the step
+below its time, from 0.9999 to 0.98; that is snr √α here, at most 1 % less.
 
 **What remains as the step goes to 0.** On N(0, v) with the exact score the rules that do not look at x settle at
 V/(1 − q V⁻¹σ²/2), V = v + σ², q = ε/σ²: a relative error of order snr². The rules that do look at x are not a Langevin

@@ -51,8 +51,9 @@ class SEEDS(ExponentialRungeKutta):
 
     ``prediction`` is what is interpolated: ``data`` D, the paper's choice for EDM's networks, or ``noise`` ε, its
     choice for VP. SEEDS-1 is the exponential Euler step of the SDE (``data`` at η = 1: DDPM), SEEDS-2 on data is
-    :class:`DPMSolverPPSDE`, SEEDS-3 has DPM-Solver-3's tableau. The noises have their exact joint law, which in the
-    authors' code they do not. ``order`` is that of the drift; the weak order is 1, 2, 2.
+    :class:`DPMSolverPPSDE`, SEEDS-3 has DPM-Solver-3's tableau. The noises have their exact joint law. So they have in
+    the authors' code for orders 1 and 2; its order 3 has another law on ε, and on D a third stage that leaves order 1.
+    ``order`` is that of the drift; the weak order is 1, 2, 2.
     """
 
     order: int = 2

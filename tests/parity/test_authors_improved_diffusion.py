@@ -244,7 +244,7 @@ def test_ermongroup_ddim(eta: float, monkeypatch: pytest.MonkeyPatch) -> None:
     with importable(clone("ermongroup/ddim")) as load:
         denoising = load("functions.denoising")
     to = Tensor.to
-    monkeypatch.setattr(Tensor, "to", lambda x, *where: x if where == ("cuda",) else to(x, *where))
+    monkeypatch.setattr(Tensor, "to", lambda x, *where, **how: x if where == ("cuda",) else to(x, *where, **how))
     schedule = BetaTable()
     steps = range(0, 1000, 1000 // 50)
     levels = TableSubset(n=50, spacing="leading").levels(schedule).tolist()

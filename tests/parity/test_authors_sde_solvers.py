@@ -112,9 +112,8 @@ def er_sample(method: str, phi: int = 7) -> Tensor:
 
 @pytest.fixture
 def _tensors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their functions call NumPy on tensors, which its second version does not take."""
-    for name in ("exp", "sqrt", "sum", "log10"):
-        monkeypatch.setattr(er.np, name, getattr(torch, name))
+    """Their VE form of order 2 sums a tensor with NumPy, which raises TypeError in its version 2.4."""
+    monkeypatch.setattr(er.np, "sum", torch.sum)
 
 
 PHI = {1: "ode", 2: "reverse_sde", 7: "er_sde"}
