@@ -52,6 +52,8 @@ def describe(
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     yield recipe.dump()
+    if recipe.objective is not None and (note := recipe.objective.note(recipe.preconditioning)):
+        yield f"note        {note}"
     backward = 4 if settings.checkpoint_activations else 3
     yield f"data        {'×'.join(map(str, shape))}" + (f", {size:,} samples" if size is not None else ", not at hand")
     if labels:

@@ -149,7 +149,7 @@ def _snippet(name: str, levels: Suggestion) -> str:
 preconditioning: {{kind: edm, sigma_data: {sigma_data}}}
 objective:
   noise: {{kind: log_normal, P_mean: {levels.P_mean:.2f}, P_std: {levels.P_std:.2f}}}
-  weight: {{kind: edm, sigma_data: {sigma_data}}}
+  weight: {{kind: edm}}
 sampler:
   steps: {{kind: karras, n: 18, sigma_min: {low}, sigma_max: {high}, rho: 7.0}}
   solver: {{kind: heun}}

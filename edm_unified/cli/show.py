@@ -111,6 +111,8 @@ def _card(recipe: Recipe, width: int) -> Iterator[str]:
     if recipe.objective is not None:
         yield from _section("noise in training", recipe.objective.noise, width)
         yield from _section("weight", recipe.objective.weight, width)
+        if note := recipe.objective.note(recipe.preconditioning):
+            yield _line("note", note, width)
         if (line := sparkline(recipe)) is not None:
             yield _line("  w(ln SNR)", line, width, style=None)
         if recipe.objective.matching.kind != "denoising":

@@ -113,6 +113,10 @@ class Recipe:
     training: Training | None = None
     later: ClassVar[tuple[str, ...]] = ("network", "training")
 
+    def __post_init__(self) -> None:
+        if self.objective is not None:
+            object.__setattr__(self, "objective", self.objective.beside(self.preconditioning))
+
     @classmethod
     def load(cls, name: Names, overrides: Sequence[str] = ()) -> Recipe:
         """The recipe in a file, or the shipped one of that name, with ``overrides`` such as ``sampler.steps.n=10``."""

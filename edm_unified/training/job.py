@@ -39,6 +39,7 @@ class Job:
     """Keys of a recipe that training does not depend on: they may change while it goes on, as may ``Training.FREE``."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "objective", self.objective.beside(self.preconditioning))
         settings, size = self.settings, len(self.dataset)
         if settings.batch > size:
             raise ValueError(

@@ -12,6 +12,7 @@ and each level may be divided by what was learnt to be its share (:mod:`edm_unif
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -36,6 +37,7 @@ from edm_unified.training.noise import (
 from edm_unified.training.score_matching import AnyMatching, Denoising, Implicit, Sliced
 from edm_unified.training.uncertainty import AnyUncertainty, LearnedUncertainty
 from edm_unified.training.weights import (
+    EDM_SIGMA_DATA,
     AnyWeight,
     EDMWeight,
     EpsilonWeight,
@@ -65,6 +67,23 @@ class Objective:
     matching: AnyMatching = Denoising()
     uncertainty: AnyUncertainty | None = None
     later: ClassVar[tuple[str, ...]] = ("matching", "uncertainty")
+
+    def beside(self, preconditioning: object) -> Objective:
+        """This objective, with the preconditioning's ``sigma_data`` where that of the weight is null."""
+        if not isinstance(self.weight, EDMWeight) or self.weight.sigma_data is not None:
+            return self
+        sigma_data = getattr(preconditioning, "sigma_data", EDM_SIGMA_DATA)
+        return dataclasses.replace(self, weight=EDMWeight(sigma_data))
+
+    def note(self, preconditioning: object) -> str | None:
+        """A sentence where the weight was given another ``sigma_data`` than the preconditioning."""
+        ours, theirs = getattr(self.weight, "sigma_data", None), getattr(preconditioning, "sigma_data", None)
+        if ours is None or theirs is None or ours == theirs:
+            return None
+        return (
+            f"objective.weight.sigma_data is {ours:g}, the preconditioning's is {theirs:g}: an untrained network then "
+            "has not the same loss at every level; leave the weight's out to have one for both"
+        )
 
     def losses(
         self,

@@ -36,6 +36,10 @@ from edm_unified.schedules.base import float64
 from edm_unified.training.noise import Sigma
 
 
+EDM_SIGMA_DATA = 0.5
+"""The standard deviation of images in [−1, 1], roughly (Karras et al. 2022, Table 1)."""
+
+
 class Weight(Protocol):
     """λ(σ). Only :class:`LikelihoodWeight` looks at the schedule."""
 
@@ -45,18 +49,22 @@ class Weight(Protocol):
 @component
 class EDMWeight:
     """λ = (σ²+σ_d²)/(σσ_d)² = 1/c_out² of EDM (Karras et al. 2022, Table 1 and appendix B.6): with an untrained F = 0
-    the expected loss is the same at every σ. ``sigma_data`` must be that of the preconditioning.
+    the expected loss is the same at every σ.
+
+    ``sigma_data``: null for that of the preconditioning, which a recipe puts there (0.5 where it has none, or where
+    this is used by itself). Another number is another λ, with which that expected loss differs from level to level.
     """
 
-    sigma_data: float = 0.5
+    sigma_data: float | None = None
     kind: Literal["edm"] = "edm"
     formulas: ClassVar[dict[str, str]] = {"lambda": "(σ²+σ_d²)/(σ σ_d)²"}
 
     def __post_init__(self) -> None:
-        positive("sigma_data", self.sigma_data)
+        if self.sigma_data is not None:
+            positive("sigma_data", self.sigma_data)
 
     def __call__(self, sigma: float | Tensor, schedule: Sigma | None = None) -> Tensor:
-        return 1 / float64(sigma) ** 2 + 1 / self.sigma_data**2
+        return 1 / float64(sigma) ** 2 + 1 / (EDM_SIGMA_DATA if self.sigma_data is None else self.sigma_data) ** 2
 
 
 @component
