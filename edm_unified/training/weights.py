@@ -35,7 +35,6 @@ from edm_unified._component import component, nonnegative, positive
 from edm_unified.schedules.base import float64
 from edm_unified.training.noise import Sigma
 
-
 EDM_SIGMA_DATA = 0.5
 """The standard deviation of images in [−1, 1], roughly (Karras et al. 2022, Table 1)."""
 
