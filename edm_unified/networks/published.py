@@ -1,8 +1,8 @@
 """Configurations with a paper, as values; in a recipe, write out their fields.
 
-The numbers of EDM's networks are those of Karras et al. 2022, appendix F; ``build(shape, classes, augment)`` with 9
-augmentation labels (none on ImageNet) gives the parameter counts below, which a test asserts. Dropout is that of EDM's
-training runs.
+The numbers of EDM's networks are those of the authors' code (NVlabs/edm, train.py with the options of its README;
+Karras et al. 2022, appendix F); ``build(shape, classes, augment)`` with 9 augmentation labels (none on ImageNet) gives
+the parameter counts below, which are those of their modules. Dropout is that of their training runs.
 
 =======================  ===================  ==============  ===============
 name                     shape                classes         parameters

@@ -31,7 +31,7 @@ with importable(clone("NVlabs/edm"), stubs=("tqdm", "PIL", "PIL.Image", "request
 with importable(clone("NVlabs/edm2"), stubs=("tqdm", "PIL", "PIL.Image", "requests", "psutil")) as load:
     generate_images = load("generate_images")
 
-CLOSE = 1e-10
+CLOSE = 1e-11
 N = 18
 VP_ENDS = tuple(schedules.VP().sigma([1e-3, 1.0]).tolist())
 ENDS = {"vp": VP_ENDS, "ve": (0.02, 100.0), "iddpm": (0.002, 81.0), "edm": (0.002, 80.0)}

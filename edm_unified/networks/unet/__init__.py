@@ -19,7 +19,8 @@ sums                   divided by √2                 divided by √2          
 =====================  ============================  ============================  ==============================
 
 With an augmentation embedding of 9 labels on CIFAR-10, DDPM++ and NCSN++ are the networks of Karras et al. 2022
-(appendix F), of 55 733 891 and 56 397 827 parameters; :mod:`edm_unified.networks.published` has these and others.
+(NVlabs/edm, ``SongUNet``), of 55 733 891 and 56 397 827 parameters; :mod:`edm_unified.networks.published` has these and
+others.
 """
 
 from edm_unified.networks.unet.component import UNet
