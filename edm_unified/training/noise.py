@@ -24,6 +24,7 @@ Where time goes through a schedule, ``shift`` m turns σ(t) into m σ(t): on the
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import ClassVar, Literal, Protocol
 
 import torch
@@ -203,10 +204,13 @@ class TableIndex:
     def __post_init__(self) -> None:
         schedules.BetaTable(self.betas, self.num_steps, self.beta_start, self.beta_end)  # for its checks
 
+    @cached_property
+    def _sigmas(self) -> Tensor:
+        return schedules.table_sigmas(schedules.beta_table(self.betas, self.num_steps, self.beta_start, self.beta_end))
+
     def quantile(self, u: Tensor, schedule: Sigma) -> Tensor:
         u = float64(u)
-        betas = schedules.beta_table(self.betas, self.num_steps, self.beta_start, self.beta_end)
-        sigmas = schedules.table_sigmas(betas).to(u.device, non_blocking=True)
+        sigmas = self._sigmas.to(u.device, non_blocking=True)
         return sigmas[(u * len(sigmas)).long().clamp(0, len(sigmas) - 1)]
 
 

@@ -151,6 +151,7 @@ def test_new_weights_are_not_taken_for_the_old_ones(toy: Path, tmp_path: Path) -
         invoke("train", toy, "--out", tmp_path / "run", "--fresh", "--quiet", "--set", f"training.images={images}")
         out = invoke("compare", tmp_path / "run", "--nfe", "5", "--samples", "8",
                      "--set", "metrics=[sliced_wasserstein]", "--set", "rank_by=sliced_wasserstein",
+                     "--set", "reference_samples=4", "--set", "grid_samples=4",
                      "--out", tmp_path / "c", "--json")  # fmt: skip
         values.append(json.loads(out.splitlines()[0])["value"])
     assert values[0] != values[1]

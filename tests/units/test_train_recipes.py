@@ -41,7 +41,9 @@ SHAPES = {
 
 def dry_run(name: str, *overrides: str) -> str:
     known = next((s for key, s in SHAPES.items() if name.startswith(f"train/{key}")), ("3,32,32", "10"))
+    # one image at a time: the memory of a step is found by taking it, and that of the whole batch takes as long again
     words = ["train", name, "--dry-run", "--shape", known[0], "--classes", known[1]]
+    overrides = (*overrides, "training.batch=1", "training.accumulation=1")
     result = CliRunner().invoke(main, [*words, *(w for text in overrides for w in ("--set", text))])
     assert result.exit_code == 0, result.output
     return result.output
