@@ -35,12 +35,19 @@ def _sgm_uniform(n: int, length: int, offset: int) -> list[int]:
     return [(length - 1) * (n - i) // n + offset for i in range(n)]
 
 
+def _edm(n: int, length: int, offset: int) -> list[int]:
+    if n == 1:
+        return [length - 1]
+    return [length - 1 - (2 * (length - 1) * i + n - 1) // (2 * (n - 1)) + offset for i in range(n)]
+
+
 _SPACINGS = {
     "leading": _leading,
     "trailing": _trailing,
     "linspace": _linspace,
     "simple": _simple,
     "sgm_uniform": _sgm_uniform,
+    "edm": _edm,
 }
 
 
@@ -51,22 +58,28 @@ class TableSubset:
     ``spacing`` picks the indices k (0 … M−1). As Lin et al. 2023, Table 2 names them: ``leading`` i·⌊M/n⌋ (with
     ``offset`` 1 for Stable Diffusion), ``trailing`` round(M − i M/n) − 1, ``linspace`` round(i (M−1)/(n−1)). Of the
     image programs: ``simple`` M − 1 − ⌊i M/n⌋, and ``sgm_uniform`` ⌊(M−1)(n−i)/n⌋ (Stability's generative-models;
-    ComfyUI has the same places before they are rounded down, with ln σ interpolated). The arithmetic is in whole
-    numbers and exact fractions. ``table`` is the table; by default the schedule's own.
+    ComfyUI has the same places before they are rounded down, with ln σ interpolated). ``edm`` is ``linspace`` counted
+    from the top, M − 1 − ⌊i (M−1)/(n−1) + ½⌋ (Karras et al. 2022, Table 1, column iDDPM): a half goes the other way.
+    The arithmetic is in whole numbers and exact fractions. ``table`` is the table; by default the schedule's own.
+    ``skip`` leaves out so many of its highest levels, and M is then what is left: EDM's j_0 = 8 for iDDPM's table, of
+    which the first is then 80.2.
 
     Raises ``ValueError`` for n above M, for an index beyond the table, and where there is no table.
     """
 
     n: int = 50
-    spacing: Literal["leading", "trailing", "linspace", "simple", "sgm_uniform"] = "trailing"
+    spacing: Literal["leading", "trailing", "linspace", "simple", "sgm_uniform", "edm"] = "trailing"
     offset: int = 0
     table: BetaTable | None = None
+    skip: int = 0
     kind: Literal["table"] = "table"
+    later: ClassVar[tuple[str, ...]] = ("skip",)
     formulas: ClassVar[dict[str, str]] = {"levels": "σ_{k_i} of the table, k as ``spacing`` says, then 0"}
 
     def __post_init__(self) -> None:
         count("n", self.n)
         count("offset", self.offset, least=0)
+        count("skip", self.skip, least=0)
         choice("spacing", self.spacing, _SPACINGS)
 
     def levels(self, schedule: Schedule) -> Tensor:
@@ -76,6 +89,9 @@ class TableSubset:
                 f"table: {type(schedule).__name__} is not a table of betas; set table, or choose another rule"
             )
         sigmas = table.sigmas
+        if self.skip >= len(sigmas):
+            raise ValueError(f"skip: {self.skip} leaves nothing of a table of {len(sigmas)}; lower skip")
+        sigmas = sigmas[: len(sigmas) - self.skip]
         if self.n > len(sigmas):
             raise ValueError(f"n: {self.n} steps out of a table of {len(sigmas)}; lower n")
         index = _SPACINGS[self.spacing](self.n, len(sigmas), self.offset)

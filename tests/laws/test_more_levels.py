@@ -30,6 +30,7 @@ from edm_unified.discretization import (
     UniformTime,
 )
 from edm_unified.discretization.tables import ALIGNED
+from edm_unified.preconditioning import IDDPM
 from edm_unified.schedules import EDM, VP, BetaTable, FlowMatching
 
 
@@ -83,6 +84,28 @@ def test_simple_and_sgm_uniform_are_those_of_the_image_programs() -> None:
         uniform = indices(TableSubset(n=n, spacing="sgm_uniform"), table)
         assert uniform == [int(t + 1e-9) for t in np.linspace(999, 0, n, endpoint=False)]
         assert all(a > b for a, b in itertools.pairwise(uniform))
+
+
+def test_edms_subset_of_iddpms_table() -> None:
+    """u_j, j = ⌊j_0 + (M−1−j_0) i/(N−1) + ½⌋ with j_0 = 8 (Karras et al. 2022, Table 1); u_0 is the highest."""
+    u, table = IDDPM().u[:-1], BetaTable(betas="cosine")
+    for n in range(2, 993):
+        steps = torch.arange(n)
+        j = torch.div((8 + 0.5) * 2 * (n - 1) + 2 * 991 * steps, 2 * (n - 1), rounding_mode="floor").long()
+        levels = TableSubset(n=n, spacing="edm", skip=8).levels(table)
+        torch.testing.assert_close(levels[:-1], u[j], rtol=1e-12, atol=0)
+    assert 80 < float(levels[0]) < 81
+    # a half, in the middle of any odd number of levels, is where it parts from linspace
+    ours, other = (TableSubset(n=3, spacing=s, skip=8).levels(table) for s in ("edm", "linspace"))
+    assert ours[0] == other[0]
+    assert ours[1] != other[1]
+
+
+def test_a_skip_that_leaves_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"^skip: 1000 leaves nothing of a table of 1000; lower skip"):
+        TableSubset(n=1, skip=1000).levels(BetaTable())
+    with pytest.raises(ValueError, match=r"^n: 993 steps out of a table of 992; lower n"):
+        TableSubset(n=993, skip=8).levels(BetaTable())
 
 
 @pytest.mark.parametrize("spacing", ["simple", "sgm_uniform"])

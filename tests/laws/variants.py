@@ -152,6 +152,7 @@ STEPS: dict[type, tuple[Any, ...]] = {
         discretization.TableSubset(n=18, table=schedules.BetaTable()),
         discretization.TableSubset(n=18, table=schedules.BetaTable(), spacing="simple"),
         discretization.TableSubset(n=18, table=schedules.BetaTable(), spacing="sgm_uniform"),
+        discretization.TableSubset(n=18, table=schedules.BetaTable(betas="cosine"), spacing="edm", skip=8),
     ),
     discretization.AlignYourSteps: (
         discretization.AlignYourSteps(),

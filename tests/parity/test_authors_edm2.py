@@ -13,6 +13,7 @@ from nvidia import fed, modules
 from torch import Tensor, nn
 
 from edm_unified import Preconditioned, preconditioning
+from edm_unified.data import Fractal
 from edm_unified.networks import EDM2
 from edm_unified.networks.edm2 import EDM2Network, MPConv
 from edm_unified.networks.edm2.unet import Block
@@ -21,7 +22,9 @@ from edm_unified.training.objective import LogNormal, Objective
 from edm_unified.training.rates import InverseSquareRoot
 from edm_unified.training.uncertainty import LearnedUncertainty
 
-networks, phema, loop = modules("NVlabs/edm2", "training.networks_edm2", "training.phema", "training.training_loop")
+networks, phema, loop, toy = modules(
+    "NVlabs/edm2", "training.networks_edm2", "training.phema", "training.training_loop", "toy_example"
+)
 
 CLOSE = 1e-5
 SMALL = EDM2(channels=16, multipliers=(1, 2, 2), blocks=2, attention_resolutions=(8, 4), head_channels=16)
@@ -236,3 +239,14 @@ def test_weights_start_from_the_same_distributions() -> None:
             assert not mine.any()
             assert not other.any()
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.unet.parameters())
+
+
+def test_the_toy_distribution() -> None:
+    """The two trees of "Guiding a Diffusion Model with a Bad Version of Itself", component by component."""
+    theirs, (weights, means, factors, _) = toy.gt("AB"), Fractal()._components()
+    for wanted, found in (
+        (theirs.phi.double() / theirs.phi.double().sum(), weights),
+        (theirs.mu, means),
+        (theirs.Sigma, factors @ factors.mT),
+    ):
+        assert float((wanted.double() - found).abs().max()) < 1e-6 * float(found.abs().max())

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import edm_unified as edm
 from edm_unified import schedules
-from edm_unified.discretization import Karras, LogLinear, VPTime
+from edm_unified.discretization import Karras, LogLinear, TableSubset, VPTime
 from edm_unified.guidance import Autoguidance
 from edm_unified.recipe import Recipe
 from edm_unified.renoising import Churn
@@ -101,19 +101,11 @@ class Scaled(Schedule):
         return self.base._time(sigma)
 
 
-def iddpm_levels(low: float, high: float) -> list[float]:
-    """Their rule: of the levels of the cosine table that lie within the ends, N evenly spaced by index."""
-    table = edm.preconditioning.IDDPM().u[:-1]
-    within = table[(table >= low) & (table <= high)]
-    return [*within[((len(within) - 1) / (N - 1) * torch.arange(N, dtype=torch.float64)).round().long()].tolist(), 0.0]
-
-
 def levels_of(discretization: str) -> list[float]:
     low, high = ENDS[discretization]
-    if discretization == "iddpm":
-        return iddpm_levels(low, high)
     rule = {
         "vp": VPTime(N, low, high, power=1.0), "ve": LogLinear(N, low, high), "edm": Karras(N, low, high),
+        "iddpm": TableSubset(N, spacing="edm", table=schedules.BetaTable(betas="cosine"), skip=8),
     }[discretization]  # fmt: skip
     found: list[float] = rule.levels(schedules.EDM()).tolist()
     return found
@@ -195,8 +187,3 @@ def test_edm2s_sampler_with_guidance(guidance: float) -> None:
     walk = list(churn.walk(tuple(levels)))
     found = ours(Heun(), walk, noises=noises.ours, denoiser=Autoguidance(D, other, guidance))
     assert difference(found, wanted) < CLOSE
-
-
-def test_the_levels_of_iddpm_begin_at_the_ninth_of_its_table() -> None:
-    """j_0 = 8 of EDM's Table 1: the first level at most 81."""
-    assert iddpm_levels(*ENDS["iddpm"])[0] == float(edm.preconditioning.IDDPM().u[8])
