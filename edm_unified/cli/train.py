@@ -59,7 +59,9 @@ def _sizes(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--device", help="Where to compute: cpu, cuda, cuda:1, mps.  [default: cuda if there is one, else cpu]")
 @click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads.  [default: all]")
 @click.option(
-    "--workers", type=click.IntRange(1, 1024), help="Threads that read data on a disk.  [default: one for each CPU, up to 8]"
+    "--workers",
+    type=click.IntRange(1, 1024),
+    help="Threads that read data on a disk.  [default: one for each CPU, up to 8]",
 )
 @click.option("--tensorboard", is_flag=True, help="Write RUN/tensorboard too (pip install edm_unified[tensorboard]).")
 @options.quiet
