@@ -14,21 +14,23 @@ the square root of the number of pixels, so larger images need a larger σ_max.
 where the data are quantised (EDM's 0.002 is a quarter of 2/255); else EDM's ratio σ_data/250, or a quarter of the
 median distance to the nearest neighbour, per axis, where that is smaller.
 
-**P_mean, P_std**: training should look where it can gain something. With mmse(σ) = E‖D − x_0‖²/d the error of the best
-D, EDM's loss at σ relative to that of a fresh network (Karras et al. 2022, Fig. 5a) is
+**P_mean, P_std**: training should look where it can gain something, and where that matters. With mmse(σ) =
+E‖D − x_0‖²/d the error of the best D, EDM's loss at σ relative to that of a fresh network (Karras et al. 2022, Fig. 5a)
+is
 
-    L(σ) = mmse(σ) (σ² + σ_d²) / (σ² σ_d²)  ≤ 1,     h(σ) = mmse(σ)/σ² = E tr(∂D/∂x)/d
+    L(σ) = mmse(σ) (σ² + σ_d²) / (σ² σ_d²)  ≤ 1
 
-L dips between two trivial ends: at low noise D = x, at high noise D = the mean. h is the share of directions that the
-noise does not hide. ln σ is given the density
+It dips between two trivial ends: at low noise D = x, at high noise D = the mean; 1 − L is the share that a network can
+gain. What an error of D does to samples can be counted in two ways. As a displacement, along dx = (x − D) d ln σ, it
+counts by its square, of which mmse(σ) is the scale; as information, in nats, by that over σ² (Guo et al. 2005). The one
+looks at coarse features, the other at fine ones, and ln σ is given the density between them,
 
-    p(ln σ) ∝ (1 − L)² √h
+    p(ln σ) ∝ (1 − L) mmse/σ
 
-and P_mean, P_std are its mean and standard deviation. The exponents are set by hand, so that natural images come out
-where EDM's authors ended up by experiment (−1.2, 1.2); the second factor keeps training from dwelling at large σ, where
-a few smooth directions are all that is left. mmse is bounded from above by the better of two denoisers that need no
-training: the linear one (the Wiener filter of the spectrum), and, up to 256 dimensions, the mean of other samples
-weighted by their likelihood. Both are tried on these data, so the numbers are an estimate, not a law.
+whose mean is P_mean. P_std is EDM's 1.2 for all data: the width of that density, 0.8 to 1.7, did worse where it is less
+and where it is more (``docs/data.md`` has the comparison). mmse is bounded from above by the better of two denoisers
+that need no training: the linear one (the Wiener filter of the spectrum), and, up to 256 dimensions, the mean of other
+samples weighted by their likelihood. Both are tried on these data, so the numbers are an estimate, not a law.
 
 If the data are multiplied by c, every σ is, and P_mean moves by ln c.
 """
@@ -48,7 +50,8 @@ from .survey import Survey, part, spectrum
 LEVELS = 48
 """Noise levels at which the error is estimated."""
 _MOST_NUMBERS = 2**24  # in the samples that are compared with each other
-_ONE_DIRECTION = math.pi / (2 * math.sqrt(3))  # the width in ln σ over which one Gaussian direction is decided
+WIDTH = 1.2
+"""P_std, of EDM (Karras et al. 2022, Table 1)."""
 
 
 class Suggestion(NamedTuple):
@@ -79,7 +82,7 @@ def suggest(dataset: Dataset, about: Survey) -> Suggestion:
     sigma_max = max(far, short)
     sigma_min = step / 4 if step else min(sigma_data / 250, near / (4 * math.sqrt(d)))
     sigma, error = errors(flat, variances, sigma_min, sigma_max)
-    mean, std = _looking(sigma, error, float(variances.mean()))
+    mean, std = _looking(sigma, error, float(variances.mean())), WIDTH
     kl = _kl(variances, flat.mean(0), sigma_max)
     if step:
         lowest = f"a quarter of {step:.3g}, the step between the values of these data"
@@ -97,8 +100,7 @@ def suggest(dataset: Dataset, about: Survey) -> Suggestion:
         "sigma_min": lowest,
         "sigma_max": f"{highest}; the prior is then {kl:.2g} nats = {kl / math.log(2):.2g} bits off",
         "P_mean": f"centre, at σ = {math.exp(mean):.3g}, of the levels at which training gains most",
-        "P_std": f"their width: two thirds of training between σ = {math.exp(mean - std):.2g} and"
-        f" {math.exp(mean + std):.2g}",
+        "P_std": f"EDM's: two thirds of training between σ = {math.exp(mean - std):.2g} and {math.exp(mean + std):.2g}",
     }
     return Suggestion(sigma_data, sigma_min, sigma_max, mean, std, kl, reasons)
 
@@ -120,16 +122,14 @@ def errors(flat: Tensor, variances: Tensor, sigma_min: float, sigma_max: float) 
     return sigma, np.maximum.accumulate(np.minimum(error, np.minimum(sigma**2, total)))
 
 
-def _looking(sigma: np.ndarray, error: np.ndarray, variance: float) -> tuple[float, float]:
-    """Mean and standard deviation of ln σ under (1 − L)² √h."""
+def _looking(sigma: np.ndarray, error: np.ndarray, variance: float) -> float:
+    """The mean of ln σ under (1 − L) mmse/σ."""
     gain = np.minimum.accumulate(error / sigma**2)
     reducible = np.clip(1 - gain * (sigma**2 + variance) / variance, 0, None)
     if reducible.max() < 0.02:  # white Gaussian noise: D is linear, and nothing but σ_data is to be learnt
-        return 0.5 * math.log(variance), _ONE_DIRECTION
-    density, u = reducible**2 * np.sqrt(gain), np.log(sigma)
-    density = density / density.sum()
-    mean = float(density @ u)
-    return mean, max(math.sqrt(float(density @ (u - mean) ** 2)), 0.5)
+        return 0.5 * math.log(variance)
+    density, u = reducible * gain * sigma, np.log(sigma)
+    return float(density @ u / density.sum())
 
 
 def _distances(flat: Tensor) -> tuple[float, float]:
