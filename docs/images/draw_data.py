@@ -1,4 +1,4 @@
-"""The pictures of docs/data.md that no command makes: ``python docs/images/draw.py``."""
+"""The pictures of docs/data.md that no command makes: ``python docs/images/draw_data.py``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def planar() -> None:
     for axis, chosen in zip(axes.flat, sets, strict=True):
         found = chosen.load()
         colours = None if found.labels is None else found.labels[:8000]
-        axis.scatter(*found.images[:8000].T, s=0.4, linewidths=0, c=colours, cmap=None if colours is None else "coolwarm")
+        palette = None if colours is None else "coolwarm"
+        axis.scatter(*found.images[:8000].T, s=0.4, linewidths=0, c=colours, cmap=palette)
         axis.set(title=found.name, xticks=[], yticks=[], aspect="equal")
     figure.savefig(HERE / "data_planar.png")
 
