@@ -1,6 +1,6 @@
 """What a sampling loop costs besides its denoiser: microseconds added per evaluation of D, ours and other libraries'.
 
-    python -m pytest tests/benchmarks -s          or          python tests/benchmarks/bench_loop.py --only ours
+    python -m pytest tests/benchmarks -n 0 -s          or          python tests/benchmarks/bench_loop.py --only ours
     python tests/benchmarks/bench_loop.py --device cuda
 
 The denoiser is ``x * 0.5``, on (B, 3, 32, 32) in float32, one thread, one core where the system allows it. For each

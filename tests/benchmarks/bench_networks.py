@@ -1,6 +1,6 @@
 """What a forward pass and a training step of the U-Net cost: ours, ours written plainly, and diffusers' of one layout.
 
-    python tests/benchmarks/bench_networks.py       or   python -m pytest tests/benchmarks/bench_networks.py -s
+    python tests/benchmarks/bench_networks.py       or   python -m pytest tests/benchmarks/bench_networks.py -n 0 -s
     python tests/benchmarks/bench_networks.py --device cuda --dtype bfloat16 --batch 128 --compile
 
 The network is DDPM++ for CIFAR-10 (55.7 M). ``plain`` is the same network with silu, group norm, attention and

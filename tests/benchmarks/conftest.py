@@ -1,4 +1,4 @@
-"""``pytest tests/benchmarks -s`` collects the benchmark, which a plain ``pytest`` leaves alone."""
+"""``pytest tests/benchmarks -n 0 -s`` collects the benchmark, which a plain ``pytest`` leaves alone."""
 
 from __future__ import annotations
 
