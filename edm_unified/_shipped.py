@@ -106,6 +106,7 @@ FAMILIES = {
     "renoising": "renoising",
     "correctors": "correctors",
     "analytic_starts": "analytic_starts",
+    "guidances": "guidances",
     "thresholds": "thresholding",
     "preconditioning": "preconditioning",
     "noise": "training/noise",

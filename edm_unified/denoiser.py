@@ -125,6 +125,21 @@ class Counted(Around):
         self.nfe += 1
         return self.denoiser(x, sigma, **cond)
 
+    def beside(self, denoiser: Denoiser) -> Denoiser:
+        """Another denoiser, whose calls are counted here as well."""
+        return _Beside(denoiser, self)
+
+
+class _Beside(Around):
+    __slots__ = ("counted", "denoiser")
+
+    def __init__(self, denoiser: Denoiser, counted: Counted) -> None:
+        self.denoiser, self.counted = denoiser, counted
+
+    def __call__(self, x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+        self.counted.nfe += 1
+        return self.denoiser(x, sigma, **cond)
+
 
 def supported_range(denoiser: object) -> tuple[float, float]:
     """The σ between which ``denoiser`` is to be used, (0, ∞) if it has no ``sigma_min`` and ``sigma_max``."""

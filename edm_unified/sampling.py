@@ -231,14 +231,16 @@ def count_nfe(
     corrector: Corrector | None = None,
     analytic_start: AnalyticStart | None = None,
     last: Last = "solver",
+    within: Callable[[Denoiser], Denoiser] | None = None,
 ) -> int:
     """Evaluations of D in one run, counted by a wrapper on D in a run on a single number, not claimed by the solver.
 
-    What an analytic start stands for costs nothing, and so does a Gaussian that is still to be estimated.
+    What an analytic start stands for costs nothing, and so does a Gaussian that is still to be estimated. ``within``
+    makes a denoiser of D that may call it twice, as guidance does; the label is then 0.
     """
     counted = Counted(_null)
     sample(
-        counted,
+        counted if within is None else within(counted),
         torch.ones(1, 1, dtype=torch.float64),
         schedule=schedule,
         steps=steps,
@@ -247,5 +249,6 @@ def count_nfe(
         corrector=corrector,
         analytic_start=None if analytic_start is None else Fitted(analytic_start, exact.Gaussian([0.0], 1.0)),
         last=last,
+        cond=None if within is None else {"label": torch.zeros(1, dtype=torch.long)},
     )
     return counted.nfe

@@ -63,6 +63,13 @@ def _whole_numbers(context: click.Context, parameter: click.Parameter, text: str
     help="The highest levels without the network, for every recipe: analytic_first_step, gaussian_jump:sigma=20, or "
     "none; give it again for several.",
 )
+@click.option(
+    "--guidance",
+    "guidances",
+    multiple=True,
+    shell_complete=options.complete_guidance,
+    help="Guide every recipe: classifier_free:w=2, autoguidance:w=2,guide=RUN, or none; give it again for several.",
+)
 @click.option("--nfe", callback=_whole_numbers, metavar="N,N,...", help="Budgets: evaluations of the denoiser.")
 @click.option("--samples", type=click.IntRange(2, 10_000_000), help="Samples per method, budget and seed.")
 @click.option("--seeds", callback=_whole_numbers, metavar="S,S,...", help="One run of every cell for each.")
@@ -93,6 +100,7 @@ def compare(
     schedules: tuple[str, ...],
     steps_rules: tuple[str, ...],
     analytic_starts: tuple[str, ...],
+    guidances: tuple[str, ...],
     nfe: tuple[int, ...] | None,
     samples: int | None,
     seeds: tuple[int, ...] | None,
@@ -125,12 +133,13 @@ def compare(
 
     comparison, loaded = loading.load(recipes, overrides)
     parsed = tuple(options.parse_analytic_start(text) for text in dict.fromkeys(analytic_starts))
-    comparison = loading.with_options(comparison, solvers, schedules, steps_rules, nfe, samples, seeds, parsed)
+    guided = tuple(options.parse_guidance(text) for text in dict.fromkeys(guidances))
+    comparison = loading.with_options(comparison, solvers, schedules, steps_rules, nfe, samples, seeds, parsed, guided)
     settings = comparing.Settings(options.torch_device(device), options.torch_dtype(dtype), batch)
     plan = comparing.make_plan(comparison, loaded)
     problems = comparing.Problems(settings)
     for method in plan.methods:
-        problems.of(method.recipe).check()
+        problems.of(method.recipe).check(method.recipe.sampler)
     tasks = [problems.of(method.recipe) for method in plan.methods]
     largest = max(math.inf if problem.learnt else math.prod(problem.shape) for problem in tasks)
     directory = out or Path("edm-compare") / loading.short_name(recipes)

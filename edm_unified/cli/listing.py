@@ -24,9 +24,9 @@ def list_components(families: tuple[str, ...]) -> None:
     """Name every component with its parameters and their defaults, and the shipped recipes.
 
     \b
-    FAMILY is any of: recipes, schedules, steps, solvers, renoising, correctors, analytic_starts, thresholds,
-    preconditioning, noise, weights, matching, uncertainty, data, denoisers,
-    networks, optimizers, rates, averages, augmentations. Without it, all are listed.
+    FAMILY is any of: recipes, schedules, steps, solvers, renoising, correctors, analytic_starts, guidances,
+    thresholds, preconditioning, noise, weights, matching, uncertainty, data, denoisers, networks, optimizers,
+    rates, averages, augmentations. Without it, all are listed.
     """
     for family in families:
         if family not in FAMILIES:
@@ -48,6 +48,7 @@ _WHERE = {
     "renoising": "sampler.renoising:",
     "correctors": "sampler.corrector:",
     "analytic_starts": "sampler.analytic_start:",
+    "guidances": "sampler.guidance:",
     "thresholds": "sampler.threshold:",
     "preconditioning": "preconditioning:",
     "noise": "objective.noise:",

@@ -51,6 +51,7 @@ complete_schedule = _complete("schedules")
 complete_steps = _complete("steps")
 complete_renoising = _complete("renoising")
 complete_analytic_start = _complete("analytic_starts")
+complete_guidance = _complete("guidances")
 
 recipe_argument = click.argument("recipe", shell_complete=complete_recipe)
 device = click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, mps.")
@@ -79,6 +80,9 @@ def swaps(command: F) -> F:
                      help="Another schedule, e.g. vp or flow_matching:shift=3, over the same range of noise levels."),
         click.option("--analytic-start", metavar="KIND", shell_complete=complete_analytic_start,
                      help="The highest levels without the network, e.g. gaussian_jump:sigma=20, or none."),
+        click.option("--guidance", metavar="KIND", shell_complete=complete_guidance,
+                     help="Lean on the class, e.g. classifier_free:w=2, or away from a lesser network, "
+                     "autoguidance:w=2,guide=RUN, or none."),
         click.option("--solver", metavar="KIND", shell_complete=complete_solver,
                      help="Another solver, e.g. heun or second_order:alpha=0.5"),
     ):  # fmt: skip
@@ -94,6 +98,7 @@ def load(
     steps_rule: str | None = None,
     steps: int | None = None,
     analytic_start: str | None = None,
+    guidance: str | None = None,
 ) -> Recipe:
     """The recipe ``name`` with the parts that the options of :func:`swaps` name in place of its own."""
     from edm_unified.discretization import AnySteps
@@ -109,6 +114,8 @@ def load(
         parts["schedule"] = parse_component(AnySchedule, schedule, "--schedule")
     if analytic_start is not None:
         parts["analytic_start"] = parse_analytic_start(analytic_start)
+    if guidance is not None:
+        parts["guidance"] = parse_guidance(guidance)
     if steps_rule is not None:
         parts["steps"] = _with_n(parse_component(AnySteps, steps_rule, "--steps-rule"), recipe, steps_rule)
     try:
@@ -126,6 +133,14 @@ def parse_analytic_start(text: str) -> Any:
     from edm_unified.recipe import parse_component
 
     return None if text.strip() == "none" else parse_component(AnyAnalyticStart, text, "--analytic-start")
+
+
+def parse_guidance(text: str) -> Any:
+    """What --guidance says: a guidance, or None for ``none``."""
+    from edm_unified.guidances import AnyGuidance
+    from edm_unified.recipe import parse_component
+
+    return None if text.strip() == "none" else parse_component(AnyGuidance, text, "--guidance")
 
 
 def _with_n(rule: Any, recipe: Recipe, text: str) -> Any:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from edm_unified.guidances import Guide
     from edm_unified.recipe import Recipe
 
 
@@ -105,11 +106,13 @@ def _draw(
     try:
         built, dataset = recipe.build()
         analytic_start = recipe.sampler.analytic_start_for(dataset)
+        built = built.to(device)
+        guide = recipe.sampler.guide_for(built, dataset, device)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    denoiser = Counted(built.to(device))  # type: ignore[arg-type]  # its one condition, label, is a keyword of ours
+    denoiser = Counted(built)  # type: ignore[arg-type]  # its one condition, label, is a keyword of ours
     _check_class(built, label)
-    conditions = _conditions(built, label, seed, device)
+    conditions = _conditions(built, guide, label, seed, device)
     parts: list[Tensor] = []
     began = time.perf_counter()
     for first in range(0, n, batch):
@@ -120,7 +123,7 @@ def _draw(
 
         with _naming(name), options.few_threads(_size(built), threads):
             x = sampling.sample(
-                recipe.sampler.within(denoiser),
+                recipe.sampler.within(denoiser, guide),
                 sampling.unit_noise(size, built.shape, seed=seed, first=first).to(device),
                 schedule=recipe.schedule,
                 steps=recipe.sampler.steps,
@@ -154,14 +157,18 @@ def _naming(name: str) -> Iterator[None]:
         raise type(error)(f"{name}: {error}") from None
 
 
-def _conditions(denoiser: Any, label: int | None, seed: int, device: torch.device) -> Callable[[int, int], Any]:
-    """The class of samples ``first`` …: that of --class, or one drawn for a network that has no answer without."""
+def _conditions(
+    denoiser: Any, guide: Guide | None, label: int | None, seed: int, device: torch.device
+) -> Callable[[int, int], Any]:
+    """The class of samples ``first`` …: that of --class, or one drawn where network or guidance need one."""
     import torch
 
     def of(size: int, first: int) -> Any:
         if label is not None:
             return {"label": torch.full((size,), label, device=device)}
-        drawn = denoiser.labels_for(size, seed, first) if hasattr(denoiser, "labels_for") else None
+        drawn = None if guide is None else guide.labels_for(size, seed, first)
+        if drawn is None and hasattr(denoiser, "labels_for"):
+            drawn = denoiser.labels_for(size, seed, first)
         return None if drawn is None else {"label": drawn.to(device)}
 
     return of

@@ -124,6 +124,7 @@ def _card(recipe: Recipe, width: int) -> Iterator[str]:
     yield from _section("renoising", sampler.renoising, width)
     yield from _section("corrector", sampler.corrector, width)
     yield from _section("analytic_start", sampler.analytic_start, width)
+    yield from _section("guidance", sampler.guidance, width)
     yield from _section("threshold", sampler.threshold, width)
     if sampler.last != "solver":
         yield _line("last", _LAST[sampler.last], width)
@@ -252,12 +253,13 @@ def _comparison_card(file: str, comparison: Comparison, width: int) -> Iterator[
             sampler.renoising,
             sampler.corrector,
             sampler.analytic_start,
+            sampler.guidance,
         )
         yield _line(name, " · ".join(part.kind for part in parts if part is not None), width)
     yield ""
     if comparison.solver_set is not None:
         yield _line("solver_set", f"{comparison.solver_set}: {_shipped.SOLVER_SETS[comparison.solver_set]}", width)
-    for name in ("schedules", "steps_rules", "solvers", "analytic_starts"):
+    for name in ("schedules", "steps_rules", "solvers", "analytic_starts", "guidances"):
         if values := getattr(comparison, name):
             yield _line(name, ", ".join("none" if value is None else label(value) for value in values), width)
     yield from _section("data", comparison.data, width)

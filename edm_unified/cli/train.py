@@ -199,9 +199,11 @@ def _draw(denoiser: Trained, recipe: Recipe, job: Job) -> torch.Tensor:
     from edm_unified import sampling
 
     sampler, where = recipe.sampler, next(denoiser.parameters()).device
-    label = denoiser.labels_for(GRID)
+    guide = sampler.guide_for(denoiser, job.dataset, where)
+    label = None if guide is None else guide.labels_for(GRID)
+    label = denoiser.labels_for(GRID) if label is None else label
     return sampling.sample(
-        sampler.within(denoiser),
+        sampler.within(denoiser, guide),
         sampling.unit_noise(GRID, denoiser.shape).to(where),
         schedule=recipe.schedule,
         steps=sampler.steps,

@@ -11,6 +11,7 @@ from edm_unified import _shipped
 from edm_unified.analytic_starts import AnyAnalyticStart
 from edm_unified.compare.sets import solver_set
 from edm_unified.discretization import AnySteps
+from edm_unified.guidances import AnyGuidance
 from edm_unified.recipe import Comparison, Recipe, from_tree, load_any, parse_component
 from edm_unified.schedules import AnySchedule
 from edm_unified.solvers import AnySolver
@@ -71,6 +72,7 @@ def with_options(
     samples: int | None,
     seeds: tuple[int, ...] | None,
     analytic_starts: tuple[AnyAnalyticStart | None, ...] = (),
+    guidances: tuple[AnyGuidance | None, ...] = (),
 ) -> Comparison:
     """``comparison`` with what the options of the command line say; components as text, ``kind:name=value``."""
     changes: dict[str, Any] = {}
@@ -90,6 +92,8 @@ def with_options(
         )
     if analytic_starts:
         changes["analytic_starts"] = tuple(dict.fromkeys(analytic_starts))
+    if guidances:
+        changes["guidances"] = tuple(dict.fromkeys(guidances))
     if nfe is not None:
         changes["nfe"] = nfe
         if comparison.grid_nfe not in nfe:

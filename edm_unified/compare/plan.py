@@ -43,6 +43,7 @@ class Method:
             *([label(sampler.analytic_start)] if sampler.analytic_start is not None else []),
         ]
         whole += [f"last={sampler.last}"] if sampler.last != "solver" else []
+        whole += [label(sampler.guidance)] if sampler.guidance is not None else []
         whole += [f"{label(sampler.threshold)} threshold"] if sampler.threshold is not None else []
         noise = [label(part) for part in (sampler.renoising, sampler.corrector) if part is not None]
         return {
@@ -131,9 +132,9 @@ def _short(value: Any) -> str:
 def make_plan(comparison: Comparison, recipes: Sequence[tuple[str, Recipe]]) -> Plan:
     """Methods and cells of ``comparison`` over the loaded ``recipes`` (name, recipe).
 
-    Each of ``comparison``'s solvers, schedules, steps rules and analytic starts replaces the recipe's own, in all
-    combinations; the denoiser and data, where given, replace everyone's. A schedule that replaces another keeps the
-    noise levels' range.
+    Each of ``comparison``'s solvers, schedules, steps rules, analytic starts and guidances replaces the recipe's own,
+    in all combinations; the denoiser and data, where given, replace everyone's. A schedule that replaces another keeps
+    the noise levels' range.
 
     Raises ``ValueError`` where nothing is left to run, where two methods are the same, for a rule of fixed length, and
     for an adaptive solver, which has no fixed number of evaluations.
@@ -147,9 +148,9 @@ def make_plan(comparison: Comparison, recipes: Sequence[tuple[str, Recipe]]) -> 
             comparison.steps_rules or [None],
             solvers or [None],
             comparison.analytic_starts or [recipe.sampler.analytic_start],
+            comparison.guidances or [recipe.sampler.guidance],
         )
-        for schedule, steps, solver, analytic_start in choices:
-            methods.append(Method(name, _override(name, recipe, comparison, schedule, steps, solver, analytic_start)))
+        methods += [Method(name, _override(name, recipe, comparison, *choice)) for choice in choices]
     twice = [m for m, times in Counter((m.name, m.recipe.hash) for m in methods).items() if times > 1]
     if twice:
         raise ValueError(f"recipes: {twice[0][0]} is named twice with the same settings; name it once")
@@ -177,8 +178,9 @@ def _override(
     steps: Any | None,
     solver: Any | None,
     analytic_start: Any | None,
+    guidance: Any | None,
 ) -> Recipe:
-    sampler = dataclasses.replace(recipe.sampler, analytic_start=analytic_start)
+    sampler = dataclasses.replace(recipe.sampler, analytic_start=analytic_start, guidance=guidance)
     if isinstance(steps or sampler.steps, Explicit):
         raise ValueError(
             f"{name}: sampler.steps: a list of levels has one length and no budgets; use --steps-rule karras"

@@ -14,6 +14,7 @@ from edm_unified import metrics as measure
 from edm_unified.analytic_starts import AnalyticStart, AnyAnalyticStart
 from edm_unified.compare.plan import digest
 from edm_unified.data import AnyData, Dataset, batch, order
+from edm_unified.guidances import AnyGuidance, Guide
 from edm_unified.metrics import Estimate, Features
 from edm_unified.recipe import Recipe, Sampler
 from edm_unified.training.trained import Trained
@@ -43,6 +44,7 @@ class Problem:
     def __init__(self, recipe: Recipe, settings: Settings, features: dict[AnyData | None, Features | None]) -> None:
         self._recipe, self._settings, self._classifiers = recipe, settings, features
         self._analytic_starts: dict[AnyAnalyticStart | None, AnalyticStart | None] = {}
+        self._guides: dict[AnyGuidance | None, Guide | None] = {}
 
     @cached_property
     def _built(self) -> tuple[Any, Dataset]:
@@ -52,9 +54,9 @@ class Problem:
     def dataset(self) -> Dataset:
         return self._built[1]
 
-    def check(self) -> None:
-        """Load the data and build the denoiser, or raise ``ValueError`` naming what is wrong with them."""
-        _ = self._built
+    def check(self, sampler: Sampler) -> None:
+        """Load the data, build the denoiser and its guidance, or raise ``ValueError`` naming what is wrong."""
+        _ = self._built, self.guide(sampler)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -79,9 +81,12 @@ class Problem:
         """That of the exact solution: no less than a network in float32 is smooth to."""
         return max(wanted, NETWORK_TOLERANCE) if isinstance(self.denoiser, Trained) else wanted
 
-    def cond(self, count: int, seed: int, first: int = 0) -> dict[str, Tensor] | None:
-        """What samples ``first`` … of ``seed`` are conditioned on: a class, where the network has no answer without."""
-        label = self.denoiser.labels_for(count, seed, first) if isinstance(self.denoiser, Trained) else None
+    def cond(self, sampler: Sampler, count: int, seed: int, first: int = 0) -> dict[str, Tensor] | None:
+        """What samples ``first`` … of ``seed`` are conditioned on: a class, where network or guidance need one."""
+        guide = self.guide(sampler)
+        label = None if guide is None else guide.labels_for(count, seed, first)
+        if label is None and isinstance(self.denoiser, Trained):
+            label = self.denoiser.labels_for(count, seed, first)
         return None if label is None else {"label": label.to(self._settings.device)}
 
     def analytic_start(self, sampler: Sampler) -> AnalyticStart | None:
@@ -89,6 +94,12 @@ class Problem:
         if sampler.analytic_start not in self._analytic_starts:
             self._analytic_starts[sampler.analytic_start] = sampler.analytic_start_for(self.dataset)
         return self._analytic_starts[sampler.analytic_start]
+
+    def guide(self, sampler: Sampler) -> Guide | None:
+        """The guidance of ``sampler`` for this model. Raises ``ValueError`` where it cannot be guided so."""
+        if sampler.guidance not in self._guides:
+            self._guides[sampler.guidance] = sampler.guide_for(self.denoiser, self.dataset, self._settings.device)
+        return self._guides[sampler.guidance]
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from edm_unified import metrics as measure
-from edm_unified.compare.plan import Cell, Plan, digest
+from edm_unified.compare.plan import Cell, Method, Plan, digest
 from edm_unified.compare.problem import ENDPOINT, TARGET_SAMPLES, Problem, Problems, Settings
 from edm_unified.compare.store import Store
 from edm_unified.denoiser import Counted, Denoiser, supported_range
-from edm_unified.recipe import Recipe
+from edm_unified.recipe import Recipe, Sampler
 from edm_unified.reference_solution import reference
 from edm_unified.sampling import Progress, levels_of, sample, unit_noise
 
@@ -38,9 +38,11 @@ class Event(NamedTuple):
 Observer = Callable[[Event], object]
 
 
-def common_key(plan: Plan, problem: Problem, settings: Settings) -> str:
-    """What all cells of a problem share and their outcome depends on."""
-    return digest([problem.fingerprint, str(settings.dtype), plan.comparison.samples, TARGET_SAMPLES])
+def common_key(plan: Plan, method: Method, problem: Problem, settings: Settings) -> str:
+    """What a cell's outcome depends on besides its recipe and seed, such as the weights of the networks."""
+    guide = problem.guide(method.recipe.sampler)
+    second = [guide.fingerprint] if guide is not None and guide.fingerprint else []
+    return digest([problem.fingerprint, str(settings.dtype), plan.comparison.samples, TARGET_SAMPLES, *second])
 
 
 def metrics_of(plan: Plan, cell: Cell, problem: Problem) -> tuple[str, ...]:
@@ -52,7 +54,9 @@ def metrics_of(plan: Plan, cell: Cell, problem: Problem) -> tuple[str, ...]:
 
 def run(plan: Plan, store: Store, settings: Settings, problems: Problems, observe: Observer | None = None) -> None:
     """Run every unfinished cell of ``plan`` and append it to ``store``."""
-    keys = {cell: cell.key(common_key(plan, problems.of(cell.method.recipe), settings)) for cell in plan.cells}
+    keys = {
+        cell: cell.key(common_key(plan, cell.method, problems.of(cell.method.recipe), settings)) for cell in plan.cells
+    }
     todo = [
         cell
         for cell in plan.cells
@@ -130,7 +134,7 @@ def _sample(plan: Plan, cell: Cell, problem: Problem, settings: Settings, ledger
         try:
             parts.append(
                 sample(
-                    sampler.within(counted),
+                    sampler.within(counted, problem.guide(sampler)),
                     unit_noise(size, problem.shape, seed=cell.seed, first=first).to(settings.device),
                     schedule=recipe.schedule,
                     steps=sampler.steps,
@@ -142,7 +146,7 @@ def _sample(plan: Plan, cell: Cell, problem: Problem, settings: Settings, ledger
                     seed=cell.seed,
                     first=first,
                     dtype=settings.dtype,
-                    cond=problem.cond(size, cell.seed, first),
+                    cond=problem.cond(sampler, size, cell.seed, first),
                     callback=moved,
                 )
             )
@@ -157,9 +161,11 @@ def start_of(recipe: Recipe) -> float:
 
 
 def reference_name(plan: Plan, problem: Problem, recipe: Recipe, sigma_max: float, seed: int) -> str:
-    """Where the reference from σ_max is kept; references of equal problem, start and seed are shared by methods."""
+    """Where the reference from σ_max is kept; references of equal problem, guidance, start and seed are shared."""
     c = plan.comparison
-    denoiser = digest([repr(recipe.denoiser), problem.fingerprint, c.reference_samples, c.reference_tolerance])
+    whole = [repr(recipe.denoiser), problem.fingerprint, c.reference_samples, c.reference_tolerance]
+    guide = problem.guide(recipe.sampler)
+    denoiser = digest(whole if guide is None else [*whole, repr(recipe.sampler.guidance), guide.fingerprint])
     return f"reference/{digest([denoiser, sigma_max, seed])}"
 
 
@@ -176,6 +182,7 @@ def _reference(plan: Plan, cell: Cell, problem: Problem, store: Store, settings:
     exact = solve_reference(
         counted,
         problem,
+        recipe.sampler,
         sigma_max,
         cell.seed,
         number,
@@ -191,6 +198,7 @@ def _reference(plan: Plan, cell: Cell, problem: Problem, store: Store, settings:
 def solve_reference(
     denoiser: Denoiser,
     problem: Problem,
+    sampler: Sampler,
     sigma_max: float,
     seed: int,
     number: int,
@@ -198,15 +206,16 @@ def solve_reference(
     settings: Settings,
     callback: Callable[[float], object] | None = None,
 ) -> Tensor:
-    """The exact endpoints of the first ``number`` samples of ``seed``."""
+    """The exact endpoints of the first ``number`` samples of ``seed``, under the guidance of ``sampler``."""
     noise = unit_noise(number, problem.shape, seed=seed).to(settings.device)
+    guide = problem.guide(sampler)
     return reference(
-        denoiser,
+        denoiser if guide is None else guide.around(denoiser),
         noise,
         sigma_max=sigma_max,
         sigma_floor=max(1e-4, supported_range(denoiser)[0]),
         tolerance=tolerance,
-        cond=problem.cond(number, seed),
+        cond=problem.cond(sampler, number, seed),
         callback=callback,
     )
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from edm_unified import report
-from edm_unified.compare.plan import Cell, Method, Plan, label
+from edm_unified.compare.plan import Cell, Method, Plan, digest, label
 from edm_unified.compare.problem import ENDPOINT, Problem, Problems, Settings
 from edm_unified.compare.run import common_key, solve_reference, start_of
 from edm_unified.compare.store import Store
@@ -79,7 +79,7 @@ def report_data(
 
 
 def _common(plan: Plan, method: Method, problems: Problems, settings: Settings) -> str:
-    return common_key(plan, problems.of(method.recipe), settings)
+    return common_key(plan, method, problems.of(method.recipe), settings)
 
 
 def _problems_in_words(plan: Plan, problems: Problems) -> dict[tuple[object, object], str]:
@@ -153,9 +153,14 @@ def _shown_reference(plan: Plan, problem: Problem, store: Store, settings: Setti
     starts = [start_of(method.recipe) for method in first]
     sigma_max = max(set(starts), key=lambda s: (starts.count(s), -abs(s - 80)))
     if problem.learnt and len({method.recipe.denoiser for method in plan.methods}) > 1:
-        return None  # every network has endpoints of its own
+        return None  # every network has endpoints of its own,
+    if len({method.recipe.sampler.guidance for method in plan.methods}) > 1:
+        return None  # and every guidance
+    sampler = plan.methods[0].recipe.sampler
     name = f"reference/shown-{plan.comparison.samples}-{sigma_max:g}"
     name += f"-{problem.fingerprint}" if problem.learnt else ""
+    if (guide := problem.guide(sampler)) is not None:
+        name += f"-{digest([repr(sampler.guidance), guide.fingerprint])}"
     saved = store.load(name)
     if saved is None and set(ENDPOINT) & set(plan.comparison.metrics):
         # a network is not asked for more than is shown: its floors would be those of its own errors
@@ -164,6 +169,7 @@ def _shown_reference(plan: Plan, problem: Problem, store: Store, settings: Setti
             saved = solve_reference(
                 problem.denoiser,
                 problem,
+                sampler,
                 sigma_max,
                 plan.comparison.seeds[0],
                 number,

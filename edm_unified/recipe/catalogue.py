@@ -14,6 +14,7 @@ from edm_unified.correctors import AnyCorrector
 from edm_unified.data import AnyData
 from edm_unified.denoisers import AnyDenoiser
 from edm_unified.discretization import AnySteps
+from edm_unified.guidances import AnyGuidance
 from edm_unified.networks import AnyNetwork
 from edm_unified.preconditioning import AnyPreconditioning
 from edm_unified.recipe import codec
@@ -32,6 +33,7 @@ FAMILIES: dict[str, Any] = {
     "renoising": AnyRenoising,
     "correctors": AnyCorrector,
     "analytic_starts": AnyAnalyticStart,
+    "guidances": AnyGuidance,
     "thresholds": AnyThreshold,
     "preconditioning": AnyPreconditioning,
     "noise": training.AnyNoise,

@@ -21,6 +21,7 @@ from edm_unified.denoiser import Denoiser
 from edm_unified.denoisers import AnyDenoiser
 from edm_unified.discretization import AnySteps
 from edm_unified.dynamics import Dynamics
+from edm_unified.guidances import AnyGuidance, Guide
 from edm_unified.networks import AnyNetwork
 from edm_unified.preconditioning import AnyPreconditioning
 from edm_unified.recipe import codec
@@ -54,8 +55,8 @@ class Sampler:
     """What is chosen after training: the levels to visit, the solver between them, and what makes it stochastic.
 
     ``analytic_start`` takes the highest levels without the network; ``last`` is what becomes of the fall to 0: the
-    ``solver``'s own rule, ``denoise`` (D at the last level above 0) or ``stop`` (x as it is there). ``threshold`` keeps
-    D within the range of the data.
+    ``solver``'s own rule, ``denoise`` (D at the last level above 0) or ``stop`` (x as it is there). ``guidance`` leans
+    on a class or away from a lesser network; ``threshold`` keeps what comes of it within the range of the data.
     """
 
     steps: AnySteps
@@ -65,15 +66,21 @@ class Sampler:
     analytic_start: AnyAnalyticStart | None = None
     last: Last = "solver"
     threshold: AnyThreshold | None = None
-    later: ClassVar[tuple[str, ...]] = ("analytic_start", "last", "threshold")
+    guidance: AnyGuidance | None = None
+    later: ClassVar[tuple[str, ...]] = ("analytic_start", "last", "threshold", "guidance")
 
     def analytic_start_for(self, dataset: Dataset) -> AnalyticStart | None:
         """The analytic start with the Gaussian that it goes by, estimated from the data where it gives no numbers."""
         return None if self.analytic_start is None else self.analytic_start.build(dataset)
 
-    def within(self, denoiser: Denoiser) -> Denoiser:
-        """``denoiser`` under the threshold, where there is one."""
-        return denoiser if self.threshold is None else Thresholded(denoiser, self.threshold)
+    def guide_for(self, model: Any, dataset: Dataset, device: torch.device) -> Guide | None:
+        """The guidance with all that it needs, of a model on ``device``. Raises ``ValueError`` where it cannot be."""
+        return None if self.guidance is None else self.guidance.build(model, dataset, device)
+
+    def within(self, denoiser: Denoiser, guide: Guide | None = None) -> Denoiser:
+        """``denoiser`` as guided, and that under the threshold, where there are such."""
+        guided = denoiser if guide is None else guide.around(denoiser)
+        return guided if self.threshold is None else Thresholded(guided, self.threshold)
 
     def levels(self, schedule: AnySchedule) -> tuple[float, ...]:
         """The noise levels that a run visits, in order."""
@@ -82,7 +89,14 @@ class Sampler:
     def nfe(self, schedule: AnySchedule) -> int:
         """Evaluations of D in one run, counted."""
         return count_nfe(
-            self.steps, self.solver, schedule, self.renoising, self.corrector, self.analytic_start, self.last
+            self.steps,
+            self.solver,
+            schedule,
+            self.renoising,
+            self.corrector,
+            self.analytic_start,
+            self.last,
+            None if self.guidance is None else self.guidance.counting,
         )
 
     def shortfall(self, schedule: AnySchedule) -> str | None:
@@ -174,11 +188,11 @@ class Comparison:
     """Several recipes on the same denoiser, the same noise and the same budgets of evaluations.
 
     ``recipes`` are names of shipped recipes or paths. ``data`` and ``denoiser``, where given, replace those of the
-    recipes. ``solvers``, ``schedules``, ``steps_rules`` and ``analytic_starts`` (null: none) cross every recipe
-    with each of their members; ``solver_set`` adds to the solvers ``all`` there are, the ``deterministic`` ones, or
-    the ten best at small budgets (``fast``). ``nfe`` are the budgets; ``samples`` are drawn for each of ``seeds``.
-    ``grid_nfe`` and ``grid_samples`` set the pictures. The endpoint errors are those of the first
-    ``reference_samples`` against a solution to ``reference_tolerance``.
+    recipes. ``solvers``, ``schedules``, ``steps_rules``, ``analytic_starts`` and ``guidances`` (null: none) cross
+    every recipe with each of their members; ``solver_set`` adds to the solvers ``all`` there are, the
+    ``deterministic`` ones, or the ten best at small budgets (``fast``). ``nfe`` are the budgets; ``samples`` are drawn
+    for each of ``seeds``. ``grid_nfe`` and ``grid_samples`` set the pictures. The endpoint errors are those of the
+    first ``reference_samples`` against a solution to ``reference_tolerance``.
     """
 
     title: str
@@ -191,6 +205,7 @@ class Comparison:
     schedules: tuple[AnySchedule, ...] = ()
     steps_rules: tuple[AnySteps, ...] = ()
     analytic_starts: tuple[AnyAnalyticStart | None, ...] = ()
+    guidances: tuple[AnyGuidance | None, ...] = ()
     nfe: tuple[int, ...] = (5, 8, 10, 20, 40)
     samples: int = 512
     seeds: tuple[int, ...] = (0,)
@@ -207,7 +222,7 @@ class Comparison:
     grid_samples: int = 25
     reference_samples: int = 256
     reference_tolerance: float = 1e-8
-    later: ClassVar[tuple[str, ...]] = ("analytic_starts",)
+    later: ClassVar[tuple[str, ...]] = ("analytic_starts", "guidances")
 
     def __post_init__(self) -> None:
         for name in ("recipes", "nfe", "seeds"):

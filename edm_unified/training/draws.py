@@ -56,3 +56,13 @@ def spread(keys: tuple[int, ...], count: int) -> Tensor:
     order = torch.randperm(count, generator=generator)
     within = torch.rand(count, generator=generator, dtype=torch.float64)
     return ((order + within) / count).clamp(max=math.nextafter(1.0, 0.0))
+
+
+def classes(counts: Sequence[int], count: int, seed: int = 0, first: int = 0) -> Tensor:
+    """Classes for samples ``first`` … of ``seed``, drawn with frequencies in proportion to ``counts``: (count,) long.
+
+    Sample i has the same class whatever the batch.
+    """
+    shares = torch.tensor(counts, dtype=torch.float64).cumsum(0)
+    u = torch.cat([uniforms((seed, LABELS, i), 1) for i in range(first, first + count)])
+    return torch.searchsorted(shares / shares[-1], u, right=True).clamp(max=len(counts) - 1)

@@ -45,9 +45,7 @@ class Trained(Around, nn.Module):
         """
         if not self.needs_label:
             return None
-        shares = torch.tensor(self.about["class_counts"], dtype=torch.float64).cumsum(0)
-        u = torch.cat([draws.uniforms((seed, draws.LABELS, i), 1) for i in range(first, first + count)])
-        return torch.searchsorted(shares / shares[-1], u, right=True).clamp(max=self.classes - 1)
+        return draws.classes(self.about["class_counts"], count, seed, first)
 
     def check_label(self, label: int | Tensor | None) -> None:
         """Raise ``ValueError`` for a class that there is not, and for none where one is needed."""

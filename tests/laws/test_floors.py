@@ -19,7 +19,7 @@ FLOORS = (
     {"dynamics", "discretization", "renoising", "analytic_starts"},
     {"solvers", "correctors"},
     {"sampling", "reference_solution", "training", "networks", "likelihood", "interop"},
-    {"metrics", "denoisers"},
+    {"metrics", "denoisers", "guidances"},
     {"recipe"},
     {"compare", "report", "certify"},
     {"cli", "__main__"},

@@ -366,7 +366,8 @@ def test_every_component_survives_the_codec_and_is_named_in_the_schema(family: s
     union = FAMILIES[family]
     required = {"explicit": {"sigmas": (3.0, 1.0)}, "image_folder": {"path": "x"}, "arrays": {"path": "x"},
                 "torchvision": {"name": "MNIST", "root": "x"}, "celeba": {"root": "x"}, "imagenet": {"root": "x"},
-                "hugging_face": {"path": "x"}, "checkpoint": {"path": "x"}}  # fmt: skip
+                "hugging_face": {"path": "x"}, "checkpoint": {"path": "x"}, "classifier_free": {"w": 2.0},
+                "autoguidance": {"guide": "x", "w": 2.0}}  # fmt: skip
     for kind, cls in codec.components(union).items():
         value = cls(**required.get(kind, {}))
         faults: list[codec.Fault] = []
