@@ -21,7 +21,7 @@ from edm_unified.denoiser import Denoiser
 from edm_unified.denoisers import AnyDenoiser
 from edm_unified.discretization import AnySteps
 from edm_unified.dynamics import Dynamics
-from edm_unified.guidances import AnyGuidance, Guide
+from edm_unified.guidances import AnyGuidance, ClassifierFree, Guide
 from edm_unified.networks import AnyNetwork
 from edm_unified.preconditioning import AnyPreconditioning
 from edm_unified.recipe import codec
@@ -179,6 +179,11 @@ class Recipe:
         if missing is not None:
             raise ValueError(f"{missing}: missing; training needs {', '.join(parts[:-1])} and {parts[-1]}")
         network, preconditioning, objective, training = cast(Any, tuple(getattr(self, name) for name in parts[1:]))
+        if isinstance(self.sampler.guidance, ClassifierFree) and not (training.conditional and training.label_dropout):
+            raise ValueError(
+                "sampler.guidance: needs a network that has an answer without a class; set training.conditional=true "
+                "and training.label_dropout=0.1"
+            )
         tree, dataset = codec.encode(_canonical(self)), self.load_data()
         return Job(network, preconditioning, objective, self.schedule, training, dataset, tree, self.dump())
 

@@ -212,6 +212,15 @@ def test_pictures_of_a_training_are_guided(trained: Path) -> None:
     assert not np.allclose(pictures[0], pictures[1])
 
 
+def test_a_network_that_could_not_be_guided_is_not_trained(trained: Path) -> None:
+    words = ("train", trained / "toy.yaml", "--quiet", "--out", "a", "--set", "training.label_dropout=0.0")
+    code, _, err = run(*words, "--set", "sampler.guidance={kind: classifier_free, w: 4.0}")
+    assert code == 2
+    assert "sampler.guidance: needs a network that has an answer without a class; set training.conditional" in err
+    assert err.count("\n") == 1
+    assert not Path("a").exists()
+
+
 # -- recipes, and what is refused --------------------------------------------------------------------------------------
 
 
