@@ -12,7 +12,10 @@ from typing import IO
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write ``content`` to ``path``: a reader, or a kill at any moment, finds the old file or the new one whole."""
     data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None  # not by the name of the temporary file
     try:
         os.chmod(temporary, 0o666 & ~_umask())
         with os.fdopen(handle, "wb") as file:
@@ -35,8 +38,11 @@ def claim(directory: Path) -> IO[str]:
     """
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{directory}: is a file; name a directory with --out")
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = open(directory / ".lock", "w")  # noqa: SIM115  # held until the caller closes it
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = open(directory / ".lock", "w")  # noqa: SIM115  # held until the caller closes it
+    except OSError as error:
+        raise ValueError(f"{directory}: {error.strerror}; name a directory to write in with --out") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

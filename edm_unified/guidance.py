@@ -88,8 +88,7 @@ class Autoguidance:
 def _check(w: float, interval: tuple[float, float]) -> None:
     if not math.isfinite(w):
         raise ValueError(f"w: must be finite, got {w!r}")
-    low, high = interval
-    if not 0 <= low < high:
+    if len(interval) != 2 or not 0 <= interval[0] < interval[1]:
         raise ValueError(f"interval: must be two rising noise levels, zero or above, got {tuple(interval)}")
 
 

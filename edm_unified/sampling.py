@@ -104,6 +104,12 @@ def walk(
     return x
 
 
+_CHOICES = {
+    "schedule": ("sigma", "schedules.VP()"),
+    "steps": ("levels", "discretization.Karras(n=18)"),
+    "solver": ("step", "solvers.Heun()"),
+}
+"""A method of each choice that ``sample`` calls, and an example of it."""
 _SHIPPED = frozenset(get_args(AnySolver))
 
 
@@ -152,6 +158,10 @@ def sample(
         raise ValueError(f"noise: must be a real tensor of unit normal noise, (B, *shape) with B ≥ 1, got {got}")
     if not dtype.is_floating_point:
         raise ValueError(f"dtype: must be a floating-point type, got {dtype}")
+    for name, value in (("schedule", schedule), ("steps", steps), ("solver", solver)):
+        method, example = _CHOICES[name]
+        if isinstance(value, type) or not callable(getattr(value, method, None)):
+            raise ValueError(f"{name}: must be an object such as {example}, got {value!r}")
     choice("last", last, LAST)
     all_levels = levels_of(steps, schedule)
     own = all_levels if analytic_start is None else analytic_start.walk(all_levels)

@@ -6,10 +6,11 @@ import dataclasses
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from numbers import Real
+from typing import Any, NamedTuple
 
 from edm_unified.certify import noise, sameness
-from edm_unified.certify.conduct import conduct, counted_nfe
+from edm_unified.certify.conduct import conduct, counted_nfe, raised
 from edm_unified.certify.orders import Orders, beside_heun, drift_error, orders
 from edm_unified.certify.rows import is_adaptive, label, tolerances
 from edm_unified.certify.targets import Flow, exact_flow
@@ -53,6 +54,11 @@ class Certificate:
         return not self.failures
 
     @property
+    def whole(self) -> bool:
+        """Whether the order that is stated was measured."""
+        return self.stated is None or self.orders is not None
+
+    @property
     def blind(self) -> bool:
         """Whether it returns the same under every schedule."""
         return all(gap < sameness.SAME for gap in self.schedules.values())
@@ -80,14 +86,15 @@ def certify(solver: Any) -> Certificate:
     began = time.perf_counter()
     manners = conduct(solver)
     failures = [f"{name}: {seen}" for name, seen in manners.items() if seen]
+    claims = _claims(solver, failures)
     try:
-        found = _measured(solver, failures)
-    except Exception as error:  # a plugin may raise anything
-        failures.append(f"raised {type(error).__name__}: {error}")
+        found = _measured(solver, claims, failures)
+    except (Exception, SystemExit) as error:  # a plugin may raise anything
+        failures.append(raised(error))
         found = _nothing()
     return Certificate(
         solver=label(solver),
-        stated=_stated(solver),
+        stated=claims.order,
         adaptive=is_adaptive(solver),
         conduct=manners,
         failures=failures,
@@ -96,9 +103,31 @@ def certify(solver: Any) -> Certificate:
     )
 
 
-def _stated(solver: Any) -> int | None:
-    order = getattr(solver, "order", None)
-    return order if isinstance(order, int) and not isinstance(order, bool) else None
+class Claims(NamedTuple):
+    """What a solver says of itself, None where it says nothing."""
+
+    order: int | None
+    eta: float | None
+
+
+def _claims(solver: Any, failures: list[str]) -> Claims:
+    """``order`` and ``eta`` as numbers; what is there and is no such number is a failure, not a claim withdrawn."""
+    found: dict[str, Any] = {}
+    for name, fits, wanted in (
+        ("order", lambda value: value >= 1 and value == int(value), "a whole number from 1"),
+        ("eta", lambda value: 0 <= value < math.inf, "a number, zero or above"),
+    ):
+        try:
+            value = getattr(solver, name, None)
+            number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+            if value is None or (number and fits(value)):
+                found[name] = value
+            else:
+                failures.append(f"{name}: must be {wanted}, got {value!r}")
+        except (Exception, SystemExit) as error:  # a property of a plugin
+            failures.append(f"{name}: {raised(error)}")
+    order, eta = found.get("order"), found.get("eta")
+    return Claims(None if order is None else int(order), None if eta is None else float(eta))
 
 
 def _nothing() -> dict[str, Any]:
@@ -116,8 +145,8 @@ def _nothing() -> dict[str, Any]:
     }
 
 
-def _measured(solver: Any, failures: list[str]) -> dict[str, Any]:
-    stated, adaptive = _stated(solver), is_adaptive(solver)
+def _measured(solver: Any, claims: Claims, failures: list[str]) -> dict[str, Any]:
+    stated, adaptive = claims.order, is_adaptive(solver)
     fixed = tolerances(solver, LOOSE) if adaptive else solver
     found, remarks = _nothing(), list[str]()
     found["stochastic"] = stochastic = noise.draws(solver, (4.0, 2.0)) > 0
@@ -126,7 +155,7 @@ def _measured(solver: Any, failures: list[str]) -> dict[str, Any]:
         remarks.append("adaptive, with no tolerance among its fields: the order is not measured")
     else:
         found["amplitude"] = amplitude = noise.squared_amplitude(fixed) if stochastic else (0.0,)
-        failures += _of_amplitude(solver, amplitude)
+        failures += _of_amplitude(claims.eta, amplitude)
         if amplitude is None:
             remarks.append("the noise is not smooth over the range: the order of the drift is not measured")
         else:
@@ -167,10 +196,11 @@ def _of_tolerance(solver: Any, flow: Flow) -> tuple[str, list[str]]:
     return words, [] if less < error / 3 else [words]
 
 
-def _of_amplitude(solver: Any, amplitude: tuple[float, ...] | None) -> list[str]:
-    eta = getattr(solver, "eta", None)
-    if not isinstance(eta, (int, float)) or amplitude is None or len(amplitude) > 1:
+def _of_amplitude(eta: float | None, amplitude: tuple[float, ...] | None) -> list[str]:
+    if eta is None:
         return []
+    if amplitude is None or len(amplitude) > 1:
+        return [f"eta: stated {eta:g}, the noise is that of no constant η"]
     measured = math.sqrt(max(amplitude[0], 0.0))
     if abs(measured - eta) < 1e-3 * (1 + abs(eta)):
         return []

@@ -27,8 +27,13 @@ def conduct(solver: Any) -> dict[str, str]:
 def _seen(check: Callable[[Any], str], solver: Any) -> str:
     try:
         return check(solver)
-    except Exception as error:  # a plugin may raise anything; the certificate says what
-        return f"raised {type(error).__name__}: {error}"
+    except (Exception, SystemExit) as error:  # a plugin may raise anything; the certificate says what
+        return raised(error)
+
+
+def raised(error: BaseException) -> str:
+    """What was raised, on one line."""
+    return f"raised {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _quiet() -> Tensor:

@@ -19,7 +19,6 @@ from edm_unified.report.ranking import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _WORDS = (
@@ -159,31 +158,10 @@ def _budgets(certified: Sequence[Certificate]) -> str:
         parts.append(table(head, rows, "Error over that of Heun for the same counted evaluations; below 1 is better"))
     law = [c for c in certified if c.std_errors]
     if law:
-        drawing = svg(lambda canvas, palette: _law(canvas, palette, law), "law", "Error of a standard deviation")
-        parts.append(figure(drawing, "Worst relative error of a standard deviation; one line for each method."))
         head = ["solver", *(f"{n} steps" for n in STEPS)]
         rows = [[text(c.solver), *(number(c.std_errors[n]) for n in STEPS)] for c in law]
         parts.append(table(head, rows, "Worst relative error of a standard deviation, σ from 80 to 0.002"))
     return "".join(parts)
-
-
-def _law(canvas: Figure, palette: Palette, certified: Sequence[Certificate]) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
-
-    ax = margins(canvas, 0.66)
-    dress(ax, palette, "Error of a standard deviation", "steps", "relative error")
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    for i, c in enumerate(certified):
-        style = "-" if c.stochastic else (0, (5, 1.6))
-        ax.plot(STEPS, [c.std_errors[n] for n in STEPS], color=palette.line(i), linestyle=style, linewidth=0.9)
-    ax.set_ylim(1e-6, 10)
-    ax.xaxis.set_major_locator(FixedLocator([float(n) for n in STEPS]))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
-    ax.yaxis.set_major_locator(LogLocator(numticks=7))
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
 
 
 def _schedules(certified: Sequence[Certificate]) -> str:

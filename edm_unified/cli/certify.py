@@ -30,7 +30,8 @@ MARKS = ("<!-- certificates: written by edm-unified certify -->", "<!-- end of c
 )
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with log-log plots.")
 @click.option("--into", type=click.Path(path_type=Path), metavar="FILE",
-              help="Write the table between the marks of a Markdown file, as in docs/certificates.md.")  # fmt: skip
+              help="Write this run's table between the marks of a Markdown file, for what stands there, as in "
+              "docs/certificates.md.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per solver, and nothing else.")
 @options.quiet
 def certify(
@@ -50,8 +51,10 @@ def certify(
     edm-unified certify second_order:alpha=0.5 ddim:eta=1 --html certificates.html
     edm-unified certify --plugin mylab.solvers:Mine
     """
-    if into is not None:
-        _split(into)  # before the work
+    if into is not None:  # both before the work
+        _split(into)
+    if html is not None:
+        options.check_file(html, "--html")
     import torch
 
     chosen = _chosen(solvers, plugins)
@@ -107,9 +110,13 @@ def _plugin(text: str) -> Any:
         for part in name.split("."):
             found = getattr(found, part)
         solver = found() if isinstance(found, type) else found
-    except Exception as error:  # whatever a foreign module raises is one line here
+        missing = [method for method in ("init", "step") if not callable(getattr(solver, method, None))]
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"--plugin {text}: {error}; run this in the folder that holds it, or put that folder on PYTHONPATH"
+        ) from error
+    except (Exception, SystemExit) as error:  # whatever a foreign module raises is one line here
         raise ValueError(f"--plugin {text}: {type(error).__name__}: {error}") from error
-    missing = [method for method in ("init", "step") if not callable(getattr(solver, method, None))]
     if missing:
         raise ValueError(f"--plugin {text}: has no method {' and no '.join(missing)}; see docs/extending.md")
     return solver

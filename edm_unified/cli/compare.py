@@ -156,8 +156,8 @@ def compare(
             for record in data.records:
                 click.echo(json.dumps(record))
         elif not quiet:
-            for line in plan.skipped:
-                click.echo(f"left out: {line}")
+            for line in (*plan.skipped, *plan.notes):
+                click.echo(line)
             print_tables(report.tabulate(data))
             click.echo(f"\nreport: {directory / 'report.html'}")
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
@@ -162,6 +164,18 @@ def _count(recipe: Recipe, n: int) -> Any:
         return dataclasses.replace(rule, n=n)
     except ValueError as error:
         raise ValueError(f"--steps {n}: {str(error).removeprefix('n: ')}") from None
+
+
+def check_file(path: Path, option: str) -> None:
+    """Raise ``ValueError`` unless a file ``path`` can be written, before the work whose result it is to hold."""
+    if path.is_dir():
+        raise ValueError(f"{option} {path}: is a directory; name a file")
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{option} {path}: {folder} cannot be written to ({error.strerror}); name another") from None
 
 
 def torch_device(text: str) -> torch.device:

@@ -111,7 +111,7 @@ def _draw(
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     denoiser = Counted(built)  # type: ignore[arg-type]  # its one condition, label, is a keyword of ours
-    _check_class(built, label)
+    _check_class(built, label, guide)
     conditions = _conditions(built, guide, label, seed, device)
     parts: list[Tensor] = []
     began = time.perf_counter()
@@ -121,7 +121,8 @@ def _draw(
         def moved(progress: sampling.Progress, first: int = first, size: int = size) -> None:
             bar.update(first + size * progress.move / progress.moves, n, f"sigma {progress.sigma:.3g}")
 
-        with _naming(name), options.few_threads(_size(built), threads):
+        part = f"{name}: samples {first} to {first + size - 1}" if size < n else name
+        with _naming(part), options.few_threads(_size(built), threads):
             x = sampling.sample(
                 recipe.sampler.within(denoiser, guide),
                 sampling.unit_noise(size, built.shape, seed=seed, first=first).to(device),
@@ -174,8 +175,13 @@ def _conditions(
     return of
 
 
-def _check_class(denoiser: Any, label: int | None) -> None:
+def _check_class(denoiser: Any, label: int | None, guide: Guide | None) -> None:
     """One exact draw of that class: the denoiser itself knows whether there is one."""
+    if label == -1 and guide is not None and guide.class_counts is not None:
+        raise ValueError(
+            f"--class -1: guidance leans on a class; name one from 0 to {len(guide.class_counts) - 1}, or leave "
+            "--class out to have them drawn"
+        )
     try:
         if hasattr(denoiser, "sample"):
             denoiser.sample(1, label=label)

@@ -35,9 +35,21 @@ def load(names: Sequence[str], overrides: Sequence[str] = ()) -> tuple[Compariso
             wanted += [_shipped.beside(name, recipe) for recipe in whole[0][1].recipes]
         else:
             wanted.append(name)
-    loaded = [(short_name((name,)), Recipe.load(name, theirs)) for name in dict.fromkeys(wanted)]
+    loaded = [(short_name((name,)), _recipe(name, theirs, names, whole)) for name in dict.fromkeys(wanted)]
     comparison = Comparison.load(whole[0][0], own) if whole else _default_comparison(wanted, own)
     return comparison, _told_apart(loaded, list(dict.fromkeys(wanted)))
+
+
+def _recipe(
+    name: str, overrides: Sequence[str], named: Sequence[str], whole: Sequence[tuple[str, Comparison]]
+) -> Recipe:
+    """The recipe ``name``; where it was a comparison that asked for it, errors begin with the comparison."""
+    try:
+        return Recipe.load(name, overrides)
+    except ValueError as error:
+        if name in named:
+            raise
+        raise ValueError(f"{whole[0][0]}: recipes: {error}") from None
 
 
 def _default_comparison(names: list[str], own: tuple[str, ...]) -> Comparison:

@@ -98,6 +98,19 @@ class Plan:
     skipped: tuple[str, ...]
     """One line for each method and budget that cannot be run, with the reason."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line for each budget whose walks are too short for the order of some solvers."""
+        short: dict[int, dict[str, None]] = {}
+        for cell in self.cells:
+            recipe = cell.method.with_steps(cell.n)
+            if recipe.sampler.shortfall(recipe.schedule):
+                short.setdefault(cell.budget, {})[label(recipe.sampler.solver)] = None
+        return tuple(
+            f"note: {budget} evaluations are too few for the order of {', '.join(names)}, which is lower throughout"
+            for budget, names in sorted(short.items())
+        )
+
 
 def digest(value: Any) -> str:
     """12 hexadecimal digits of a JSON value."""
@@ -160,9 +173,8 @@ def make_plan(comparison: Comparison, recipes: Sequence[tuple[str, Recipe]]) -> 
         for budget in comparison.nfe:
             n = method.n_for(budget)
             if n is None:
-                skipped.append(
-                    f"{method.name}: one step costs {method.nfe(1)} evaluations, more than the budget of {budget}"
-                )
+                cost = f"one step costs {method.nfe(1)} evaluations, more than the budget of {budget}"
+                skipped.append(f"left out: {method.name}: {cost}")
                 continue
             cells += [Cell(method, budget, n, method.nfe(n), seed) for seed in comparison.seeds]
     if not cells:

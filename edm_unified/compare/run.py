@@ -163,7 +163,8 @@ def start_of(recipe: Recipe) -> float:
 def reference_name(plan: Plan, problem: Problem, recipe: Recipe, sigma_max: float, seed: int) -> str:
     """Where the reference from σ_max is kept; references of equal problem, guidance, start and seed are shared."""
     c = plan.comparison
-    whole = [repr(recipe.denoiser), problem.fingerprint, c.reference_samples, c.reference_tolerance]
+    number = min(c.reference_samples, c.samples)
+    whole = [repr(recipe.denoiser), problem.fingerprint, number, c.reference_tolerance]
     guide = problem.guide(recipe.sampler)
     denoiser = digest(whole if guide is None else [*whole, repr(recipe.sampler.guidance), guide.fingerprint])
     return f"reference/{digest([denoiser, sigma_max, seed])}"

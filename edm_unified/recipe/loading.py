@@ -137,6 +137,8 @@ def parse_component(union: Any, text: str, what: str) -> Any:
         key, equals, number = item.partition("=")
         if not equals or not key.strip():
             raise RecipeError(f"{label}: {item.strip()!r} is not a parameter; write {kind}:name=value,name=value")
+        if key.strip() in value:
+            raise RecipeError(f"{label}: {key.strip()}: is given twice")
         value[key.strip()] = reader.parse(number, f"{label}: {key.strip()}")
     faults: list[Fault] = []
     found = codec.decode(union, value, "", faults)

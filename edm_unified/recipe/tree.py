@@ -230,7 +230,7 @@ class Comparison:
     later: ClassVar[tuple[str, ...]] = ("analytic_starts", "guidances")
 
     def __post_init__(self) -> None:
-        for name in ("recipes", "nfe", "seeds"):
+        for name in ("recipes", "nfe", "seeds", "metrics"):
             values = getattr(self, name)
             if not values:
                 raise ValueError(f"{name}: at least one is needed")

@@ -33,6 +33,8 @@ def levels(ax: Axes, palette: Palette, methods: Sequence[MethodView]) -> None:
     rows = [(i, m) for i, m in enumerate(methods) if len(m.levels)]
     positive = [x for _, m in rows for x in m.levels if x > 0 and math.isfinite(x)] or [1e-2, 1e2]
     least, most = max(min(positive), 1e-5), min(max(positive), MOST)
+    if not least < most:  # one level, or all beyond the edge
+        least = most / 10
     zero = least / (most / least) ** 0.07  # where σ = 0 is drawn on this log axis
     dress(ax, palette, "", "noise level σ, from noise to data (logarithmic, then 0)", "")
     ax.set_xscale("log")

@@ -195,4 +195,4 @@ class DPMSolverFast(ExponentialRungeKutta):
 
     def schemes(self, falls: int, to_zero: bool) -> list[Scheme]:
         tail = [two_stages(0.5), one_stage()] if to_zero else [two_stages(0.5)]
-        return ([self.scheme] * falls + tail)[len(tail) :] if falls >= len(tail) else tail[-falls:]
+        return ([self.scheme] * falls + tail)[len(tail) :] if falls >= len(tail) else tail[len(tail) - falls :]

@@ -83,7 +83,7 @@ class Lost:
         if bool(self.stuck.any()):
             raise FloatingPointError(
                 f"rtol: no step is short enough for {tolerance} for {_named(self.stuck, sigma)}; the output of the "
-                "denoiser is NaN there, or not smooth: raise the tolerance, or use dtype=float64"
+                "denoiser is NaN there, or not smooth: raise the tolerance, or compute in float64 if that was float32"
             )
         if bool(self.spent.any()):
             raise FloatingPointError(

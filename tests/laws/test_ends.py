@@ -184,6 +184,19 @@ def test_a_walk_that_ends_above_zero_has_no_last_fall() -> None:
     assert torch.equal(runs[0], runs[2])
 
 
+@pytest.mark.parametrize("solver", every(SOLVERS), ids=name)
+@pytest.mark.parametrize("n", [1, 2])
+def test_where_d_is_the_last_fall_one_fall_is_d(solver: Any, n: int) -> None:
+    """Of N falls the solver has N − 1, which may be none."""
+    settings: dict[str, Any] = {"solver": solver, "steps": Karras(n=n, sigma_min=0.5)}
+    x = edm.sample(D, NOISE, last="denoise", **settings)
+    if n == 1:
+        assert torch.equal(x, D(80 * NOISE, torch.tensor(80.0).double()))
+    else:
+        stopped = edm.sample(D, NOISE, last="stop", **settings)
+        assert torch.equal(x, D(stopped, torch.tensor(levels_of(settings["steps"], EDM())[1]).double()))
+
+
 def test_one_step() -> None:
     assert torch.equal(
         edm.sample(D, NOISE, steps=Karras(n=1), last="denoise"), D(80 * NOISE, torch.tensor(80.0).double())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -230,6 +231,18 @@ def test_a_cell_is_the_error_over_the_least_in_its_column() -> None:
     assert together.rows == ("euler", "heun")
     assert together.means["euler"] == pytest.approx((2 * 18**0.5 * 2**0.5) ** 0.25)
     assert near.means["heun"] == pytest.approx((1e4 * 4) ** 0.25)
+
+
+def test_recipes_on_levels_of_their_own_are_columns_and_solvers_are_rows() -> None:
+    """Two recipes × two solvers: what a recipe's name says, its levels say; no cell is one that was never asked for."""
+    data = _data({"": {"euler": {"karras": (0.4, 0.2), "tan": (0.8, 0.1)}, "heun": {"karras": (0.8, 0.1)}}})
+    records = [record | {"recipe": f"r-{record['steps']}"} for record in data.records]
+    views = [replace(v, key=v.key._replace(recipe=f"r-{v.key.steps}")) for v in data.methods]
+    (grid,) = heat.grids(tabulate(ReportData(title="t", records=records, methods=views)))
+    assert set(grid.rows) == {"euler", "heun"}
+    assert {heading for heading, _ in grid.columns} == {"karras", "tan"}
+    assert grid.means["heun"] == pytest.approx((2 * 1) ** 0.5)  # of the levels that it was run on
+    assert grid.means["euler"] == pytest.approx((1 * 2 * 1 * 1) ** 0.25)
 
 
 def test_the_best_of_all_is_over_solvers_and_levels() -> None:

@@ -41,6 +41,37 @@ class Half(Good):
 
 
 instance = Good()
+
+
+class Float(Good):
+    order = 2.0
+
+
+class Words(Good):
+    order = "three"
+
+
+class Negative(Good):
+    order = -1
+
+
+class Raises(Good):
+    @property
+    def order(self):
+        raise RuntimeError("order is\\nwhat?")
+
+
+class Exits(Good):
+    def step(self, dynamics, x, a, b, state, randn):
+        raise SystemExit(9)
+
+
+class Noisy(Good):
+    order, eta = 1, 1.0
+
+    def step(self, dynamics, x, a, b, state, randn):
+        x, _ = super().step(dynamics, x, a, b, state, randn)
+        return (x + 0.1 * min(a.sigma, 5.0) * randn() if b.sigma > 0 else x), None
 '''
 
 
@@ -49,6 +80,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with a module of the user's own in it, as the one the command is run in."""
     (tmp_path / "mylab").mkdir()
     (tmp_path / "mylab" / "solvers.py").write_text(PLUGIN, "utf-8")
+    (tmp_path / "mylab" / "leaves.py").write_text("import sys\nsys.exit(7)\n", "utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     for name in [name for name in sys.modules if name.split(".")[0] == "mylab"]:
@@ -100,7 +132,7 @@ def test_the_page_is_one_file_that_fetches_nothing(tmp_path: Path) -> None:
     assert "default-src 'none'" in text
     assert not re.search(r"""(?:src|href)=["']https?:""", text)
     assert "prefers-color-scheme: dark" in text
-    assert text.count('<svg class="plot"') == 4  # one for each solver, and the standard deviations
+    assert text.count('<svg class="plot"') == 3  # one for each solver
     assert len(re.findall(r' id="(?:[^"]*)"', text)) == len(set(re.findall(r' id="([^"]*)"', text)))
     for target in re.findall(r'href="#([^"]*)"', text):
         assert f'id="{target}"' in text, target
@@ -125,13 +157,34 @@ def test_a_failing_certificate_is_exit_code_1(lab: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Float", "order: stated 2, measured 1.00"),
+        ("Words", "order: must be a whole number from 1, got 'three'"),
+        ("Negative", "order: must be a whole number from 1, got -1"),
+        ("Raises", "order: raised RuntimeError: order is what?"),
+        ("Exits", "one step: raised SystemExit: 9"),
+        ("Noisy", "eta: stated 1, the noise is that of no constant η"),
+    ],
+)
+def test_a_claim_that_does_not_hold_fails_whatever_it_is(lab: Path, name: str, words: str) -> None:
+    result = run("--plugin", f"mylab.solvers:{name}")
+    assert result.exit_code == 1, result.output
+    assert f"FAILS {name}: {words}" in result.stdout
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["hein"], "did you mean 'heun'?"),
         (["second_order:alpha=2"], "alpha: must lie in (0, 1], got 2"),
         (["heun:steps=3"], "unknown key"),
         (["--plugin", "mylab.solvers"], "write it as MODULE:CLASS"),
-        (["--plugin", "mylab.nothing:Mine"], "No module named 'mylab.nothing'"),
+        (["--plugin", "mylab.nothing:Mine"], "No module named 'mylab.nothing'; run this in the folder that holds it"),
+        (["--plugin", "mylab.leaves:Mine"], "--plugin mylab.leaves:Mine: SystemExit: 7"),
+        (["heun", "--html", "."], "--html .: is a directory; name a file"),
+        (["heun", "--html", "/proc/x.html"], "--html /proc/x.html: /proc cannot be written to"),
         (["--plugin", "mylab.solvers:Mine"], "has no attribute 'Mine'"),
         (["--plugin", "mylab.solvers:Half"], "has no method step; see docs/extending.md"),
         (["heun", "--into", "missing.md"], "missing.md: No such file"),

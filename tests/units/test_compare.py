@@ -427,6 +427,28 @@ def test_the_reference_of_each_start_is_solved_once(folder: Path) -> None:
     assert len(os.listdir(out / "reference")) == 2  # from 80, shared by a and b, and from 40
 
 
+def test_fewer_samples_in_the_same_directory(folder: Path) -> None:
+    words = (folder / "one.yaml", "--nfe", "3", "--out", folder / "out")
+    assert _cli(*words, "--samples", 40).exit_code == 0
+    again = _cli(*words, "--samples", 8)
+    assert (again.exit_code, again.stderr.count("Error")) == (0, 0), again.stderr
+    assert _cli(folder / "one.yaml", "--nfe", "3", "--samples", 8, "--out", folder / "other").exit_code == 0
+    few = {r["metric"]: r["value"] for r in _records(folder / "out") if r["samples"] == 8}
+    assert few == {r["metric"]: r["value"] for r in _records(folder / "other")}
+
+
+def test_one_level_is_drawn_without_complaint(folder: Path, recwarn: pytest.WarningsRecorder) -> None:
+    assert _cli(folder / "one.yaml", "--solver", "rk4", "--nfe", "1", "--out", folder / "out").exit_code == 0
+    assert not [str(w.message) for w in recwarn if "xlim" in str(w.message)]
+
+
+def test_an_order_out_of_reach_is_told_once_for_a_budget(folder: Path) -> None:
+    words = (folder / "one.yaml", folder / "two.yaml", "--solver", "lms", "--solver", "heun", "--solver", "pndm")
+    out = _cli(*words, "--nfe", "3,30", "--out", folder / "out").stdout
+    (note,) = [line for line in out.splitlines() if line.startswith("note")]
+    assert note == "note: 3 evaluations are too few for the order of lms, pndm, which is lower throughout"
+
+
 # -- bad input --------------------------------------------------------------------------------------------------------
 
 
@@ -444,6 +466,9 @@ def test_the_reference_of_each_start_is_solved_once(folder: Path) -> None:
             ["edm", "edm", "--solver", "rk4", "--set", "sampler.steps.n=0"],
             "Error: edm: sampler.steps.n: must be a whole",
         ),
+        (["edm", "--set", "metrics=[]"], "Error: comparison: metrics: at least one is needed"),
+        (["edm", "--solver", "lms:order=3,order=2"], "Error: --solver lms:order=3,order=2: order: is given twice"),
+        (["edm", "--solver", "ddim:eta=nan"], "Error: --solver ddim:eta=nan: eta: must be a number, got 'nan'\n"),
         (["quickstart", "quickstart.yaml"], "Error: quickstart.yaml: no such file"),
         (["edm", "--device", "cuda:99"], "Error: --device cuda:99: "),
     ],
@@ -454,6 +479,13 @@ def test_bad_input_is_one_line(args: list[str], line: str, tmp_path: Path) -> No
     assert result.stderr.startswith(line), result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_that_a_comparison_names_and_there_is_not(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("title: t\nrecipes: [edm, nope]\n")
+    result = _cli(tmp_path / "c.yaml", "--out", tmp_path / "out")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert result.stderr.startswith(f"Error: {tmp_path / 'c.yaml'}: recipes: nope: no such recipe")
 
 
 def test_an_output_that_is_a_file(folder: Path) -> None:

@@ -279,6 +279,14 @@ def test_bad_models(trained: Path) -> None:
             assert not Path("o").exists()
 
 
+def test_no_class_to_lean_on_is_refused() -> None:
+    code, _, err = run("sample", "edm", "--guidance", "classifier_free:w=2", "--class", -1, "--n", 2, "--quiet")
+    assert (code, err) == (
+        2,
+        "Error: --class -1: guidance leans on a class; name one from 0 to 9, or leave --class out to have them drawn\n",
+    )
+
+
 def test_the_interval_is_of_the_levels_at_which_d_is_evaluated() -> None:
     """(low, high]: open below, closed above, as in Kynkäänniemi et al. 2024."""
     seen: list[float] = []

@@ -51,8 +51,8 @@ def section_of(t: Table) -> str:
     intro = (
         f"<p>Each number is the {text(metric(t.rank_by).axis)} over the least in its column, that is on the same "
         "levels at the same budget: 1.0 is the best, 10 has ten times its error, ✕ diverged, and where nothing is "
-        "written the budget buys no step. Rows are in the order of their geometric mean, for which what is missing "
-        f"counts as {10**WORST:,.0f}.</p>"
+        "written the budget buys no step, or the method was not asked for on those levels. Rows are in the order of "
+        f"their geometric mean, for which a budget that buys no step counts as {10**WORST:,.0f}.</p>"
         f'<ul class="scale" aria-label="Colours">{scale}</ul>'
     )
     maps = "".join(_html(grid, i, t.rank_by) for i, grid in enumerate(grids(t)))

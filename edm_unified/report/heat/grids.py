@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from edm_unified.report.data import metric
@@ -26,6 +26,8 @@ class Grid(NamedTuple):
     """The least error in each column; empty where several problems are averaged."""
     means: dict[str, float]
     """Row -> geometric mean of its factors."""
+    planned: Set[tuple[str, str]]
+    """Which rows were to be run under which headings."""
 
 
 class Choice(NamedTuple):
@@ -42,8 +44,9 @@ def is_crowded(t: Table) -> bool:
 
 def names(t: Table) -> dict[str, tuple[str, str]]:
     """Label -> (row, column heading) of every method of one problem."""
-    rows = _joined(t, ("recipe", "solver", "renoising"))
-    columns = _joined(t, ("schedule", "steps"))
+    rows, columns = _joined(t, ("solver", "renoising")), _joined(t, ("schedule", "steps"))
+    if len(set(zip(rows, columns, strict=True))) < len(rows):  # only the recipe tells some of them apart
+        rows = _joined(t, ("recipe", "solver", "renoising"))
     if not any(rows):  # one solver on many schedules: those are the rows
         rows, columns = columns, rows
     return {m.label: pair for m, pair in zip(t.methods, zip(rows, columns, strict=True), strict=True)}
@@ -83,7 +86,7 @@ def _grid(title: str, t: Table, name: str) -> Grid:
     cells = {(row, column): _factor(value, best[column]) for (row, column), value in values.items()}
     headings = dict.fromkeys(heading for _, heading in place.values())
     columns = tuple((h, b) for h in headings for b in t.budgets if (h, b) in best)
-    return _sorted(title, dict.fromkeys(row for row, _ in place.values()), columns, cells, best)
+    return _sorted(title, set(place.values()), columns, cells, best)
 
 
 def _factor(value: float, best: float) -> float:
@@ -92,6 +95,7 @@ def _factor(value: float, best: float) -> float:
 
 def _averaged(single: Sequence[Grid]) -> Grid:
     rows = dict.fromkeys(row for grid in single for row in grid.rows)
+    planned = set.intersection(*(set(grid.planned) for grid in single))
     columns = [column for column in single[0].columns if all(column in grid.columns for grid in single)]
     cells = {}
     for row in rows:
@@ -99,7 +103,7 @@ def _averaged(single: Sequence[Grid]) -> Grid:
             found = [grid.cells[row, column] for grid in single if (row, column) in grid.cells]
             if len(found) == len(single):
                 cells[row, column] = _mean(found)
-    return _sorted("All problems together", rows, tuple(columns), cells, {})
+    return _sorted("All problems together", planned, tuple(columns), cells, {})
 
 
 def _mean(factors: Sequence[float]) -> float:
@@ -109,18 +113,19 @@ def _mean(factors: Sequence[float]) -> float:
 
 def _sorted(
     title: str,
-    rows: Iterable[str],
+    planned: Set[tuple[str, str]],
     columns: tuple[tuple[str, int], ...],
     cells: Mapping[tuple[str, tuple[str, int]], float],
     best: dict[tuple[str, int], float],
 ) -> Grid:
     def mean(row: str) -> float:
-        logs = [min(WORST, math.log10(cells.get((row, c), math.inf))) for c in columns]
+        logs = [min(WORST, math.log10(cells.get((row, c), math.inf))) for c in columns if (row, c[0]) in planned]
         return math.fsum(logs) / len(logs)
 
-    means = {row: mean(row) for row in rows} if columns else {}
+    headings = {heading for heading, _ in columns}
+    means = {row: mean(row) for row in sorted({row for row, heading in planned if heading in headings})}
     order = sorted(means, key=lambda row: means[row])
-    return Grid(title, tuple(order), columns, dict(cells), best, {row: 10 ** means[row] for row in order})
+    return Grid(title, tuple(order), columns, dict(cells), best, {row: 10 ** means[row] for row in order}, planned)
 
 
 def choices(t: Table) -> dict[int, list[Choice]]:
