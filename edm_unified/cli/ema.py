@@ -11,7 +11,7 @@ from edm_unified.cli import options
 
 def _widths(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, ...]:
     try:
-        found = tuple(dict.fromkeys(float(part) for part in value.split(",")))
+        found = tuple(float(part) for part in value.split(","))
     except ValueError:
         found = ()
     if not found:
@@ -28,7 +28,8 @@ def ema(run: Path, stds: tuple[float, ...], quiet: bool) -> None:
     """Write power-function averages of the weights of RUN, which was trained with `ema: {kind: power}`.
 
     They are put together from its snapshots (Karras et al. 2024, section 3.2) and written beside the newest
-    checkpoint. Choose one with --set denoiser.ema=0.15 or `edm_unified.load(RUN, ema=0.15)`.
+    checkpoint. Choose one with --set denoiser.ema=0.15 or `edm_unified.load(RUN, ema=0.15)`; without, the first that
+    the training made is used. A length whose profile would be more than 10 % off is refused.
 
     \b
     edm-unified ema run --std 0.05,0.10,0.15

@@ -99,7 +99,7 @@ def train(
     """
     import torch
 
-    from edm_unified.training.parallel import team
+    from edm_unified.training.parallel import LeaderError, team
 
     resolved = options.load(recipe, overrides if workers is None else (*overrides, f"training.workers={workers}"))
     if threads is not None:
@@ -117,7 +117,10 @@ def train(
         resolved = dataclasses.replace(resolved, denoiser=None)
     job = _job(recipe, resolved)
     with team(chosen) as peers:
-        _train(resolved, job, directory, peers, fresh, quiet or not peers.leads, tensorboard and peers.leads)
+        try:
+            _train(resolved, job, directory, peers, fresh, quiet or not peers.leads, tensorboard and peers.leads)
+        except LeaderError:  # the leading process says it
+            raise click.exceptions.Exit(2) from None
 
 
 def _job(name: str, recipe: Recipe) -> Job:
@@ -137,14 +140,17 @@ def _job(name: str, recipe: Recipe) -> Job:
 def _train(recipe: Recipe, job: Job, directory: Path, peers: Team, fresh: bool, quiet: bool, tensorboard: bool) -> None:
     from edm_unified.training.run import Run
 
+    board = _summary_writer() if tensorboard else None  # is it there? before anything is written or removed
     with (
         Run(directory, job, peers, fresh) as run,
         options.progress(not quiet) as bar,
-        _board(directory, tensorboard) as tell,
+        _board(directory, board) as tell,
     ):
         began, steps, next_page = run.state.step, job.settings.steps, time.monotonic() + PAGE_EVERY
         if began == steps and not quiet:
             click.echo(f"{directory}: is finished; a larger training.images goes on, --fresh starts over", err=True)
+        if began and job.settings.due("sample", began) and not _drawn(run, began * job.settings.batch).exists():
+            _picture(run, recipe, began * job.settings.batch, bar)  # a kill came between checkpoint and picture
         for step in run.steps():
             at = step.progress
             text = f"loss {at.loss:.4g}  {at.images_per_second:.4g} images/s"
@@ -175,7 +181,7 @@ def _picture(run: Run, recipe: Recipe, images: int, bar: options.Progress) -> No
     denoiser = run.denoiser()  # all processes together
     if not run.team.leads:
         return
-    folder = run.directory / "samples"
+    file = _drawn(run, images)
     try:
         array = _draw(denoiser, recipe, run.job).numpy()
     except (ValueError, FloatingPointError) as error:
@@ -185,12 +191,16 @@ def _picture(run: Run, recipe: Recipe, images: int, bar: options.Progress) -> No
 
     from edm_unified.report import samples_grid_png
 
-    folder.mkdir(exist_ok=True)
+    file.parent.mkdir(exist_ok=True)
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
-    write_atomic(folder / f"{images:012d}.npy", buffer.getvalue())
     if array.ndim == 4 and array.shape[1] in (1, 3):
-        write_atomic(folder / f"{images:012d}.png", samples_grid_png(array, columns=round(len(array) ** 0.5)))
+        write_atomic(file.with_suffix(".png"), samples_grid_png(array, columns=round(len(array) ** 0.5)))
+    write_atomic(file, buffer.getvalue())  # the last: where it is, the picture is whole
+
+
+def _drawn(run: Run, images: int) -> Path:
+    return run.directory / "samples" / f"{images:012d}.npy"
 
 
 def _draw(denoiser: Trained, recipe: Recipe, job: Job) -> torch.Tensor:
@@ -248,18 +258,22 @@ def _excess(directory: Path, job: Job) -> str:
     return f"at most {worst.relative:.2%} of the variance to be explained, at sigma = {worst.sigma:.3g}"
 
 
-@contextlib.contextmanager
-def _board(directory: Path, wanted: bool) -> Iterator[Any]:
-    """A function that takes lines of the log; to TensorBoard where it is ``wanted``."""
-    if not wanted:
-        yield lambda line: None
-        return
+def _summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ValueError("--tensorboard: is not installed; pip install edm_unified[tensorboard]") from None
+    return SummaryWriter
+
+
+@contextlib.contextmanager
+def _board(directory: Path, board: Any) -> Iterator[Any]:
+    """A function that takes lines of the log; to TensorBoard where its ``board`` is given."""
+    if board is None:
+        yield lambda line: None
+        return
     last = max((int(line["step"]) for line in _lines(directory)), default=0)
-    with SummaryWriter(os.fspath(directory / "tensorboard"), purge_step=last + 1) as writer:
+    with board(os.fspath(directory / "tensorboard"), purge_step=last + 1) as writer:
 
         def tell(line: dict[str, Any]) -> None:
             for name in ("loss", "grad_norm", "rate", "images_per_second"):

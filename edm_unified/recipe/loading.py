@@ -39,6 +39,10 @@ def load(cls: type[Recipe] | type[Comparison] | None, name: Names, overrides: Se
             )
         tree = reader.read(Path(label).expanduser() / "recipe.yaml", label)
         return from_tree(tree | {"denoiser": {"kind": "checkpoint", "path": label}}, label, overrides, cls)
+    if (Path(label).expanduser() / "run.json").is_file():
+        raise RecipeError(
+            f"{Path(label) / 'recipe.yaml'}: is missing; copy that of one of the run's checkpoints back to its place"
+        )
     try:
         path = _shipped.find(name)
     except ValueError as error:

@@ -144,7 +144,7 @@ def _budget_ticks(ax: Axes, budgets: Sequence[int], least: float) -> None:
 
 
 def value_ticks(ax: Axes, low: float, high: float) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     decades = math.log10(high / low)
     if decades > 2.6:
@@ -155,8 +155,11 @@ def value_ticks(ax: Axes, low: float, high: float) -> None:
     steps = (1, 2, 5) if decades > 0.5 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
     first = math.floor(math.log10(low))
     ticks = [m * 10.0**e for e in range(first, first + 4) for m in steps if low <= m * 10.0**e <= high]
+    if len(ticks) < 3:  # so narrow a range is as good as linear
+        near = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        ticks = [tick for tick in near if low <= tick <= high]
     ax.yaxis.set_major_locator(FixedLocator(ticks))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.4g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 

@@ -57,7 +57,7 @@ def _facts(log: Sequence[dict[str, Any]]) -> str:
         "Images shown": f"{last['images']:,}",
         "Steps": f"{last['step']:,}",
         "Time": _duration(last["seconds"]),
-        "Images per second": f"{last['images_per_second']:,.4g}",
+        "Images per second": f"{last['images_per_second']:,.{0 if last['images_per_second'] >= 100 else 1}f}",
     }
     items = "".join(f"<div><dt>{text(k)}</dt><dd>{cited(v)}</dd></div>" for k, v in facts.items())
     return f'<dl class="facts">{items}</dl>'
@@ -246,7 +246,8 @@ def _stages(log: Sequence[dict[str, Any]]) -> list[tuple[str, dict[float, tuple[
 
 
 def _samples(pictures: Sequence[Path]) -> str:
-    shown = [(int(path.stem), np.load(path, allow_pickle=False)) for path in _thinned(pictures, _MOST_PICTURES)]
+    ours = [path for path in pictures if path.stem.isdigit()]
+    shown = [(int(path.stem), np.load(path, allow_pickle=False)) for path in _thinned(ours, _MOST_PICTURES)]
     shown = [(at, array) for at, array in shown if np.isfinite(array).all()]
     if not shown:
         return ""

@@ -28,6 +28,7 @@ one image and puts zeros beyond), and flips move pixels and never filter.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -80,6 +81,13 @@ class EDM:
         """How many numbers tell the network what was done."""
         return 9
 
+    def check(self, shape: Sequence[int]) -> None:
+        """Raise ``ValueError`` unless samples of that shape are images of at least 8 × 8."""
+        if len(shape) != 3 or min(shape[1:]) < LEAST_SIDE:
+            raise ValueError(
+                f"training.augment: needs images of at least {LEAST_SIDE}x{LEAST_SIDE}, got samples of {tuple(shape)}"
+            )
+
     def apply(self, images: Tensor, seed: int, first: int = 0) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) and the labels (B, 9) of rows ``first`` … of the batch ``seed``.
 
@@ -94,10 +102,7 @@ class EDM:
         The first 6 say what is done (where below p), the next 8 become a_0 … a_7, and where the last is ½ or above a_4
         is 0. Raises ValueError unless ``images`` are images of at least 8 × 8.
         """
-        if images.ndim != 4 or min(images.shape[2:]) < LEAST_SIDE:
-            raise ValueError(
-                f"augment: needs images of at least {LEAST_SIDE}x{LEAST_SIDE}, got samples of {tuple(images.shape[1:])}"
-            )
+        self.check(images.shape[1:])
         a = self._parameters(uniforms)
         labels = torch.stack(
             [a[0], a[1], a[2], a[3].cos() - 1, a[3].sin(), a[5] * a[4].cos(), a[5] * a[4].sin(), a[6], a[7]], 1
@@ -152,10 +157,14 @@ class Mirror:
         """None: the network is told nothing."""
         return 0
 
+    def check(self, shape: Sequence[int]) -> None:
+        """Raise ``ValueError`` unless samples of that shape are images."""
+        if len(shape) != 3:
+            raise ValueError(f"training.augment: needs images (C, H, W), got samples of {tuple(shape)}")
+
     def apply(self, images: Tensor, seed: int, first: int = 0) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) and labels (B, 0) of rows ``first`` … of the batch ``seed``; as :meth:`EDM.apply`."""
-        if images.ndim != 4:
-            raise ValueError(f"augment: needs images (C, H, W), got samples of {tuple(images.shape[1:])}")
+        self.check(images.shape[1:])
         mirrored = (numbers(seed, first, len(images))[:, 0] < self.p).nonzero()[:, 0]
         mirrored = mirrored.to(images.device, non_blocking=True)
         return images.index_copy(0, mirrored, images[mirrored].flip(3)), images.new_zeros(len(images), 0)

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +46,11 @@ class Average(NamedTuple):
 
     @property
     def file(self) -> str:
-        return RAW if self.std == 0 else "ema.safetensors" if self.std is None else f"ema-{self.std:.3f}.safetensors"
+        """Two lengths never share a name: three decimals where these are the length, else all it has."""
+        if self.std is None:
+            return "ema.safetensors"
+        short = f"{self.std:.3f}"
+        return f"ema-{short if float(short) == self.std else self.std}.safetensors" if self.std else RAW
 
 
 def about(job: Job, step: int) -> dict[str, Any]:
@@ -78,14 +83,20 @@ def write(directory: Path, job: Job, step: int, averages: list[Average]) -> None
     write_atomic(directory / META, json.dumps(meta, indent=1) + "\n")
 
 
-def add(directory: Path, average: Average, recipe: str) -> dict[str, Any]:
-    """Write one set of weights; what ``checkpoint.json`` is to say of it."""
+def add(directory: Path, average: Average, recipe: str, beside: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """Write one set of weights; what ``checkpoint.json`` is to say of it.
+
+    ``beside``: what it says already. No file that it names is changed: other weights get another name.
+    """
     from safetensors.torch import save
 
     weights = {name: tensor.detach().to("cpu").contiguous() for name, tensor in average.weights.items()}
     content = save(weights, metadata={"recipe": recipe})
-    write_atomic(directory / average.file, content)
-    return {"std": average.std, "file": average.file, "sha256": hashlib.sha256(content).hexdigest()}
+    file, digest = average.file, hashlib.sha256(content).hexdigest()
+    if any(entry["file"] == file and entry["sha256"] != digest for entry in beside):
+        file = f"{file.removesuffix('.safetensors')}-{digest[:8]}.safetensors"
+    write_atomic(directory / file, content)
+    return {"std": average.std, "file": file, "sha256": digest}
 
 
 def folders(run: Path) -> list[Path]:
@@ -164,14 +175,24 @@ _SOUND: dict[str, Callable[[Any], bool]] = {
 }
 
 
+def same(a: float, b: float) -> bool:
+    """Whether ``a`` and ``b`` name one average: equal but for rounding to the six digits that are shown."""
+    return math.isclose(a, b, rel_tol=1e-5)
+
+
+def named(entries: Sequence[dict[str, Any]], std: float) -> dict[str, Any] | None:
+    """The one of ``entries`` whose length is ``std``: of several that are the :func:`same`, the nearest."""
+    found = [entry for entry in entries if entry["std"] is not None and same(entry["std"], std)]
+    return min(found, key=lambda entry: abs(entry["std"] - std), default=None)
+
+
 def choose(meta: dict[str, Any], ema: float | None, where: Path) -> dict[str, Any]:
     """The weights that ``ema`` names: None the first average (or the raw weights), 0 the raw weights."""
     entries = meta["weights"]
     if ema is None:
         return next((entry for entry in entries if entry["std"] != 0), entries[0])  # type: ignore[no-any-return]
-    for entry in entries:
-        if entry["std"] is not None and abs(entry["std"] - ema) < 5e-4:
-            return entry  # type: ignore[no-any-return]
+    if (found := named(entries, ema)) is not None:
+        return found
     known = [f"{entry['std']:g}" for entry in entries if entry["std"]]
     remedy = f"it has {', '.join(known)}, and 0 for the raw weights" if known else "it has null and 0, the raw weights"
     raise ValueError(f"ema: {where} has no average of {ema:g}; {remedy}; see `edm-unified ema`")

@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from edm_unified.training import checkpoint, log, plain
 from edm_unified.training.job import Job
 from edm_unified.training.settings import Training
@@ -30,9 +32,10 @@ def check(directory: Path, job: Job) -> Training | None:
         return None
     now = json.loads(json.dumps(job.tree))
     try:
-        before = json.loads(file.read_text("utf-8"))["recipe"]
+        about = json.loads(file.read_text("utf-8"))
+        before = dict(about["recipe"].items())
         settings = plain.decode(Training, before["training"]) if before else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{file}: cannot be read; start over with --fresh") from None
     key = plain.first_difference(Job.bound(before), Job.bound(now))
     if key is not None:
@@ -41,9 +44,28 @@ def check(directory: Path, job: Job) -> Training | None:
             f"{directory}: was begun with another recipe: {key} was {_value(before, key)} and is {_value(now, key)}"
             f"{past}; name another directory with --out, or start over with --fresh"
         )
+    if "data" in about and about["data"] != data_of(job):
+        raise ValueError(
+            f"{directory}: was begun with other data: {_said(about['data'])}, and now {_said(data_of(job))}; bring the "
+            "first back, name another directory with --out, or start over with --fresh"
+        )
     if settings is not None:
         _check_length(directory, settings, job.settings)
     return settings
+
+
+def data_of(job: Job) -> dict[str, Any]:
+    """What tells that the data are others, without reading them: the recipe names the place only."""
+    labels = job.dataset.labels
+    counts = [] if labels is None else torch.bincount(labels).tolist()
+    return {"samples": len(job.dataset), "shape": list(job.shape), "classes": job.dataset.classes, "counts": counts}
+
+
+def _said(data: Any) -> str:
+    if not isinstance(data, dict):
+        return str(data)[:60]
+    shape = "×".join(map(str, data.get("shape", ())))
+    return f"{data.get('samples')} samples of shape {shape}, classes {str(data.get('counts') or 'none')[:60]}"
 
 
 def _check_length(directory: Path, before: Training, now: Training) -> None:

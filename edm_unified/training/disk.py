@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from edm_unified._files import write_atomic
+
+_SEAL = "sha256.json"
 
 
 class Naming:
@@ -43,3 +49,39 @@ def sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def seal(folder: Path) -> None:
+    """Write into ``folder`` what its files are, by SHA-256."""
+    write_atomic(folder / _SEAL, json.dumps({file.name: _digest(file) for file in _files(folder)}, indent=1) + "\n")
+
+
+def check_seal(folder: Path) -> None:
+    """Raise ``ValueError`` naming a file of ``folder`` that is missing or not what it was when it was sealed.
+
+    A folder without a seal, of an earlier version, passes.
+    """
+    if not (folder / _SEAL).exists():
+        return
+    try:
+        sealed = dict(json.loads((folder / _SEAL).read_text("utf-8")))
+    except (ValueError, TypeError):
+        raise ValueError(f"{folder / _SEAL}: cannot be read") from None
+    for name, digest in sealed.items():
+        file = folder / str(name)
+        if not file.is_file():
+            raise ValueError(f"{file}: is missing")
+        if _digest(file) != digest:
+            raise ValueError(f"{file}: was changed after it was written")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.is_file() and file.name != _SEAL)
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
+    with open(file, "rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

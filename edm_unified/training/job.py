@@ -16,7 +16,7 @@ from edm_unified.networks import AnyNetwork
 from edm_unified.preconditioning import AnyPreconditioning
 from edm_unified.training import draws
 from edm_unified.training.noise import Sigma
-from edm_unified.training.objective import Objective
+from edm_unified.training.objective import Implicit, Objective
 from edm_unified.training.settings import Training
 
 
@@ -49,6 +49,11 @@ class Job:
             raise ValueError(
                 f"training.conditional: the data ({self.dataset.name}) have no labels; set conditional: false"
             )
+
+        if settings.augment is not None:
+            settings.augment.check(self.shape)
+        if isinstance(self.objective.matching, Implicit):
+            self.objective.matching.check(self.shape)
 
     @property
     def fingerprint(self) -> str:

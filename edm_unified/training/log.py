@@ -13,7 +13,7 @@ from edm_unified.training.loop import Progress
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log. One that was cut off is left out, and all that follow it."""
+    """The lines of a log. One that was cut off or is none of ours is left out, and all that follow it."""
     found: list[dict[str, Any]] = []
     if path.exists():
         for line in path.read_bytes().splitlines(keepends=True):
@@ -21,10 +21,30 @@ def read(path: Path) -> list[dict[str, Any]]:
                 entry = json.loads(line)
             except ValueError:
                 break
-            if not line.endswith(b"\n") or not isinstance(entry, dict) or "step" not in entry:
+            if not line.endswith(b"\n") or not _ours(entry):
                 break
             found.append(entry)
     return found
+
+
+def _ours(entry: Any) -> bool:
+    """Whether a line says what :meth:`Log.add` does."""
+    if not isinstance(entry, dict):
+        return False
+    counted = all(type(entry.get(name)) is int for name in ("step", "images"))
+    measured = all(_number(entry.get(name)) for name in ("loss", "rate", "images_per_second", "seconds"))
+    norm, bins = entry.get("grad_norm", ""), entry.get("bins")
+    return (
+        counted
+        and measured
+        and (norm is None or _number(norm))
+        and isinstance(bins, list)
+        and all(isinstance(row, list) and len(row) == 3 and all(map(_number, row)) for row in bins)
+    )
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float)
 
 
 def cut(path: Path, step: int) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -48,6 +48,27 @@ class Team(NamedTuple):
         found: list[Any] = [None] * self.size
         distributed.all_gather_object(found, value)
         return found
+
+    def lead(self, act: Callable[[], object]) -> None:
+        """Let the leading process ``act`` while the others wait. What it raises ends them all.
+
+        Raises what ``act`` raises, in the leading process; in the others :class:`LeaderError` with its words.
+        """
+        error: Exception | None = None
+        if self.leads:
+            try:
+                act()
+            except Exception as raised:
+                error = raised
+        words = self.all_of(None if error is None else str(error))[0]
+        if error is not None:
+            raise error
+        if words is not None:
+            raise LeaderError(words)
+
+
+class LeaderError(ValueError):
+    """An error of the leading process, in another one; the leading one tells it."""
 
 
 @contextmanager

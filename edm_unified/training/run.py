@@ -25,11 +25,11 @@ from torch import Tensor
 from edm_unified._files import claim, write_atomic
 from edm_unified.training import checkpoint, continuing
 from edm_unified.training.checkpoint import Average
-from edm_unified.training.disk import Naming, sync
+from edm_unified.training.disk import Naming, check_seal, seal, sync
 from edm_unified.training.job import Job
 from edm_unified.training.log import Log
 from edm_unified.training.loop import Progress, train
-from edm_unified.training.parallel import Team, whole
+from edm_unified.training.parallel import LeaderError, Team, whole
 from edm_unified.training.settings import Training
 from edm_unified.training.state import TrainState
 from edm_unified.training.trained import Trained
@@ -71,14 +71,10 @@ class Run:
         self._spare: Path | None = None
         self._training: Generator[Progress, None, None] | None = None
         job.settings.share(team.size)
-        if team.leads:
-            self._claim(fresh)
-        team.wait()
+        team.lead(lambda: self._claim(fresh))
         try:
             self.state = TrainState.start(job, team)  # says what does not fit, before anything is written or removed
-            if team.leads:
-                self._begin(fresh)
-            team.wait()
+            team.lead(lambda: self._begin(fresh))
             self._resume()
             self._log = Log(directory / "log.jsonl", self.state.step) if team.leads else None
         except BaseException:
@@ -121,7 +117,8 @@ class Run:
             shutil.rmtree(path)
         if not fresh:
             self._spare = continuing.reopen(directory, self._before, job.settings)
-        write_atomic(directory / "run.json", json.dumps({"recipe": job.tree}, indent=1) + "\n")
+        about = {"recipe": job.tree, "data": continuing.data_of(job)}
+        write_atomic(directory / "run.json", json.dumps(about, indent=1) + "\n")
         write_atomic(directory / "recipe.yaml", job.text)
 
     def _resume(self) -> None:
@@ -132,7 +129,10 @@ class Run:
         if not state.is_dir():
             raise ValueError(f"{found[-1]}: has no state to continue from; {_remedy(found)}")
         try:
+            self.team.lead(lambda: check_seal(state))
             self.state.load(state, self.team)
+        except LeaderError:
+            raise
         except ValueError as error:
             raise ValueError(f"{error}; {_remedy(found)}") from None
 
@@ -182,6 +182,7 @@ class Run:
             with Naming(final):
                 self.state.save(partial / "state", team)
                 if team.leads:
+                    seal(partial / "state")
                     checkpoint.write(partial, self.job, self.state.step, averages)
         except BaseException:
             if team.leads:

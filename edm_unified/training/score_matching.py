@@ -21,7 +21,8 @@ have more variance, and cost a second derivative in training.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -69,13 +70,18 @@ class Implicit:
     def __post_init__(self) -> None:
         count("most", self.most)
 
-    def errors(self, D: OneArgument, x0: Tensor, z: Tensor, sigma: Tensor, weight: Tensor) -> Tensor:
-        d = z[0].numel()
+    def check(self, shape: Sequence[int]) -> None:
+        """Raise ``ValueError`` where samples of that shape have more numbers than derivatives are put up with."""
+        d = math.prod(shape)
         if d > self.most:
             raise ValueError(
-                f"most: the exact trace takes {d:,} derivatives a step for samples of {d:,} numbers, more than "
-                f"{self.most:,}; raise most, or use objective.matching: {{kind: sliced}}"
+                f"objective.matching.most: the exact trace takes {d:,} derivatives a step for samples of {d:,} "
+                f"numbers, more than {self.most:,}; raise most, or use objective.matching: {{kind: sliced}}"
             )
+
+    def errors(self, D: OneArgument, x0: Tensor, z: Tensor, sigma: Tensor, weight: Tensor) -> Tensor:
+        self.check(z.shape[1:])
+        d = z[0].numel()
         training = torch.is_grad_enabled()
         with torch.enable_grad():
             z = _variable(z)

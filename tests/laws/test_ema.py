@@ -10,7 +10,7 @@ import torch
 from scipy.integrate import quad
 from torch import nn
 
-from edm_unified.training import ema
+from edm_unified.training import ema, posthoc
 
 STDS = (0.01, 0.05, 0.10, 0.2, 0.28)
 
@@ -163,3 +163,10 @@ def test_averages_are_whole_state_dicts_and_are_restored_bit_for_bit(rule):
 def test_bad_values_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(("std", "met"), [(0.005, False), (0.01, True), (0.28, True), (0.288, False)])
+def test_lengths_that_fifty_snapshots_make(std, met):
+    """docs/training.md: those from 0.01 to 0.28."""
+    target = (1000.0, std)
+    assert (ema.mismatch(SNAPSHOTS, target, ema.reconstruct(SNAPSHOTS, target)) <= posthoc.LIMIT) is met

@@ -178,7 +178,7 @@ def test_wrong_input() -> None:
         with pytest.raises(ValueError, match=r"^p: must be a probability from 0 to 1"):
             EDM(p)
     for shape in ((2, 5), (2, 1, 7, 9), (2, 1, 64)):
-        with pytest.raises(ValueError, match=r"^augment: needs images of at least 8x8, got samples of"):
+        with pytest.raises(ValueError, match=r"^training.augment: needs images of at least 8x8, got samples of"):
             EDM().apply(torch.zeros(shape), 0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from training_example import RECIPE
+from training_example import RECIPE, contents
 
 from edm_unified.cli import main
 
@@ -101,6 +102,34 @@ def test_a_run_in_the_place_of_the_recipe_is_continued_where_it_is(toy: Path, tm
     invoke("train", moved, "--quiet")
     assert "kind: checkpoint" not in (moved / "recipe.yaml").read_text()
     invoke("sample", moved, "--n", 2, "--quiet", "--out", tmp_path / "s")
+
+
+def test_a_picture_that_a_kill_prevented_is_drawn_later(toy: Path, tmp_path: Path) -> None:
+    words = ("train", toy, "--out", tmp_path / "run", "--quiet")
+    invoke(*words)
+    pictures = sorted((tmp_path / "run" / "samples").iterdir())
+    last = pictures[-1].read_bytes()
+    pictures[-1].unlink()
+    invoke(*words)
+    assert pictures[-1].read_bytes() == last
+
+
+def test_a_run_without_its_recipe_names_the_file(toy: Path, tmp_path: Path) -> None:
+    invoke("train", toy, "--out", tmp_path / "run", "--quiet")
+    (tmp_path / "run" / "recipe.yaml").unlink()
+    for command in ("train", "sample", "compare"):
+        assert "recipe.yaml: is missing; copy that of one of the run" in invoke(command, tmp_path / "run", code=2)
+
+
+def test_fresh_removes_nothing_where_the_extra_is_not_there(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("train", toy, "--out", tmp_path / "run", "--quiet")
+    invoke(*words)
+    before = contents(tmp_path / "run")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert "--tensorboard: is not installed" in invoke(*words, "--fresh", "--tensorboard", code=2)
+    assert contents(tmp_path / "run") == before
 
 
 def test_a_run_with_the_name_of_a_shipped_recipe_is_not_taken_for_it(

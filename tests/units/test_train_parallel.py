@@ -12,7 +12,7 @@ import torch
 from training_example import recipe
 
 from edm_unified.training import checkpoint, draws, log
-from edm_unified.training.parallel import Team
+from edm_unified.training.parallel import LeaderError, Team
 from edm_unified.training.run import Run
 
 PROGRAM = """
@@ -78,6 +78,20 @@ def test_two_processes_follow_one(tmp_path: Path) -> None:
             weights = [checkpoint.load(tmp_path / name, ema=ema).state_dict() for name in ("one", out)]
             for name, tensor in weights[0].items():
                 torch.testing.assert_close(weights[1][name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_what_the_leading_process_raises_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise OSError("no room")
+
+    cpu, said = torch.device("cpu"), []
+    monkeypatch.setattr(Team, "all_of", lambda self, value: said.append(value) or [value])
+    with pytest.raises(OSError, match="no room"):
+        Team(cpu, 0, 2).lead(fails)
+    assert said == ["no room"]
+    monkeypatch.setattr(Team, "all_of", lambda self, value: said)
+    with pytest.raises(LeaderError, match="no room"):
+        Team(cpu, 1, 2).lead(fails)  # it does not act itself
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:

@@ -185,6 +185,20 @@ def test_snapshots_from_before_the_title_changed_are_still_of_the_run(tmp_path: 
     assert [made.images for made in posthoc.write(tmp_path, (0.07,))] == [128]
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.augment={kind: mirror}",
+        "training.augment={kind: edm}",
+        "objective.matching={kind: implicit, most: 1}",
+    ],
+)
+def test_what_the_first_step_would_find_is_found_before(tmp_path: Path, override: str) -> None:
+    path = override.partition("=")[0]
+    with pytest.raises(ValueError, match=f"^{path}"):
+        recipe("training.images=64", override).job()
+
+
 def test_what_cannot_be_built_neither_binds_a_directory_nor_clears_one(tmp_path: Path) -> None:
     job = recipe("training.images=64").job()
     bad = recipe("network={kind: unet, channels: 8}").job()
@@ -228,6 +242,61 @@ def test_a_line_of_the_log_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
         file.write('{"step": 5, "ima')
     train(job, tmp_path / "run")
     assert timeless(tmp_path / "run") == timeless(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("line", ['{"step": "a"}', '{"step": 7}', '{"loss": 1.0}', "[]", "null"])
+def test_a_line_that_is_none_of_ours_is_dropped(tmp_path: Path, line: str) -> None:
+    job = recipe("training.images=192").job()
+    train(job, tmp_path)
+    before = timeless(tmp_path)
+    with open(tmp_path / "log.jsonl", "a") as file:
+        file.write(f"{line}\n")
+    train(recipe("training.images=256").job(), tmp_path)
+    after = timeless(tmp_path)
+    assert after[: len(before)] == before
+    assert [entry["images"] for entry in after] == sorted({entry["images"] for entry in after})
+    assert after[-1]["images"] == 256
+
+
+@pytest.mark.parametrize("content", ["[]", '{"recipe": []}', '{"recipe": null}', "{"])
+def test_a_run_json_that_is_none_of_ours(tmp_path: Path, content: str) -> None:
+    job = recipe("training.images=64").job()
+    train(job, tmp_path)
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=r"run.json: cannot be read; start over with --fresh"):
+        Run(tmp_path, job, CPU)
+
+
+def test_other_data_are_refused(tmp_path: Path) -> None:
+    import numpy as np
+
+    file = tmp_path / "x.npy"
+    data = f"data={{kind: arrays, path: {file}}}"
+    plain = ("training.images=64", "training.conditional=false", "training.label_dropout=0.0", data)
+    np.save(file, np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32))
+    train(recipe(*plain).job(), tmp_path / "run")
+    train(recipe(*plain).job(), tmp_path / "run")
+    for shape in ((100, 2), (300, 3)):
+        np.save(file, np.zeros(shape, np.float32))
+        with pytest.raises(ValueError, match=r"was begun with other data: 300 samples of shape 2") as caught:
+            Run(tmp_path / "run", recipe(*plain).job(), CPU)
+        assert f"now {shape[0]} samples of shape {shape[1]}" in str(caught.value)
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    del about["data"]  # of a run that was begun before this was kept
+    (tmp_path / "run" / "run.json").write_text(json.dumps(about))
+    np.save(file, np.zeros((100, 2), np.float32))
+    train(recipe(*plain).job(), tmp_path / "run")
+
+
+def test_one_bit_of_the_state(tmp_path: Path) -> None:
+    job = recipe("training.images=192").job()
+    train(job, tmp_path, stop=4)
+    file = next((checkpoint.folders(tmp_path)[-1] / "state").glob("*.distcp"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match=rf"{file.name}: was changed after it was written; .* --fresh"):
+        Run(tmp_path, job, CPU)
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "gone"])
