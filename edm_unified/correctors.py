@@ -111,6 +111,8 @@ class AnnealedLangevin:
 
     def __post_init__(self) -> None:
         positive("snr", self.snr)
+        if not self.snr < 1:
+            raise ValueError(f"snr: must be below 1, or the steps overshoot and grow, got {self.snr!r}")
 
     def step(self, dynamics: Dynamics, x: Tensor, level: Level, randn: Randn) -> Tensor:
         return _by_level(2 * self.snr**2, dynamics, x, level, randn)

@@ -73,12 +73,7 @@ class ClassifierFree:
                     "it with training.label_dropout: 0.1, or take {kind: autoguidance}"
                 )
             return Guide(self.around, class_counts=tuple(model.about["class_counts"]))
-        counts = None if dataset.labels is None else tuple(torch.bincount(dataset.labels).tolist())
-        try:
-            if counts is not None:
-                model(torch.zeros(1, *dataset.shape, device=device), 1.0, label=counts.index(max(counts)))
-        except ValueError:
-            counts = None
+        counts = _counts(model, dataset, device)
         if counts is None:
             raise ValueError("sampler.guidance: this denoiser has no classes; leave it out")
         return Guide(self.around, class_counts=counts)
@@ -125,13 +120,20 @@ class Autoguidance:
                 f"sampler.guidance.guide: {self.guide} was trained with {lesser.classes} classes, the network with "
                 f"{model.classes}; both are told the same class"
             )
-        lesser = lesser.to(device)
+        lesser, counts = lesser.to(device), None
+        if lesser.needs_label:
+            counts = _counts(model, dataset, device)
+            if counts is None or len(counts) != lesser.classes:
+                raise ValueError(
+                    f"sampler.guidance.guide: {self.guide} has no answer without one of its {lesser.classes} classes, "
+                    "and the denoiser does not have them; train a guide with training.label_dropout"
+                )
 
         def around(denoiser: Denoiser) -> Denoiser:
             beside = denoiser.beside(lesser) if isinstance(denoiser, Counted) else lesser
             return guidance.Autoguidance(denoiser, beside, self.w, _interval(self))
 
-        return Guide(around, lesser.fingerprint)
+        return Guide(around, lesser.fingerprint, counts)
 
 
 AnyGuidance = ClassifierFree | Autoguidance
@@ -145,6 +147,20 @@ def _check(choice: AnyGuidance) -> None:
         positive("high", choice.high)
         if choice.high <= choice.low:
             raise ValueError(f"high: must be above low = {choice.low:g}, got {choice.high:g}")
+
+
+def _counts(model: Any, dataset: Dataset, device: torch.device) -> tuple[int, ...] | None:
+    """How often the data have each class of ``model``; None where it has no classes."""
+    if isinstance(model, Trained):
+        return tuple(model.about["class_counts"]) if model.classes else None
+    if dataset.labels is None:
+        return None
+    counts = torch.bincount(dataset.labels)
+    try:  # the denoiser itself knows whether it takes a class
+        model(torch.zeros(1, *dataset.shape, device=device), 1.0, label=int(counts.argmax()))
+    except ValueError:
+        return None
+    return tuple(counts.tolist())
 
 
 def _interval(choice: AnyGuidance) -> tuple[float, float]:

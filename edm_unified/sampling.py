@@ -85,8 +85,13 @@ def walk(
     randn: Randn,
     callback: Callable[[Progress], object] | None = None,
     begun: Any = None,
+    between: Randn | None = None,
 ) -> Tensor:
-    """Take x along ``path``: the loop. ``begun`` is what ``solver.init`` returned for this path, where it is known."""
+    """Take x along ``path``: the loop. ``begun`` is what ``solver.init`` returned for this path, where it is known.
+
+    ``between``: the noise of rises and repeats, where it is not ``randn``, that of the falls.
+    """
+    between = randn if between is None else between
     moves, move = path.moves, 0
     state = solver.init(dynamics, path) if begun is None else begun
     try:
@@ -94,9 +99,9 @@ def walk(
             if b.sigma < a.sigma:
                 x, state = solver.step(dynamics, x, a, b, state, randn)
             elif b.sigma > a.sigma:
-                x = torch.add(x, randn(), alpha=S_noise * math.sqrt((b.sigma - a.sigma) * (b.sigma + a.sigma)))
+                x = torch.add(x, between(), alpha=S_noise * math.sqrt((b.sigma - a.sigma) * (b.sigma + a.sigma)))
             elif corrector is not None:
-                x = corrector.step(dynamics, x, a, randn)
+                x = corrector.step(dynamics, x, a, between)
             if callback is not None:
                 callback(Progress(move, len(moves), b.sigma, x))
     except OutputError as error:
@@ -186,7 +191,11 @@ def sample(
         def run(denoiser: Denoiser, callback: Callable[[Progress], object] | None) -> Tensor:
             randn = Source(seed, first, noise.shape, dtype, noise.device, purpose=1)
             dynamics = Dynamics(schedule, denoiser, dict(cond or {}), noise.device, substitute)
-            return walk(dynamics, start, path, solver, corrector, S_noise, randn, callback, begun)
+            between = None
+            if getattr(solver, "adaptive", False) and (renoising is not None or corrector is not None):
+                # a step-size control draws as often as the slowest of its batch needs, and nobody else may notice
+                between = Source(seed, first, noise.shape, dtype, noise.device, purpose=6)
+            return walk(dynamics, start, path, solver, corrector, S_noise, randn, callback, begun, between)
 
         x = run(denoiser, callback)
         # The only wait for the device, after the last step. A finite sum has finite terms; any other may just be large.

@@ -2,7 +2,7 @@
 
 Every sample has a generator of its own, NumPy's SFC64 seeded with (seed, purpose, i). ``purpose`` keeps apart what one
 sample needs: 0 its unit noise, 1 the noise on the way, 2 the probes of a trace, 3 that of dequantisation, 4 and 5 the
-noise and the levels of a variational bound.
+noise and the levels of a variational bound, 6 what is drawn between the falls of an adaptive solver.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ def describe(
     Raises ``ValueError`` where a part that training needs is missing, or the network does not take the shape.
     """
     from edm_unified.networks import cost
+    from edm_unified.training.objective import Implicit
 
     network, settings = recipe.network, recipe.training
     for part in ("data", "network", "preconditioning", "objective", "training"):
@@ -28,14 +29,23 @@ def describe(
     assert settings is not None
     try:
         shape, known, size = _data(recipe, shape, classes)
-        labels = known if settings.conditional else 0
+        labels = (known or 0) if settings.conditional else 0
         augment = 0 if settings.augment is None else settings.augment.labels
+        if settings.conditional and known is None:
+            raise ValueError(
+                "training.conditional: the data are not at hand; say what they are with --shape and --classes, e.g. "
+                f"--shape {','.join(map(str, shape))} --classes 10, or set conditional: false"
+            )
         if settings.conditional and not labels:
             raise ValueError("training.conditional: the data have no labels; set conditional: false, or give --classes")
         if size is not None and settings.batch > size:
             raise ValueError(
                 f"training.batch: must not be more than the {size:,} samples of the data, got {settings.batch:,}"
             )
+        if settings.augment is not None:
+            settings.augment.check(shape)
+        if recipe.objective is not None and isinstance(recipe.objective.matching, Implicit):
+            recipe.objective.matching.check(shape)
         try:
             number = _parameters(network, shape, labels, augment)
             work = cost.flops(network, shape, labels, augment)
@@ -69,22 +79,24 @@ def describe(
 
 def _data(
     recipe: Recipe, shape: tuple[int, ...] | None, classes: int | None
-) -> tuple[tuple[int, ...], int, int | None]:
-    """Shape, classes, and number of samples where the data are there."""
+) -> tuple[tuple[int, ...], int | None, int | None]:
+    """Shape, classes where they are known, and number of samples where the data are there."""
     if shape is not None:
-        return shape, classes or 0, None
+        return shape, classes, None
     try:
         dataset = recipe.load_data()
     except (ValueError, OSError) as error:
         outline = _outline(recipe.data)
         if outline is None:
-            raise ValueError(f"{error}; or say what they are with --shape, e.g. --shape 3,32,32") from None
+            raise ValueError(
+                f"{error}; or say what they are with --shape and --classes, e.g. --shape 3,32,32 --classes 10"
+            ) from None
         return outline[0], outline[1] if classes is None else classes, None
     return dataset.shape, dataset.classes if classes is None else classes, len(dataset)
 
 
-def _outline(data: Any) -> tuple[tuple[int, ...], int] | None:
-    """The shape and the classes of data that are not at hand, as far as their component says."""
+def _outline(data: Any) -> tuple[tuple[int, ...], int | None] | None:
+    """The shape and the classes (None: not known) of data not at hand, as far as their component says."""
     if getattr(data, "name", None) in _TORCHVISION:
         return _TORCHVISION[data.name], 10
     size = getattr(data, "size", None)
@@ -92,7 +104,7 @@ def _outline(data: Any) -> tuple[tuple[int, ...], int] | None:
         return None
     sides = (size, size) if isinstance(size, int) else tuple(size)
     known = {"imagenet": 1000, "celeba": 2 if getattr(data, "attribute", None) else 0}
-    return (getattr(data, "channels", 3), *sides), known.get(data.kind, 0)
+    return (getattr(data, "channels", 3), *sides), known.get(data.kind)
 
 
 def _parameters(network: Any, shape: tuple[int, ...], classes: int, augment: int) -> int:

@@ -35,10 +35,11 @@ def report(name: str, dataset: Dataset, job: Job, rows: Rows) -> list[str]:
 
     d = math.prod(dataset.shape)
     bits = -rows.nats / (d * math.log(2))
+    of = "x | class" if job.conditional else "x"
     what = (
-        "variational bound on ln p"
+        f"variational bound on ln p({of})"
         if job.bound
-        else f"ln p(x; sigma_min = {job.sigma_min:g}) of the probability-flow ODE"
+        else f"ln p({of}; sigma_min = {job.sigma_min:g}) of the probability-flow ODE"
     )
     shape = "×".join(map(str, dataset.shape))
     lines = [

@@ -13,6 +13,7 @@ from edm_unified.cli import options
 from edm_unified.data import Dataset
 from edm_unified.data import batch as read
 from edm_unified.data.dataset import AS_STORED
+from edm_unified.data.survey import part
 
 
 class Job(NamedTuple):
@@ -57,6 +58,11 @@ def whole(dataset: Dataset) -> bool:
     return dataset.scaling is not AS_STORED and bool((some == some.round()).all())
 
 
+def moments_of(dataset: Dataset) -> Tensor:
+    """Samples for the moments of the data: of all of them, as files may be sorted by class."""
+    return read(dataset, part(dataset, 10_000))[0]
+
+
 def rows(
     denoiser: Any, dataset: Dataset, job: Job, first: int, n: int, batch: int, check: bool, bar: options.Progress
 ) -> Rows:
@@ -67,7 +73,7 @@ def rows(
         indices = torch.arange(start, min(start + batch, first + n))
         x, entropy = _points(dataset, indices, job)
         x = x.to(job.device)
-        cond = _cond(denoiser, dataset, indices, job)
+        cond = _cond(dataset, indices, job)
         common: Any = {"sigma_min": job.sigma_min, "sigma_max": job.sigma_max, "prior": job.prior, "seed": job.seed,
                        "first": start, "cond": cond}  # fmt: skip
 
@@ -88,7 +94,8 @@ def rows(
                     denoiser, x, steps=job.steps, tolerance=job.tolerance, trace=job.trace, probe=job.probe,
                     probes=job.probes, dtype=job.dtype, callback=told, **common,
                 )  # fmt: skip
-            notes.update(dict.fromkeys(str(warning.message) for warning in caught))
+            words = (str(warning.message) for warning in caught)
+            notes.update(dict.fromkeys(text for text in words if not text.startswith("sigma_max:")))  # of all the data
             nats.append(flow.nats.cpu())
             errors.append(flow.standard_error.cpu())
             nfe = flow.nfe
@@ -118,9 +125,7 @@ def _points(dataset: Dataset, indices: Tensor, job: Job) -> tuple[Tensor, float 
     return spread.x, spread.entropy
 
 
-def _cond(denoiser: Any, dataset: Dataset, indices: Tensor, job: Job) -> dict[str, Tensor] | None:
-    if not (job.conditional or getattr(denoiser, "needs_label", False)):
+def _cond(dataset: Dataset, indices: Tensor, job: Job) -> dict[str, Tensor] | None:
+    if not job.conditional or dataset.labels is None:
         return None
-    if dataset.labels is None:
-        raise ValueError(f"label: {dataset.name} have no classes, which this denoiser or --conditional needs")
     return {"label": dataset.labels[indices].to(job.device)}

@@ -60,6 +60,7 @@ def sample(
     \b
     samples.npy         (n, *shape), float32, in the units of the data
     samples.png         the first 256 as a grid, where they are images
+    labels.npy          the class of each, where they were conditioned on one
     recipe.yaml         the recipe as it was run
     environment.json    versions, machine, command
 
@@ -72,9 +73,9 @@ def sample(
     directory = out or Path("edm-samples") / Path(recipe).stem
     with _directory(directory), options.progress(not quiet) as bar:
         bar.say("making the denoiser")
-        samples, nfe, seconds = _draw(recipe, resolved, n, seed, label, batch, threads, where, precision, bar)
+        samples, labels, nfe, seconds = _draw(recipe, resolved, n, seed, label, batch, threads, where, precision, bar)
         run = {"nfe": nfe, "seconds": round(seconds, 3), "seed": seed, "class": label}
-        files = _files(resolved, samples, run, where, precision)
+        files = _files(resolved, samples, labels, run, where, precision)
         _write_all(directory, files)
     if not quiet:
         shape = "×".join(map(str, samples.shape[1:]))
@@ -96,8 +97,8 @@ def _draw(
     device: torch.device,
     dtype: torch.dtype,
     bar: options.Progress,
-) -> tuple[Tensor, int, float]:
-    """The samples on the CPU, the evaluations that each of them took, and the seconds for all (without making D)."""
+) -> tuple[Tensor, Tensor | None, int, float]:
+    """The samples and their classes on the CPU, the evaluations of each, and the seconds for all (without making D)."""
     import torch
 
     from edm_unified import sampling
@@ -114,6 +115,7 @@ def _draw(
     _check_class(built, label, guide)
     conditions = _conditions(built, guide, label, seed, device)
     parts: list[Tensor] = []
+    labels: list[Tensor] = []
     began = time.perf_counter()
     for first in range(0, n, batch):
         size = min(batch, n - first)
@@ -136,11 +138,13 @@ def _draw(
                 seed=seed,
                 first=first,
                 dtype=dtype,
-                cond=conditions(size, first),
+                cond=(cond := conditions(size, first)),
                 callback=moved,
             )
         parts.append(x.cpu())
-    return torch.cat(parts), denoiser.nfe // len(parts), time.perf_counter() - began
+        labels += [] if cond is None else [cond["label"].cpu()]
+    drawn = torch.cat(labels) if labels else None
+    return torch.cat(parts), drawn, denoiser.nfe // len(parts), time.perf_counter() - began
 
 
 def _size(denoiser: Any) -> float:
@@ -192,7 +196,12 @@ def _check_class(denoiser: Any, label: int | None, guide: Guide | None) -> None:
 
 
 def _files(
-    recipe: Recipe, samples: Tensor, run: Mapping[str, Any], device: torch.device, dtype: torch.dtype
+    recipe: Recipe,
+    samples: Tensor,
+    labels: Tensor | None,
+    run: Mapping[str, Any],
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> dict[str, bytes]:
     """What is written, by name, all of it made before anything is written."""
     import numpy as np
@@ -201,10 +210,12 @@ def _files(
     from edm_unified.compare.view import environment
     from edm_unified.report import samples_grid_png
 
-    array = samples.to("cpu").float().numpy()
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    files = {"samples.npy": buffer.getvalue()}
+    array = samples.float().numpy()
+    if not np.isfinite(array).all():
+        raise FloatingPointError(
+            "samples: are beyond the numbers of float32; take more steps, or a more stable corrector"
+        )
+    files = {"samples.npy": _npy(array)} | ({} if labels is None else {"labels.npy": _npy(labels.numpy())})
     if array.ndim == 4 and array.shape[1] in (1, 3):
         shown = array[:256]
         files["samples.png"] = samples_grid_png(shown, columns=max(1, round(len(shown) ** 0.5)))
@@ -213,6 +224,14 @@ def _files(
     files["recipe.yaml"] = recipe.dump().encode()
     files["environment.json"] = (json.dumps(about, indent=2) + "\n").encode()
     return files
+
+
+def _npy(array: Any) -> bytes:
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def _write_all(directory: Path, files: Mapping[str, bytes]) -> None:
@@ -225,8 +244,8 @@ def _write_all(directory: Path, files: Mapping[str, bytes]) -> None:
                 raise OSError(error.errno, error.strerror, str(directory / name)) from None
         for name in files:
             os.replace(Path(staged) / name, directory / name)
-    if "samples.png" not in files:  # that of an earlier run does not stay beside new samples
-        (directory / "samples.png").unlink(missing_ok=True)
+    for name in {"samples.png", "labels.npy"} - set(files):  # that of an earlier run does not stay beside new samples
+        (directory / name).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -110,6 +110,9 @@ def train(
         for line in describe(recipe, resolved, shape, classes):
             click.echo(line)
         return
+    if shape is not None or classes is not None:
+        named = "--shape" if shape is not None else "--classes"
+        raise ValueError(f"{named}: is for --dry-run alone, training asks the data themselves; leave it out")
     chosen = options.torch_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     directory = out or Path("edm-runs") / Path(recipe).stem
     if (Path(recipe).expanduser() / "run.json").is_file():  # a run, which is continued where it is

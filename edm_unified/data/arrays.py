@@ -75,8 +75,11 @@ class Arrays:
             raise ValueError(f"{where}: must be {wanted}, got shape {array.shape}")
         if array.dtype == np.uint8:
             return BYTES
-        if array.dtype.kind != "f":
-            raise ValueError(f"{where}: must hold uint8 or floating-point numbers, got {array.dtype}; convert it first")
+        if array.dtype.kind != "f" or array.dtype.itemsize > 8:  # torch has no longdouble
+            raise ValueError(
+                f"{where}: must hold uint8 or floating-point numbers of up to 64 bits, got {array.dtype}; "
+                "convert it first"
+            )
         low, high = np.inf, -np.inf
         rows = max(1, _CHUNK // array[0].size)
         for first in range(0, len(array), rows):

@@ -75,7 +75,8 @@ class Dataset:
     ``stored``: the samples as they are kept, read by index. ``labels`` (N,) long, the class of each sample from 0, or
     None. ``scaling``: from what is stored to what a network sees. ``class_names``: in words, where the source has
     them. ``exact``: the ``edm_unified.exact`` denoiser of the distribution the samples were drawn from, where that is a
-    formula: a function without arguments that makes it. Raises ValueError where labels and samples do not match.
+    formula: a function without arguments that makes it. ``notes``: what a user should know of the source, a line each.
+    Raises ValueError where labels and samples do not match.
     """
 
     stored: Rows
@@ -84,6 +85,7 @@ class Dataset:
     scaling: Scaling = AS_STORED
     class_names: tuple[str, ...] = ()
     exact: Callable[[], GaussianMixture] | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.labels is None:

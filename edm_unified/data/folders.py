@@ -7,8 +7,9 @@ training asks for its images, so that its size does not matter. ``in_memory`` de
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -31,9 +32,11 @@ class ImageFolder:
     """All images under ``path``, at any depth, in the order of their names.
 
     With sub-folders (and no image directly in ``path``) the first level of folders is the class, numbered in the order
-    of the names. ``size``: a side, or [height, width]; images are resized to cover it and cropped about the centre. It
-    is needed only when the files differ in size. ``channels``: 1 (grey) or 3 (RGB); an alpha channel is composed on
-    white. ``in_memory``: null keeps up to 2 GiB of pixels in memory and reads larger folders file by file.
+    of the names. Links to folders are followed, but for those back to a folder that they lie in. Files and folders
+    whose name begins with a dot are left out. ``size``: a side, or [height, width]; images are resized to cover it and
+    cropped about the centre. It is needed only when the files differ in size. ``channels``: 1 (grey) or 3 (RGB); an
+    alpha channel is composed on white. ``in_memory``: null keeps up to 2 GiB of pixels in memory and reads larger
+    folders file by file.
     """
 
     path: str
@@ -50,7 +53,7 @@ class ImageFolder:
     def load(self) -> Dataset:
         """Find the files, and read them if they fit. Raises ValueError naming the file that is at fault."""
         root = directory("path", self.path)
-        files = sorted(f for f in root.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+        files = sorted(images_in("path", root))
         if not files:
             raise ValueError(f"path: {self.path}: no image in this folder (looked for {', '.join(SUFFIXES)})")
         folders = [f.relative_to(root).parts[:-1] for f in files]
@@ -58,7 +61,7 @@ class ImageFolder:
         number = {name: i for i, name in enumerate(names)}
         labels = torch.tensor([number[f[0]] for f in folders]) if names else None
         stored = read(files, self.size, self.channels, self.in_memory)
-        return Dataset(stored, labels, root.resolve().name, BYTES, tuple(names))
+        return Dataset(stored, labels, root.resolve().name, BYTES, tuple(names), notes=_loose(files, folders))
 
 
 @component
@@ -83,7 +86,8 @@ class ImageNet:
         """Find the files. Raises ValueError where the folders are not those of ImageNet."""
         part = "train" if self.train else "val"
         root = directory("root", str(Path(self.root) / part))
-        strange = [f.name for f in sorted(root.iterdir()) if not (f.is_dir() and re.fullmatch(r"n\d{8}", f.name))]
+        seen = sorted(f for f in root.iterdir() if not f.name.startswith("."))
+        strange = [f.name for f in seen if not (f.is_dir() and re.fullmatch(r"n\d{8}", f.name))]
         if strange:
             raise ValueError(
                 f"root: {root}: holds {strange[0]!r}; it must hold one folder per class, such as n01440764"
@@ -157,6 +161,41 @@ def read(files: Sequence[Path], size: int | tuple[int, int] | None, channels: in
             if image_size(file) != rows.shape[2:]:
                 raise ValueError(unequal(files[0], rows.shape[2:], file, image_size(file)))
     return rows
+
+
+def images_in(field: str, root: Path) -> Iterator[Path]:
+    """The image files under ``root``, in no order; what :class:`ImageFolder` says of links and dots holds.
+
+    Raises ValueError, naming the field, where a folder cannot be read.
+    """
+    real = os.path.realpath(root)
+    todo = [(str(root), real, frozenset((real, *map(str, Path(real).parents))))]
+    while todo:
+        folder, real, above = todo.pop()  # ``above``: the folders that it lies in, and itself, where they really are
+        try:
+            with os.scandir(folder) as found:
+                entries = [entry for entry in found if not entry.name.startswith(".")]
+        except OSError as error:
+            raise ValueError(f"{field}: {folder}: cannot be read ({error.strerror}); remove it, or allow it") from error
+        for entry in entries:
+            link = entry.is_symlink()
+            if os.path.isdir(entry.path) if link else entry.is_dir():
+                target = os.path.realpath(entry.path) if link else os.path.join(real, entry.name)
+                if target not in above:
+                    todo.append((entry.path, target, above | {target}))
+            elif Path(entry.name).suffix.lower() in SUFFIXES and os.path.isfile(entry.path):
+                yield Path(entry.path)
+
+
+def _loose(files: Sequence[Path], folders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """A note, where images beside folders make those folders no classes; ``folders``: of each file, from the root."""
+    loose = [file for file, within in zip(files, folders, strict=True) if not within]
+    if not loose or len(loose) == len(files):
+        return ()
+    return (
+        f"no classes, as {len(loose):,} of {len(files):,} images lie in no folder, the first of them {loose[0].name}; "
+        "move them into one, or away, if each folder is a class",
+    )
 
 
 def check_size(size: int | tuple[int, int] | None) -> None:

@@ -97,9 +97,13 @@ def read_numpy(file: Path, key: str | None, label_key: str | None) -> tuple[np.n
 def read_safetensors(file: Path, key: str | None, label_key: str | None) -> tuple[np.ndarray, np.ndarray | None]:
     from safetensors import SafetensorError, safe_open
 
-    def array(name: str) -> np.ndarray:
+    def array(field: str, name: str) -> np.ndarray:
         about = opened.get_slice(name)
-        if about.get_dtype() not in _DTYPES:  # NumPy has no bfloat16
+        if about.get_dtype() not in (*_DTYPES, *_CONVERTED):
+            raise _RefusedError(
+                f"{field}: {file}: '{name}' holds {about.get_dtype()}, which is not read; store it as float32"
+            )
+        if about.get_dtype() in _CONVERTED:
             tensor: Tensor = opened.get_tensor(name)
             return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
         shape, first = about.get_shape(), _offset(file, name)
@@ -110,7 +114,7 @@ def read_safetensors(file: Path, key: str | None, label_key: str | None) -> tupl
     try:
         with safe_open(file, framework="pt") as opened:  # checks the header and the length of the file
             wanted, classes = _choose(list(opened.keys()), key, label_key, file)
-            return array(wanted), None if classes is None else array(classes)
+            return array("key", wanted), None if classes is None else array("label_key", classes)
     except _RefusedError as error:
         raise ValueError(str(error)) from None
     except (OSError, SafetensorError) as error:
@@ -118,6 +122,11 @@ def read_safetensors(file: Path, key: str | None, label_key: str | None) -> tupl
 
 
 _DTYPES = {"U8": "u1", "F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
+"""Those that stay on disk."""
+_CONVERTED = ("BF16", "BOOL", "I8", "I16", "U16", "U32", "U64")
+"""Those that torch reads; NumPy has no bfloat16."""
+MOST_CLASSES = 1_000_000
+"""Labels stay below it: a table over all classes is made more than once."""
 
 
 def _offset(file: Path, name: str) -> int:
@@ -154,6 +163,11 @@ def whole_labels(array: np.ndarray, n: int, path: str) -> Tensor:
     if n and array.min() < 0:
         at = int((array < 0).argmax())
         raise ValueError(f"{where}: must be zero or above, got {array[at]} for sample {at}")
+    if n and array.max() >= MOST_CLASSES:
+        at = int((array >= MOST_CLASSES).argmax())
+        raise ValueError(
+            f"{where}: must be below {MOST_CLASSES:,}, got {array[at]} for sample {at}; number the classes from 0"
+        )
     return torch.from_numpy(array.astype(np.int64))
 
 

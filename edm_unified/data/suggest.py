@@ -11,8 +11,8 @@ Where that exceeds 0.01 nats (the mean of the data is far from 0), σ_max is rai
 the square root of the number of pixels, so larger images need a larger σ_max.
 
 **σ_min** must be so small that the noise left in a sample does not show: a quarter of the step between grey levels,
-where the data are quantised (EDM's 0.002 is a quarter of 2/255); else EDM's ratio σ_data/250, or a quarter of the
-median distance to the nearest neighbour, per axis, where that is smaller.
+where the data are quantised (EDM's 0.002 is a quarter of 2/255) and that is at most σ_data/10; else EDM's ratio
+σ_data/250, or a quarter of the median distance to the nearest neighbour, per axis, where that is smaller.
 
 **P_mean, P_std**: training should look where it can gain something, and where that matters. With mmse(σ) =
 E‖D − x_0‖²/d the error of the best D, EDM's loss at σ relative to that of a fresh network (Karras et al. 2022, Fig. 5a)
@@ -67,27 +67,33 @@ class Suggestion(NamedTuple):
 
 
 def suggest(dataset: Dataset, about: Survey) -> Suggestion:
-    """Levels for these data. Raises ValueError where there are fewer than 4 samples, or all are the same."""
+    """Levels for these data. Raises ValueError where fewer than 4 samples differ."""
     most = max(64, min(4096, _MOST_NUMBERS // math.prod(dataset.shape)))
     rows = batch(dataset, part(dataset, most))[0].to(torch.float64)
     rows = rows[torch.isfinite(rows).flatten(1).all(1)]
     sigma_data = about.sigma_data
-    if len(rows) < 4 or not sigma_data > 0:
+    flat, d = rows.flatten(1), math.prod(dataset.shape)
+    first: dict[bytes, int] = {}
+    for i, row in enumerate(flat.numpy()):
+        first.setdefault(row.tobytes(), i)
+    distinct = flat[list(first.values())]
+    if len(distinct) < 4 or not sigma_data > 0:
         raise ValueError(f"{dataset.name}: needs at least 4 samples that differ, to suggest noise levels")
-    flat, d = rows.flatten(1), rows[0].numel()
     variances = spectrum(rows)
-    far, near = _distances(flat)
+    far, near = _distances(distinct)
     step = _step(flat)
+    fine = step if step and step / 4 <= sigma_data / 10 else None  # with few values the step says nothing of noise
     short = _enough(variances, flat.mean(0), far)
     sigma_max = max(far, short)
-    sigma_min = step / 4 if step else min(sigma_data / 250, near / (4 * math.sqrt(d)))
+    sigma_min = fine / 4 if fine else min(sigma_data / 250, near / (4 * math.sqrt(d)))
     sigma, error = errors(flat, variances, sigma_min, sigma_max)
     mean, std = _looking(sigma, error, float(variances.mean())), WIDTH
     kl = _kl(variances, flat.mean(0), sigma_max)
-    if step:
-        lowest = f"a quarter of {step:.3g}, the step between the values of these data"
+    if fine:
+        lowest = f"a quarter of {fine:.3g}, the step between the values of these data"
     elif sigma_min == sigma_data / 250:
-        lowest = "σ_data/250, EDM's ratio; the data are not quantised"
+        why = f"a quarter of {step:.3g}, the step of the values, is too much" if step else "the data are not quantised"
+        lowest = f"σ_data/250, EDM's ratio; {why}"
     else:
         lowest = f"a quarter of {near:.3g}, the median distance to the nearest neighbour, per axis (√{d})"
     off = float(flat.mean(0).norm())
@@ -124,7 +130,9 @@ def errors(flat: Tensor, variances: Tensor, sigma_min: float, sigma_max: float) 
 
 def _looking(sigma: np.ndarray, error: np.ndarray, variance: float) -> float:
     """The mean of ln σ under (1 − L) mmse/σ."""
-    gain = np.minimum.accumulate(error / sigma**2)
+    gain = error / sigma**2
+    top = int(gain.argmax())  # below it the samples are told apart without error, as of few values or with copies
+    gain[top:] = np.minimum.accumulate(gain[top:])
     reducible = np.clip(1 - gain * (sigma**2 + variance) / variance, 0, None)
     if reducible.max() < 0.02:  # white Gaussian noise: D is linear, and nothing but σ_data is to be learnt
         return 0.5 * math.log(variance)
@@ -133,7 +141,7 @@ def _looking(sigma: np.ndarray, error: np.ndarray, variance: float) -> float:
 
 
 def _distances(flat: Tensor) -> tuple[float, float]:
-    """The largest distance of two samples, and the median distance to the nearest other one that differs."""
+    """The largest distance of two samples, and the median distance to the nearest other one; all of them differ."""
     flat = flat[:2048]
     apart = torch.cdist(flat, flat)
     far = float(apart.max())

@@ -70,7 +70,7 @@ def survey(dataset: Dataset, samples: int = 10_000) -> Survey:
     if first_bad is not None:
         problems.insert(0, f"NaN or inf, first in sample {first_bad}: training would stop there")
     if duplicates:
-        problems.append(f"{duplicates} of {numbers} samples occur more than once")
+        problems.append(f"{duplicates} of {numbers} samples are copies of earlier ones")
     spread = np.sqrt(np.maximum(second - mean**2, 0))
     return Survey(
         dataset.name, len(dataset), numbers, dataset.shape, low, high,
@@ -96,7 +96,7 @@ def _problems(
     dataset: Dataset, sigma_data: float, mean: float, extent: tuple[float, float], counts: dict[str, int]
 ) -> list[str]:
     """What a user should look at before training."""
-    found = []
+    found = list(dataset.notes)
     if sigma_data == 0:
         found.append("every number is the same: there is nothing to learn")
     elif abs(mean) > 0.5 * sigma_data:

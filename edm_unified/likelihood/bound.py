@@ -32,12 +32,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edm_unified import exact
-from edm_unified._component import choice, count, falling, positive
+from edm_unified._component import choice, count, positive
 from edm_unified.data import BYTES, Scaling
 from edm_unified.denoiser import Counted, Denoiser, check_range
 from edm_unified.likelihood.decoder import Decoder, decoded
 from edm_unified.likelihood.path import denoised
-from edm_unified.likelihood.prior import isotropic
+from edm_unified.likelihood.prior import check_levels, isotropic
 from edm_unified.parametrization import along
 from edm_unified.streams import Source
 
@@ -117,7 +117,7 @@ def variational_bound(
     chain = None if levels is None else torch.as_tensor(sorted(map(float, levels)), dtype=torch.float64)
     if chain is None:
         low, high = sigma_min, sigma_max
-        falling("sigma_min", low, "sigma_max", high)
+        check_levels(low, high)
     elif len(chain) < 2 or not (0 < float(chain[0]) < float(chain[-1]) < math.inf):
         raise ValueError(f"levels: must be two or more, positive and finite, got {chain.tolist()[:4]}")
     else:

@@ -37,7 +37,10 @@ def decoded(
         entropy = 0.5 * x[0].numel() * math.log(2 * math.pi * math.e * sigma * sigma)
         return torch.full((repeats, len(x)), entropy, dtype=torch.float64, device=x.device)
     scale = torch.as_tensor(scaling.scale, dtype=torch.float64, device=x.device)
-    raw = (x.double() * scale + torch.as_tensor(scaling.shift, dtype=torch.float64, device=x.device)).round()
+    given = x.double() * scale + torch.as_tensor(scaling.shift, dtype=torch.float64, device=x.device)
+    raw = given.round()
+    if float((given - raw).abs().max()) > 0.01:  # float32 is within 1e-5
+        raise ValueError("x: lies between the grey levels; the discretized decoder takes whole numbers as they are")
     if not (float(raw.min()) >= 0 and float(raw.max()) < values):
         raise ValueError(f"x: lies outside the {values} grey levels that the decoder knows, 0 to {values - 1}")
     level = torch.tensor(sigma, dtype=torch.float64, device=x.device)

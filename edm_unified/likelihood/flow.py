@@ -27,10 +27,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edm_unified._component import falling
 from edm_unified.denoiser import Counted, Denoiser, check_range
 from edm_unified.likelihood.path import Told, denoised, integrate
-from edm_unified.likelihood.prior import Density, isotropic, prior_error
+from edm_unified.likelihood.prior import Density, check_levels, isotropic, prior_error
 from edm_unified.likelihood.trace import Probe, Trace, estimator, row_sum
 
 NOTABLE_BITS = 0.01
@@ -98,13 +97,15 @@ def log_likelihood(
     start = x.detach().to(dtype)
     closed, evaluations = hasattr(denoiser, "log_prob"), None if tolerance is not None else 4 * steps
     how = estimator(start, trace, probe, probes, closed, evaluations, seed, first)
-    prior = isotropic(shape[1:]).to(x.device) if prior is None else prior
+    remedy = "raise sigma_max"
+    if prior is None:
+        prior = isotropic(shape[1:]).to(x.device)
+        remedy += ", or give the mean and variance of the data with prior=likelihood.prior_of(images)"
     error = prior_error(x, prior, sigma_max)
     if error is not None and error > NOTABLE_BITS * d * math.log(2):
         bits = error / (d * math.log(2))
         warnings.warn(
-            f"sigma_max: {sigma_max:g} is low for this prior, whose error is about {bits:.2g} bits/dim; raise"
-            " sigma_max, or give the mean and variance of the data with prior=likelihood.prior_of(images)",
+            f"sigma_max: {sigma_max:g} is low for this prior, whose error is about {bits:.2g} bits/dim; {remedy}",
             stacklevel=2,
         )
 
@@ -189,7 +190,7 @@ def _carry(
 
 
 def _check(x: Tensor, sigma_min: float, sigma_max: float) -> None:
-    falling("sigma_min", sigma_min, "sigma_max", sigma_max)
+    check_levels(sigma_min, sigma_max)
     if not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 1:
         got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"x: must be a tensor (B, *shape) with B ≥ 1, got {got}")

@@ -19,12 +19,26 @@ import torch
 from torch import Tensor
 
 from edm_unified import exact
+from edm_unified._component import falling
 
 
 class Density(Protocol):
     """Whatever knows the density of its noisy samples: every denoiser in :mod:`edm_unified.exact`."""
 
     def log_prob(self, x: Tensor, sigma: float) -> Tensor: ...
+
+
+LEAST_SIGMA, MOST_SIGMA = 1e-8, 1e8
+"""Noise levels beyond which float64 has no digits left for what is computed here."""
+
+
+def check_levels(sigma_min: float, sigma_max: float) -> None:
+    """Raise ``ValueError`` unless 1e-8 ≤ sigma_min < sigma_max ≤ 1e8."""
+    falling("sigma_min", sigma_min, "sigma_max", sigma_max)
+    if sigma_min < LEAST_SIGMA:
+        raise ValueError(f"sigma_min: must be at least {LEAST_SIGMA:g}, got {sigma_min:g}; 0.002 is usual for images")
+    if sigma_max > MOST_SIGMA:
+        raise ValueError(f"sigma_max: must be at most {MOST_SIGMA:g}, got {sigma_max:g}; 80 is usual for images")
 
 
 def isotropic(shape: Sequence[int], mean: Tensor | float = 0.0, variance: float = 0.0) -> exact.Gaussian:
@@ -43,8 +57,9 @@ def prior_of(images: Tensor) -> exact.Gaussian:
 def prior_error(x: Tensor, prior: Any, sigma_max: float) -> float | None:
     """The size of the error that ``prior`` makes at ``sigma_max``, in nats per sample; None where it is not known.
 
-    By the formula of the module docstring with the moments of ``x`` (B, *shape). With one sample, whose covariance is
-    nothing, it is the first term alone. Only isotropic Gaussians have an answer.
+    By the formula of the module docstring, with the moments of the distribution that ``x`` (B, *shape) are a sample of:
+    what few samples add to ‖m − μ‖² and ‖C‖² by chance is taken off, as it is for Gaussian data. Fewer than three have
+    no answer, and only isotropic Gaussians have one.
     """
     if not isinstance(prior, exact.Gaussian) or not prior.diagonal:
         return None
@@ -54,9 +69,14 @@ def prior_error(x: Tensor, prior: Any, sigma_max: float) -> float | None:
         return None
     rows = x.detach().to("cpu", torch.float64).flatten(1)
     n, d = rows.shape
-    mean = rows.mean(0)
-    centred = (rows - mean) / n**0.5
+    if n < 3:
+        return None
+    mean, m = rows.mean(0), n - 1
+    centred = (rows - mean) / m**0.5
     gram = centred @ centred.mT if n < d else centred.mT @ centred  # of either, the squares sum to ‖C‖²
-    frobenius = float(gram.square().sum()) - 2 * v * float(gram.diagonal().sum()) + d * v * v
-    shift = float((mean - prior.mean.to("cpu").flatten()).square().sum())
-    return shift / (2 * sigma_max**2) + (max(frobenius, 0.0) / (4 * sigma_max**4) if n > 1 else 0.0)
+    trace = float(gram.diagonal().sum())
+    # of Gaussian samples E‖S‖² = (1 + 1/m) ‖C‖² + (tr C)²/m and E(tr S)² = (tr C)² + 2 ‖C‖²/m, solved for ‖C‖²
+    squared = (float(gram.square().sum()) - trace**2 / m) / (1 + 1 / m - 2 / m**2)
+    frobenius = max(squared, trace**2 / d) - 2 * v * trace + d * v * v
+    shift = float((mean - prior.mean.to("cpu").flatten()).square().sum()) - trace / n
+    return max(shift, 0.0) / (2 * sigma_max**2) + max(frobenius, 0.0) / (4 * sigma_max**4)

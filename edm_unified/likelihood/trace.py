@@ -51,10 +51,9 @@ def estimator(
     count("probes", probes, most=100_000)
     d = x[0].numel()
     if trace == "exact" and d > MOST_DIMENSIONS:
-        times = "an adaptive number of" if evaluations is None else f"{evaluations:,}"
-        total = "" if evaluations is None else f", {d * evaluations:,} in all"
+        times = "evaluation" if evaluations is None else f"of {evaluations:,} evaluations, {d * evaluations:,} in all"
         raise ValueError(
-            f"trace: exact in {d:,} dimensions takes {d:,} backward passes for each of {times} evaluations{total}; "
+            f"trace: exact in {d:,} dimensions takes {d:,} backward passes for each {times}; "
             "use trace=hutchinson, which takes one for each probe and states its standard error"
         )
     if trace == "exact" or (trace == "auto" and d <= (EXACT_BELOW if closed else probes)):

@@ -114,8 +114,8 @@ class AdaptiveSDE:
     stability holds the step down at high noise; in λ with the exact decay of the linear part it does not. Weak order 2;
     two evaluations per step tried, one of them kept where the step is rejected.
 
-    Noise and steps are each sample's own: in a walk without rises a sample is the same in any batch. ``eta`` must be
-    positive; for the ODE there is :class:`~edm_unified.solvers.DormandPrince45`.
+    Noise and steps are each sample's own: a sample is the same in any batch. ``eta`` must be positive; for the ODE
+    there is :class:`~edm_unified.solvers.DormandPrince45`.
     """
 
     eta: float = 1.0

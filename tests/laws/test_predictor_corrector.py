@@ -30,7 +30,7 @@ from variants import (
 import edm_unified as edm
 from edm_unified import correctors, schedules, solvers
 from edm_unified.discretization import Explicit, Karras, LogLinear
-from edm_unified.renoising import Corrected
+from edm_unified.renoising import Churn, Corrected
 from edm_unified.sampling import count_nfe, unit_noise
 
 PREDICTORS = [
@@ -332,3 +332,24 @@ def test_ncsn_is_trained_on_the_levels_it_walks() -> None:
     trained = recipe.objective.noise.quantile(u, recipe.schedule)
     levels = torch.tensor(sorted({sigma for sigma in recipe.levels if sigma > 0}), dtype=torch.float64)
     torch.testing.assert_close(trained[50::100], levels, rtol=1e-12, atol=0)
+
+
+def test_a_step_that_overshoots_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^snr: must be below 1, or the steps overshoot and grow, got 1.0"):
+        correctors.AnnealedLangevin(snr=1.0)
+
+
+@pytest.mark.parametrize("rule", [Corrected(repeats=2), Churn(S_churn=4.0)], ids=lambda rule: rule.kind)
+def test_an_adaptive_sde_leaves_the_noise_of_others_alone(rule: Any) -> None:
+    """How often it draws depends on the slowest of the batch; what rises and correctors draw does not."""
+    scale = torch.tensor([[0.02, 1.0]], dtype=torch.float64)
+
+    def D(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x * 3) * scale / (1 + sigma.reshape(-1, 1))
+
+    settings: dict[str, Any] = {"solver": solvers.AdaptiveSDE(), "steps": Karras(n=4), "renoising": rule}
+    if isinstance(rule, Corrected):
+        settings["corrector"] = correctors.AnnealedLangevin(snr=0.3)
+    together = edm.sample(D, edm.unit_noise(6, (2,)), **settings)
+    alone = [edm.sample(D, edm.unit_noise(1, (2,), first=i), first=i, **settings) for i in range(6)]
+    assert torch.equal(together, torch.cat(alone))

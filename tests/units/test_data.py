@@ -199,6 +199,8 @@ def test_bad_arrays(tmp_path: Path) -> None:
     refused(Arrays(str(tmp_path / "a.txt")), "cannot read '.txt'", "use .npy")
     refused(npy(np.zeros((2, 3), np.int64)), "uint8 or floating-point", "got int64")
     refused(npy(np.zeros((2, 3), np.complex64)), "got complex64")
+    if np.dtype(np.longdouble).itemsize > 8:
+        refused(npy(np.zeros((2, 3), np.longdouble)), "path: ", f"got {np.dtype(np.longdouble)}; convert it first")
     refused(npy(np.zeros(5)), "got shape (5,)")
     refused(npy(np.zeros((0, 3))), "got shape (0, 3)")
     refused(npy(np.array([[0.0, 1.0], [np.nan, 1.0]])), "NaN", "sample 1")
@@ -221,6 +223,25 @@ def test_bad_arrays(tmp_path: Path) -> None:
     damaged[150] ^= 255  # inside the stored array: the checksum of the archive finds it
     (tmp_path / "z.npz").write_bytes(damaged)
     refused(Arrays(str(tmp_path / "z.npz")), "not a readable NumPy file")
+
+
+def test_safetensors_that_are_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "e.safetensors"
+    save_file({"x": torch.zeros(2, 3).to(torch.float8_e4m3fn), "y": torch.zeros(2, 3)}, file)
+    refused(Arrays(str(file), key="x"), f"key: {file}: 'x' holds F8_E4M3, which is not read; store it as float32")
+    refused(Arrays(str(file), key="y", label_key="x"), f"label_key: {file}: 'x' holds F8_E4M3")
+    assert Arrays(str(file), key="y").load().images.shape == (2, 3)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint64, np.int32])
+def test_labels_are_bounded(tmp_path: Path, kind: Any) -> None:
+    def arrays(label: int) -> Arrays:
+        file = write(tmp_path / "l.npz", images=BYTES, classes=np.array([0, label], kind))
+        return Arrays(str(file), key="images", label_key="classes")
+
+    assert arrays(999_999).load().classes == 1_000_000
+    wrong = int(np.iinfo(kind).max)
+    refused(arrays(wrong), "label_key: ", f"below 1,000,000, got {wrong} for sample 1; number the classes from 0")
 
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:

@@ -144,6 +144,8 @@ def test_imagenet_on_disk(tmp_path: Path) -> None:
     assert isinstance(found.stored, ImageRows)
     assert found.class_names == ("n01000000", "n02000000")
     assert found.images.shape == (2, 3, 4, 4)
+    (tmp_path / "train" / ".DS_Store").write_bytes(b"of macOS")
+    assert len(data.ImageNet(str(tmp_path), size=4).load()) == 2
     refused(data.ImageNet(str(tmp_path), train=False), "root: ", "val: no such folder")
     paint(tmp_path / "val" / "loose.JPEG", (9, 9), 0)
     refused(data.ImageNet(str(tmp_path), train=False), "holds 'loose.JPEG'", "one folder per class")

@@ -60,11 +60,15 @@ def test_what_is_wrong_is_said() -> None:
     found = survey(made(x))
     assert found.duplicates == 1
     assert "NaN or inf, first in sample 11" in found.problems[0]
-    assert "1 of 18 samples occur more than once" in found.problems[-1]
+    assert found.problems[-1] == "1 of 18 samples are copies of earlier ones"
     assert any("from 0: preconditioning assumes 0" in text for text in survey(made(x[:5] + 9)).problems)
     assert "every number is the same: there is nothing to learn" in survey(made(torch.ones(4, 2))).problems
     with pytest.raises(ValueError, match="needs at least 4 samples that differ"):
         levels(made(torch.ones(9, 2)))
+    pair = torch.tensor([[1.0, 2.0], [-1.0, 0.5]])
+    assert survey(made(pair.repeat(32, 1))).problems[-1] == "62 of 64 samples are copies of earlier ones"
+    with pytest.raises(ValueError, match="needs at least 4 samples that differ"):  # however many copies there are
+        levels(made(pair.repeat(32, 1)))
     with pytest.raises(ValueError, match="no sample without NaN or inf"):
         survey(made(torch.full((3, 2), math.nan)))
 
@@ -171,11 +175,42 @@ def test_white_noise_has_one_scale_only() -> None:
     assert found.P_std == 1.2
 
 
+@pytest.mark.parametrize("n", [64, 4096])
+def test_a_coarse_step_is_no_guide(n: int) -> None:
+    """Zeros but for four samples: a quarter of the step would be above σ_data. σ_min is EDM's ratio then."""
+    x = torch.zeros(n, 8)
+    x[-4:] = torch.eye(8)[:4]  # beyond the first 2048
+    found = levels(made(x))
+    assert found.sigma_min == pytest.approx(found.sigma_data / 250)
+    assert "a quarter of 1, the step of the values, is too much" in found.reasons["sigma_min"]
+    assert found.sigma_min < math.exp(found.P_mean) < found.sigma_max == pytest.approx(math.sqrt(2), rel=0.01)
+
+
+def test_samples_told_apart_without_error_do_not_draw_the_centre_down() -> None:
+    """Of four points, many times each, all is known at low noise: training gains where σ nears their distances."""
+    points = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    apart = torch.pdist(points)
+    found = levels(made(points.repeat(16, 1)))
+    assert float(apart.min()) / 8 < math.exp(found.P_mean) < float(apart.max())
+
+
 @pytest.mark.parametrize("name", ["moons", "spirals", "checkerboard", "swiss_roll", "eight_gaussians"])
 def test_planar_sets_are_not_looked_at_in_their_detail_alone(name: str) -> None:
     """What is wrong above the detail moves samples far: the centre is within a factor 3 below σ_data, as EDM's is."""
     found = levels(data.TwoDimensional(name, samples=4096).load())  # type: ignore[arg-type]
     assert math.log(found.sigma_data / 3) < found.P_mean < math.log(found.sigma_data)
+
+
+def test_known_suggestions_stay() -> None:
+    """As printed before copies and coarse steps were seen to."""
+    for source, smallest, centre in (
+        (data.Digits(), 0.03125, -0.8137),
+        (data.TwoDimensional("moons"), 0.0012218, -1.4328),
+        (data.TwoDimensional("eight_gaussians"), 0.00048919, -1.0763),
+    ):
+        found = levels(source.load())
+        assert found.sigma_min == pytest.approx(smallest, rel=1e-3)
+        assert found.P_mean == pytest.approx(centre, abs=1e-3)
 
 
 # -- the command ------------------------------------------------------------------------------------------------------
@@ -258,6 +293,11 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     fails("image_folder", words="path: missing")
     fails("fractal:forks=99", words="forks: must be a whole number from 0 to 9, got 99")
     fails("digits", "--set", "data.kind=digits", words="digits is no recipe")
+    np.savez(tmp_path / "l.npz", x=np.eye(3), y=np.array([0, 10**9, 1]))
+    fails(
+        f"arrays:path={tmp_path / 'l.npz'},label_key=y",
+        words="must be below 1,000,000, got 1000000000 for sample 1; number the classes from 0",
+    )
     fails("digits", "--out", str(tmp_path), words="is a folder; name a PNG file")
     np.save(tmp_path / "z.npy", np.random.default_rng(0).normal(size=(50, 5)))
     fails(f"arrays:path={tmp_path / 'z.npy'}", "--out", str(tmp_path / "z.png"), words="no picture of samples of shape")

@@ -187,6 +187,22 @@ def test_a_run_is_guided_by_a_lesser_one(trained: Path) -> None:
     assert np.array_equal(np.load("off/samples.npy"), np.load("none/samples.npy"))
 
 
+def test_a_guide_that_needs_a_class_is_given_one(trained: Path) -> None:
+    words = ("--guidance", f"autoguidance:w=2,guide={trained / 'told'}", "--quiet", "--out")
+    assert run("sample", trained / "long", "--n", 5, *words, "s")[0] == 0
+    label = np.load("s/labels.npy")
+    D = guidance.Autoguidance(edm.load(trained / "long"), edm.load(trained / "told"), 2.0)
+    cond = {"label": torch.from_numpy(label)}
+    by_hand = edm.sample(D, edm.unit_noise(5, (2,)), steps=Karras(n=6), cond=cond)
+    assert np.array_equal(np.load("s/samples.npy"), by_hand.float().numpy())
+    assert run("sample", trained / "long", "--n", 5, "--quiet", "--out", "s")[0] == 0
+    assert not Path("s/labels.npy").exists()  # those of the run before do not stay
+    assert run("compare", trained / "long", "--nfe", 8, "--samples", 8, *words, "c")[0] == 0
+    code, _, err = run("sample", trained / "plain", "--n", 5, *words, "p")
+    assert code == 2
+    assert "was trained with 3 classes, the network with 0" in err
+
+
 def test_a_comparison_notices_another_guide(trained: Path) -> None:
     """The path stays, the weights behind it change: nothing of the old guide's is taken for the new one's."""
     link = Path("guide")

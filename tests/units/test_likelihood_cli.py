@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -47,11 +48,56 @@ def test_the_bound_has_its_terms_and_takes_a_stochastic_recipe() -> None:
 
 
 def test_a_low_sigma_max_warns_with_the_size_of_the_error() -> None:
-    result = run("edm", "--dequantize", "none", "--n", "4", "--rk4-steps", "4", "--sigma-min", "0.1",
-                 "--sigma-max", "2", "--prior", "zero", "--quiet")  # fmt: skip
+    words = ("edm", "--dequantize", "none", "--n", "4", "--rk4-steps", "4", "--sigma-min", "0.1", "--quiet")
+    found = []
+    for batch in ("1", "4"):
+        result = run(*words, "--sigma-max", "2", "--prior", "zero", "--batch", batch)
+        assert result.exit_code == 0
+        assert result.stdout == ""
+        assert "warning: --sigma-max: 2 is low for this prior" in result.stderr
+        assert result.stderr.endswith("raise --sigma-max, or take --prior data\n")
+        found.append(result.stderr)
+    assert found[0] == found[1]  # it is of all the data, and so the same in any batch
+    assert run(*words, "--sigma-max", "3", "--batch", "1").stderr == ""  # where the error is 0.0014 bits/dim
+    assert run(*words, "--sigma-max", "1", "--batch", "1").stderr.endswith("bits/dim; raise --sigma-max\n")
+
+
+def test_unlikely_data_are_right_by_default(tmp_path: Path) -> None:
+    np.save(tmp_path / "noise.npy", np.random.default_rng(0).uniform(-1, 1, (2, 1, 8, 8)).astype(np.float32))
+    result = run("edm", str(tmp_path / "noise.npy"), "--n", "2")
+    assert result.exit_code == 0, result.stderr
+    gap = re.search(r"largest difference (\S+) bits/dim", result.stdout)
+    assert gap is not None
+    assert float(gap[1]) < 1e-3  # 64 equal steps are wrong by more than 1
+
+
+def test_what_is_no_part_of_a_likelihood_is_said() -> None:
+    words = ("edm", "--dequantize", "none", *QUICK, "--quiet")
+    result = run(*words, "--set", "sampler.guidance={kind: classifier_free, w: 2.0}",
+                 "--set", "sampler.threshold={kind: static}")  # fmt: skip
     assert result.exit_code == 0
-    assert result.stdout == ""
-    assert "warning: sigma_max: 2 is low for this prior" in result.stderr
+    assert result.stderr.splitlines() == [
+        f"warning: sampler.{name}: is no part of a likelihood, which is that of D as it is"
+        for name in ("guidance", "threshold")
+    ]
+    for extra, message in (
+        (("--guidance", "classifier_free:w=2"), "--guidance: a likelihood is that of D as it is"),
+        (("--tolerance", "1e-4"), "--rk4-steps: are of one length"),
+        (("--trace", "exact", "--probes", "3"), "--trace exact: has no probes"),
+        (("--sigma-max", "1e100"), "sigma_max: must be at most 1e+08"),
+        (("--sigma-min", "1e-100"), "sigma_min: must be at least 1e-08"),
+        (("--out", "/proc/x.npy"), "--out /proc/x.npy: /proc cannot be written to"),
+        (("--bound", "--sigma-min", "1e-20"), ""),
+    ):
+        result = run(*words, *extra)
+        assert result.exit_code == 2, result.output
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_a_likelihood_given_the_class_says_so() -> None:
+    assert "ln p(x | class; sigma_min" in run("edm", "--dequantize", "none", *QUICK, "--conditional").stdout
+    assert "ln p(x; sigma_min" in run("edm", "--dequantize", "none", *QUICK).stdout
     assert "bits/dim" in result.stderr
 
 
@@ -108,7 +154,7 @@ def test_an_exact_trace_in_3072_dimensions_is_priced() -> None:
                  "--set", "denoiser={kind: gaussian, rank: 4}", "--dequantize", "none", "--n", "1",
                  "--trace", "exact", "--quiet")  # fmt: skip
     assert result.exit_code == 2
-    assert "exact in 3,072 dimensions takes 3,072 backward passes for each of 256 evaluations" in result.stderr
+    assert "exact in 3,072 dimensions takes 3,072 backward passes for each evaluation; use trace" in result.stderr
     assert "use trace=hutchinson" in result.stderr
 
 
