@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -58,6 +59,7 @@ def whole(dataset: Dataset) -> bool:
     return dataset.scaling is not AS_STORED and bool((some == some.round()).all())
 
 
+@lru_cache(maxsize=1)  # asked for by the prior, and for its error
 def moments_of(dataset: Dataset) -> Tensor:
     """Samples for the moments of the data: of all of them, as files may be sorted by class."""
     return read(dataset, part(dataset, 10_000))[0]
