@@ -439,3 +439,19 @@ def test_large_images_are_shown_small() -> None:
     assert len(small) >= 16
     assert small[0, :, 0, 0] == pytest.approx([1, 0, 0], abs=0.01)
     assert mosaic(small, 4).shape[1] == 4 * 129 - 1
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.67, 0.73), (0.0401, 0.0419), (1.0, 9.0), (1e-7, 3e2)])
+def test_an_axis_has_numbers_however_narrow(low: float, high: float) -> None:
+    from matplotlib.figure import Figure
+
+    from edm_unified.report.plots import value_ticks
+
+    ax = Figure().subplots()
+    ax.set_yscale("log")
+    ax.set_ylim(low, high)
+    value_ticks(ax, low, high)
+    ticks = [tick for tick in ax.yaxis.get_majorticklocs() if low <= tick <= high]
+    assert len(ticks) >= 3
+    words = [ax.yaxis.get_major_formatter()(tick) for tick in ticks]
+    assert len(set(words)) == len(words)
