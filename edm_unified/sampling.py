@@ -182,6 +182,8 @@ def sample(
         start, substitute = noise.to(dtype) * all_levels[0], None
         if analytic_start is not None:
             start, substitute = applied(analytic_start, start, all_levels, own, getattr(solver, "adaptive", False))
+        # a step-size control draws as often as the slowest of its batch needs, and nobody else may notice
+        apart = getattr(solver, "adaptive", False) and getattr(solver, "stochastic", False)
         if last == "denoise" and levels[-1] == 0:
             solver = DenoisedLast(solver)
         S_noise = 1.0 if renoising is None else renoising.S_noise
@@ -191,10 +193,7 @@ def sample(
         def run(denoiser: Denoiser, callback: Callable[[Progress], object] | None) -> Tensor:
             randn = Source(seed, first, noise.shape, dtype, noise.device, purpose=1)
             dynamics = Dynamics(schedule, denoiser, dict(cond or {}), noise.device, substitute)
-            between = None
-            if getattr(solver, "adaptive", False) and (renoising is not None or corrector is not None):
-                # a step-size control draws as often as the slowest of its batch needs, and nobody else may notice
-                between = Source(seed, first, noise.shape, dtype, noise.device, purpose=6)
+            between = Source(seed, first, noise.shape, dtype, noise.device, purpose=6) if apart else None
             return walk(dynamics, start, path, solver, corrector, S_noise, randn, callback, begun, between)
 
         x = run(denoiser, callback)

@@ -197,8 +197,7 @@ def _classes(denoiser: Any, dataset: Dataset, conditional: bool, name: str) -> b
 def _notes(recipe: Recipe, own: Dataset, job: Job, prior: str) -> list[str]:
     """What of the recipe is no part of a likelihood, and how far off the prior is."""
     from edm_unified.cli.likelihood_rows import moments_of
-    from edm_unified.likelihood import prior_error
-    from edm_unified.likelihood.flow import NOTABLE_BITS
+    from edm_unified.likelihood.prior import prior_error, prior_warning
 
     notes = [
         f"sampler.{name}: is no part of a likelihood, which is that of D as it is"
@@ -206,12 +205,9 @@ def _notes(recipe: Recipe, own: Dataset, job: Job, prior: str) -> list[str]:
         if getattr(recipe.sampler, name) is not None
     ]
     error = None if job.bound else prior_error(moments_of(own), job.prior, job.sigma_max)
-    bits = 0.0 if error is None else error / (math.prod(own.shape) * math.log(2))
-    if bits > NOTABLE_BITS:
-        remedy = "raise --sigma-max" + (", or take --prior data" if prior == "zero" else "")
-        notes.append(
-            f"--sigma-max: {job.sigma_max:g} is low for this prior, whose error is about {bits:.2g} bits/dim; {remedy}"
-        )
+    words = prior_warning(error, math.prod(own.shape), job.sigma_max)
+    if words is not None:
+        notes.append(words.replace("sigma_max", "--sigma-max") + (", or take --prior data" if prior == "zero" else ""))
     return notes
 
 

@@ -92,12 +92,12 @@ def rows(
         else:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
+                warnings.simplefilter("ignore", lk.PriorWarning)  # that is told once, of all the data
                 flow = lk.log_likelihood(
                     denoiser, x, steps=job.steps, tolerance=job.tolerance, trace=job.trace, probe=job.probe,
                     probes=job.probes, dtype=job.dtype, callback=told, **common,
                 )  # fmt: skip
-            words = (str(warning.message) for warning in caught)
-            notes.update(dict.fromkeys(text for text in words if not text.startswith("sigma_max:")))  # of all the data
+            notes.update(dict.fromkeys(str(warning.message) for warning in caught))
             nats.append(flow.nats.cpu())
             errors.append(flow.standard_error.cpu())
             nfe = flow.nfe

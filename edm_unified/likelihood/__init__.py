@@ -17,13 +17,14 @@ from __future__ import annotations
 from edm_unified.likelihood.bound import Bound, variational_bound
 from edm_unified.likelihood.dequantize import Dequantized, dequantize, offset
 from edm_unified.likelihood.flow import LogLikelihood, decode, encode, log_likelihood
-from edm_unified.likelihood.prior import Density, isotropic, prior_error, prior_of
+from edm_unified.likelihood.prior import Density, PriorWarning, isotropic, prior_error, prior_of
 
 __all__ = [
     "Bound",
     "Density",
     "Dequantized",
     "LogLikelihood",
+    "PriorWarning",
     "decode",
     "dequantize",
     "encode",

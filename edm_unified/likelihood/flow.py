@@ -29,11 +29,8 @@ from torch import Tensor
 
 from edm_unified.denoiser import Counted, Denoiser, check_range
 from edm_unified.likelihood.path import Told, denoised, integrate
-from edm_unified.likelihood.prior import Density, check_levels, isotropic, prior_error
+from edm_unified.likelihood.prior import Density, PriorWarning, check_levels, isotropic, prior_error, prior_warning
 from edm_unified.likelihood.trace import Probe, Trace, estimator, row_sum
-
-NOTABLE_BITS = 0.01
-"""Bits/dim of the prior's error from which it is worth a warning."""
 
 
 class LogLikelihood(NamedTuple):
@@ -97,17 +94,11 @@ def log_likelihood(
     start = x.detach().to(dtype)
     closed, evaluations = hasattr(denoiser, "log_prob"), None if tolerance is not None else 4 * steps
     how = estimator(start, trace, probe, probes, closed, evaluations, seed, first)
-    remedy = "raise sigma_max"
-    if prior is None:
-        prior = isotropic(shape[1:]).to(x.device)
-        remedy += ", or give the mean and variance of the data with prior=likelihood.prior_of(images)"
+    given, prior = prior is not None, isotropic(shape[1:]).to(x.device) if prior is None else prior
     error = prior_error(x, prior, sigma_max)
-    if error is not None and error > NOTABLE_BITS * d * math.log(2):
-        bits = error / (d * math.log(2))
-        warnings.warn(
-            f"sigma_max: {sigma_max:g} is low for this prior, whose error is about {bits:.2g} bits/dim; {remedy}",
-            stacklevel=2,
-        )
+    if (words := prior_warning(error, d, sigma_max)) is not None:
+        remedy = "" if given else ", or give prior=likelihood.prior_of(images), with the mean and variance of the data"
+        warnings.warn(words + remedy, PriorWarning, stacklevel=2)
 
     def rate(y: Tensor, sigma: Tensor) -> Tensor:
         with torch.enable_grad():

@@ -12,6 +12,7 @@ which is :func:`prior_error`, with m and C those of the samples that it is given
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -52,6 +53,22 @@ def prior_of(images: Tensor) -> exact.Gaussian:
     rows = images.to(torch.float64)
     mean = rows.mean(0)
     return isotropic(tuple(images.shape[1:]), mean, float((rows - mean).square().mean()))
+
+
+NOTABLE_BITS = 0.01
+"""Bits/dim of the prior's error from which it is worth a warning."""
+
+
+class PriorWarning(UserWarning):
+    """The density at σ_max is not near enough to the prior that stands for it."""
+
+
+def prior_warning(error: float | None, dimensions: int, sigma_max: float) -> str | None:
+    """A sentence with the size of an ``error`` (:func:`prior_error`) above 0.01 bits/dim; None for a smaller one."""
+    bits = 0.0 if error is None else error / (dimensions * math.log(2))
+    if not bits > NOTABLE_BITS:  # NaN is told of elsewhere
+        return None
+    return f"sigma_max: {sigma_max:g} is low for this prior, whose error is about {bits:.2g} bits/dim; raise it"
 
 
 def prior_error(x: Tensor, prior: Any, sigma_max: float) -> float | None:

@@ -49,7 +49,6 @@ class Job:
             raise ValueError(
                 f"training.conditional: the data ({self.dataset.name}) have no labels; set conditional: false"
             )
-
         if settings.augment is not None:
             settings.augment.check(self.shape)
         if isinstance(self.objective.matching, Implicit):

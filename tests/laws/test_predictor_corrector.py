@@ -339,15 +339,16 @@ def test_a_step_that_overshoots_is_refused() -> None:
         correctors.AnnealedLangevin(snr=1.0)
 
 
+@pytest.mark.parametrize("last", ["solver", "denoise", "stop"])
 @pytest.mark.parametrize("rule", [Corrected(repeats=2), Churn(S_churn=4.0)], ids=lambda rule: rule.kind)
-def test_an_adaptive_sde_leaves_the_noise_of_others_alone(rule: Any) -> None:
+def test_an_adaptive_sde_leaves_the_noise_of_others_alone(rule: Any, last: Any) -> None:
     """How often it draws depends on the slowest of the batch; what rises and correctors draw does not."""
     scale = torch.tensor([[0.02, 1.0]], dtype=torch.float64)
 
     def D(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         return torch.tanh(x * 3) * scale / (1 + sigma.reshape(-1, 1))
 
-    settings: dict[str, Any] = {"solver": solvers.AdaptiveSDE(), "steps": Karras(n=4), "renoising": rule}
+    settings: dict[str, Any] = {"solver": solvers.AdaptiveSDE(), "steps": Karras(n=4), "renoising": rule, "last": last}
     if isinstance(rule, Corrected):
         settings["corrector"] = correctors.AnnealedLangevin(snr=0.3)
     together = edm.sample(D, edm.unit_noise(6, (2,)), **settings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner
 from PIL import Image
 
@@ -18,18 +17,11 @@ def paint(path: Path, size: tuple[int, int], shade: int) -> None:
     Image.new("L", size, shade).save(path)
 
 
-def linked(path: Path, target: Path) -> None:
-    try:
-        path.symlink_to(target, target_is_directory=True)
-    except OSError:  # Windows, without the right to
-        pytest.skip("no symbolic links here")
-
-
 def test_linked_folders_are_followed(tmp_path: Path) -> None:
     for i in range(2):
         paint(tmp_path / "store" / "two" / f"{i}.png", (4, 4), 90 + i)
         paint(tmp_path / "some" / "x" / f"{i}.png", (4, 4), i)
-    linked(tmp_path / "some" / "y", tmp_path / "store" / "two")
+    (tmp_path / "some" / "y").symlink_to(tmp_path / "store" / "two", target_is_directory=True)
     data = ImageFolder(str(tmp_path / "some"), channels=1).load()
     assert data.labels is not None
     assert data.labels.tolist() == [0, 0, 1, 1]
@@ -37,11 +29,11 @@ def test_linked_folders_are_followed(tmp_path: Path) -> None:
     assert ((data.images[:, 0, 0, 0] + 1) * 127.5).round().tolist() == [0, 1, 90, 91]
     (tmp_path / "all").mkdir()
     for name in ("a", "b"):  # the same folder twice is two classes
-        linked(tmp_path / "all" / name, tmp_path / "store" / "two")
+        (tmp_path / "all" / name).symlink_to(tmp_path / "store" / "two", target_is_directory=True)
     both = ImageFolder(str(tmp_path / "all"), channels=1).load()
     assert both.labels is not None
     assert both.labels.tolist() == [0, 0, 1, 1]
-    linked(tmp_path / "link", tmp_path / "some")
+    (tmp_path / "link").symlink_to(tmp_path / "some", target_is_directory=True)
     assert len(ImageFolder(str(tmp_path / "link")).load()) == 4
 
 
@@ -49,9 +41,9 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
     paint(tmp_path / "top" / "x" / "a.png", (4, 4), 0)
     paint(tmp_path / "top" / "y" / "b.png", (4, 4), 255)
     for name, target in (("up", "."), ("out", ".."), ("self", "x/self"), ("none", "gone")):
-        linked(tmp_path / "top" / "x" / name, tmp_path / "top" / target)
-    linked(tmp_path / "top" / "x" / "other", tmp_path / "top" / "y")
-    linked(tmp_path / "top" / "y" / "other", tmp_path / "top" / "x")
+        (tmp_path / "top" / "x" / name).symlink_to(tmp_path / "top" / target, target_is_directory=True)
+    (tmp_path / "top" / "x" / "other").symlink_to(tmp_path / "top" / "y", target_is_directory=True)
+    (tmp_path / "top" / "y" / "other").symlink_to(tmp_path / "top" / "x", target_is_directory=True)
     data = ImageFolder(str(tmp_path / "top"), channels=1).load()
     assert data.labels is not None
     assert data.labels.tolist() == [0, 0, 1, 1]  # x/a, x/other/b, y/b, y/other/a

@@ -9,28 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import run
 from training_example import RECIPE
 
 import edm_unified as edm
 from edm_unified import guidance, solvers
-from edm_unified.cli import main
 from edm_unified.compare import make_plan
 from edm_unified.compare.loading import load
 from edm_unified.discretization import Karras
 from edm_unified.guidances import Autoguidance, ClassifierFree
 from edm_unified.recipe import Comparison, Recipe, RecipeError, loads
 
-
-def run(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.stdout, result.stderr
-
-
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 @pytest.fixture(scope="module")

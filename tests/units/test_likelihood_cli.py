@@ -55,11 +55,11 @@ def test_a_low_sigma_max_warns_with_the_size_of_the_error() -> None:
         assert result.exit_code == 0
         assert result.stdout == ""
         assert "warning: --sigma-max: 2 is low for this prior" in result.stderr
-        assert result.stderr.endswith("raise --sigma-max, or take --prior data\n")
+        assert result.stderr.endswith("raise it, or take --prior data\n")
         found.append(result.stderr)
     assert found[0] == found[1]  # it is of all the data, and so the same in any batch
     assert run(*words, "--sigma-max", "3", "--batch", "1").stderr == ""  # where the error is 0.0014 bits/dim
-    assert run(*words, "--sigma-max", "1", "--batch", "1").stderr.endswith("bits/dim; raise --sigma-max\n")
+    assert run(*words, "--sigma-max", "1", "--batch", "1").stderr.endswith("bits/dim; raise it\n")
 
 
 def test_unlikely_data_are_right_by_default(tmp_path: Path) -> None:

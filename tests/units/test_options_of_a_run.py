@@ -10,27 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import run
 
 import edm_unified as edm
 from edm_unified import analytic_starts, solvers
-from edm_unified.cli import main
 from edm_unified.compare import make_plan
 from edm_unified.compare.loading import load
 from edm_unified.recipe import Comparison, Recipe, loads, replace
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 GAUSS = ("--set", "denoiser=gaussian")
-
-
-def run(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.stdout, result.stderr
-
-
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 # -- recipes -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,14 @@
+"""The command line as the tests call it."""
+
+from __future__ import annotations
+
+from click.testing import CliRunner
+
+from edm_unified.cli import main
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of ``edm-unified ARGUMENTS``; a traceback is an error of the test."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
