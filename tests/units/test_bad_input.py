@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from command_line import interruptible
 
 from edm_unified.cli import main
 
@@ -137,7 +138,9 @@ def test_earlier_results_survive_a_run_that_fails() -> None:
 def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     words = [sys.executable, "-m", "edm_unified", *arguments]
-    return subprocess.Popen(words, stdout=-1, stderr=-1, text=True, env=environment, **options)
+    return subprocess.Popen(
+        words, stdout=-1, stderr=-1, text=True, env=environment, **{"preexec_fn": interruptible, **options}
+    )
 
 
 def test_a_full_disk_leaves_nothing_half_written() -> None:

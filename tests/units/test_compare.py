@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from command_line import interruptible
 
 from edm_unified import cli
 from edm_unified.compare import Plan, Settings, Store, label, make_plan, run
@@ -290,7 +291,9 @@ def test_ctrl_c_exits_with_130_and_keeps_what_is_finished(folder: Path) -> None:
     out = folder / "out"
     args = [str(folder / "one.yaml"), "--nfe", "3,5,2000", "--samples", "4096", "--out", str(out)]
     command = [sys.executable, "-m", "edm_unified", "compare", *args]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible
+    )
     limit = time.monotonic() + 60
     while time.monotonic() < limit and process.poll() is None and len(_finished(out)) < 2:
         time.sleep(0.01)

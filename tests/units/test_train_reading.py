@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from command_line import interruptible
 from PIL import Image
 from training_example import RECIPE, contents, recipe
 
@@ -243,7 +244,13 @@ finally:
                  f"data={{kind: image_folder, path: {pictures}, channels: 1, in_memory: false}}"]  # fmt: skip
     for override in (*PLAIN[1:], "training.images=100000", "training.batch=64"):
         arguments += ["--set", override]
-    ended = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=interruptible,
+    )
     assert ended.returncode in (1, 130)
     assert "Traceback" not in ended.stderr
     assert int(ended.stdout) <= 2 * 16  # all that was under way are 60
