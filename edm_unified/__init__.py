@@ -16,83 +16,77 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_MODULES = (
-    "analytic_starts",
-    "certify",
-    "compare",
-    "correctors",
-    "data",
-    "denoisers",
-    "discretization",
-    "dynamics",
-    "exact",
-    "guidance",
-    "guidances",
-    "likelihood",
-    "metrics",
-    "networks",
-    "parametrization",
-    "preconditioning",
-    "renoising",
-    "report",
-    "schedules",
-    "solvers",
-    "thresholding",
-    "training",
-)
-_NAMES = {
-    "Counted": "denoiser",
-    "Denoiser": "denoiser",
-    "Preconditioned": "denoiser",
-    "Recipe": "recipe",
-    "count_nfe": "sampling",
-    "load": "training.checkpoint",
-    "log_likelihood": "likelihood",
-    "reference": "reference_solution",
-    "sample": "sampling",
-    "unit_noise": "sampling",
+_MODULES = {
+    "analytic_starts": "sampling.analytic_starts",
+    "certify": "certify",
+    "compare": "compare",
+    "correctors": "sampling.correctors",
+    "data": "data",
+    "denoisers": "denoisers",
+    "discretization": "sampling.levels",
+    "dynamics": "sampling.dynamics",
+    "exact": "denoisers.exact",
+    "guidance": "denoisers.guidance",
+    "guidances": "recipe.guidances",
+    "likelihood": "likelihood",
+    "metrics": "metrics",
+    "networks": "networks",
+    "parametrization": "denoisers.parametrization",
+    "preconditioning": "denoisers.preconditioning",
+    "renoising": "sampling.renoising",
+    "report": "report",
+    "schedules": "schedules",
+    "solvers": "sampling.solvers",
+    "thresholding": "denoisers.thresholding",
+    "training": "training",
 }
+"""Public modules, ``edm.solvers``, and where they live."""
+
+_NAMES = {
+    "Counted": "denoisers.denoiser",
+    "Denoiser": "denoisers.denoiser",
+    "Preconditioned": "denoisers.denoiser",
+    "Recipe": "recipe",
+    "count_nfe": "sampling.loop",
+    "load": "training.runs.checkpoint",
+    "log_likelihood": "likelihood",
+    "reference": "sampling.reference",
+    "sample": "sampling.loop",
+    "unit_noise": "sampling.loop",
+}
+"""Public functions and classes, ``edm.sample``, and the module of each."""
 
 __all__ = [*_MODULES, *_NAMES, "__version__"]
 
 if TYPE_CHECKING:
     from edm_unified import (
-        analytic_starts,
         certify,
         compare,
-        correctors,
         data,
         denoisers,
-        discretization,
-        dynamics,
-        exact,
-        guidance,
-        guidances,
         likelihood,
         metrics,
         networks,
-        parametrization,
-        preconditioning,
-        renoising,
         report,
         schedules,
-        solvers,
-        thresholding,
         training,
     )
-    from edm_unified.denoiser import Counted, Denoiser, Preconditioned
+    from edm_unified.denoisers import exact, guidance, parametrization, preconditioning, thresholding
+    from edm_unified.denoisers.denoiser import Counted, Denoiser, Preconditioned
     from edm_unified.likelihood import log_likelihood
-    from edm_unified.recipe import Recipe
-    from edm_unified.reference_solution import reference
-    from edm_unified.sampling import count_nfe, sample, unit_noise
-    from edm_unified.training.checkpoint import load
+    from edm_unified.recipe import Recipe, guidances
+    from edm_unified.sampling import analytic_starts, correctors, dynamics, renoising, solvers
+    from edm_unified.sampling import levels as discretization
+    from edm_unified.sampling.loop import count_nfe, sample, unit_noise
+    from edm_unified.sampling.reference import reference
+    from edm_unified.training.runs.checkpoint import load
 
 
 def __getattr__(name: str) -> Any:
     if name in _NAMES:
         return getattr(import_module(f"edm_unified.{_NAMES[name]}"), name)
     if name in _MODULES:
-        return import_module(f"edm_unified.{name}")
+        return import_module(f"edm_unified.{_MODULES[name]}")
     raise AttributeError(f"module 'edm_unified' has no attribute {name!r}")
 
 

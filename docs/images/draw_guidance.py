@@ -9,8 +9,8 @@ from matplotlib import pyplot as plt
 
 import edm_unified as edm
 from edm_unified import data
-from edm_unified.discretization import Karras
-from edm_unified.guidances import ClassifierFree
+from edm_unified.recipe.guidances import ClassifierFree
+from edm_unified.sampling.levels import Karras
 
 CHOICES = (
     (ClassifierFree(w=1.0), "the class alone: w = 1"),

@@ -10,9 +10,9 @@ import torch
 
 from edm_unified.certify.runs import WARM, Errors, final_errors, local_errors, pooled, refined, run, slope
 from edm_unified.certify.targets import DIMENSIONS, Flow, exact_flow, graded, nothing, uneven
-from edm_unified.denoiser import Counted
+from edm_unified.denoisers.denoiser import Counted
+from edm_unified.sampling.solvers import Heun
 from edm_unified.schedules import VP, FlowMatching, Schedule
-from edm_unified.solvers import Heun
 
 GRIDS = (20, 40, 80, 160, 320)
 BUDGETS = (10, 20, 40, 80)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from itertools import chain, product
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from edm_unified.solvers import AnySolver
+from edm_unified.sampling.solvers import AnySolver
 
 
 def union() -> tuple[type, ...]:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from edm_unified.certify.targets import HIGH, LOW, Flow, mixtures
-from edm_unified.denoiser import Denoiser
-from edm_unified.dynamics import Dynamics
-from edm_unified.sampling import walk
+from edm_unified.denoisers.denoiser import Denoiser
+from edm_unified.sampling.dynamics import Dynamics
+from edm_unified.sampling.loop import walk
 from edm_unified.schedules import EDM, Schedule
 
 WARM = 4

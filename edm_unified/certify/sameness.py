@@ -142,7 +142,7 @@ def pairs() -> tuple[Pair, ...]:
 def built(text: str) -> Any:
     """A solver of this package from ``kind:name=value``, or None where there is no such kind or parameter."""
     from edm_unified.recipe import parse_component
-    from edm_unified.solvers import AnySolver
+    from edm_unified.sampling.solvers import AnySolver
 
     try:
         return parse_component(AnySolver, text, "solver")

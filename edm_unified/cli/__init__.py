@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from edm_unified import __version__
-from edm_unified._shipped import suggest
+from edm_unified.components.shipped import suggest
 
 COMMANDS = {
     "compare": ("compare.compare", "Compare methods at equal budgets; write tables, figures, a report."),

@@ -86,7 +86,7 @@ def certify(
 def _chosen(names: Sequence[str], plugins: Sequence[str]) -> list[Any]:
     from edm_unified.certify import every
     from edm_unified.recipe import parse_component
-    from edm_unified.solvers import AnySolver
+    from edm_unified.sampling.solvers import AnySolver
 
     if not names and not plugins:
         return every()
@@ -133,7 +133,7 @@ def _split(path: Path) -> tuple[str, str]:
 
 
 def _write(path: Path, content: str) -> None:
-    from edm_unified._files import write_atomic
+    from edm_unified.components.files import write_atomic
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, content)

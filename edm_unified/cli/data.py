@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edm_unified import _shipped
-from edm_unified._files import write_atomic
 from edm_unified.cli import options
+from edm_unified.components import shipped
+from edm_unified.components.files import write_atomic
 
 if TYPE_CHECKING:
     from edm_unified.data import Dataset
@@ -23,7 +23,7 @@ _MOST_CLASSES = 12
 
 
 def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-    kinds = [name for name in _shipped.kinds("data") if name.startswith(incomplete)]
+    kinds = [name for name in shipped.kinds("data") if name.startswith(incomplete)]
     return [*kinds, *options.complete_recipe(ctx, param, incomplete)]
 
 
@@ -78,7 +78,7 @@ def _load(text: str, overrides: tuple[str, ...]) -> Dataset:
     from edm_unified.data import AnyData
     from edm_unified.recipe import RecipeError, codec, load_any, parse_component
 
-    kinds = _shipped.kinds("data")
+    kinds = shipped.kinds("data")
     word = text.partition(":")[0].strip()
     label, source = text, None
     if word in kinds:
@@ -91,7 +91,7 @@ def _load(text: str, overrides: tuple[str, ...]) -> Dataset:
         except RecipeError as error:
             if "no such recipe" not in str(error):
                 raise
-            near = _shipped.suggest(word, [*kinds, *_shipped.recipe_names()], "edm-unified list data recipes")
+            near = shipped.suggest(word, [*kinds, *shipped.recipe_names()], "edm-unified list data recipes")
             raise ValueError(f"{text}: neither data nor a recipe{near}") from None
         if source is None:
             raise ValueError(f"{text}: has no data; add data: {{kind: digits}}")

@@ -35,7 +35,7 @@ def ema(run: Path, stds: tuple[float, ...], quiet: bool) -> None:
     edm-unified ema run --std 0.05,0.10,0.15
     edm-unified sample run --set denoiser.ema=0.15
     """
-    from edm_unified.training import posthoc
+    from edm_unified.training.runs import posthoc
 
     with options.progress(not quiet) as bar:
         made = posthoc.write(run, stds, lambda done, total: bar.update(done, total, f"snapshot {done} of {total}"))

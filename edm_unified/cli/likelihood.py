@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edm_unified import _shipped
-from edm_unified._files import write_atomic
 from edm_unified.cli import options
 from edm_unified.cli.likelihood_report import contents, report, row
+from edm_unified.components import shipped
+from edm_unified.components.files import write_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -216,12 +216,12 @@ def _data(text: str) -> Dataset:
     from edm_unified.recipe import parse_component
 
     word = text.partition(":")[0].strip()
-    if word in _shipped.kinds("data"):
+    if word in shipped.kinds("data"):
         source: Any = parse_component(AnyData, text, "data")
     elif Path(text).suffix in (".npy", ".npz", ".safetensors"):
         source = Arrays(path=text)
     else:
-        near = _shipped.suggest(word, _shipped.kinds("data"), "edm-unified list data")
+        near = shipped.suggest(word, shipped.kinds("data"), "edm-unified list data")
         raise ValueError(f"{text}: neither data nor a .npy file{near}")
     try:
         return source.load()  # type: ignore[no-any-return]
@@ -261,9 +261,9 @@ def _job(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Job:
-    from edm_unified import exact
     from edm_unified import likelihood as lk
     from edm_unified.cli.likelihood_rows import Job, moments_of
+    from edm_unified.denoisers import exact
 
     levels = sorted(sigma for sigma in recipe.levels if sigma > 0)
     low, high = (given if given is not None else at for given, at in zip(sigmas, (levels[0], levels[-1]), strict=True))

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from edm_unified import _shipped
+from edm_unified.components import shipped
 
-FAMILIES = ("recipes", *_shipped.FAMILIES)
+FAMILIES = ("recipes", *shipped.FAMILIES)
 
 
 def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -30,7 +30,7 @@ def list_components(families: tuple[str, ...]) -> None:
     """
     for family in families:
         if family not in FAMILIES:
-            raise ValueError(f"list: no family {family!r}{_shipped.suggest(family, FAMILIES)}")
+            raise ValueError(f"list: no family {family!r}{shipped.suggest(family, FAMILIES)}")
     width = min(shutil.get_terminal_size().columns, 110)
     for i, family in enumerate(families or FAMILIES):
         if i:
@@ -67,7 +67,7 @@ _WHERE = {
 
 
 def _recipes(width: int) -> list[str]:
-    titles = _shipped.titles()
+    titles = shipped.titles()
     return [f"  {name:<{max(map(len, titles))}}  {title}" for name, title in titles.items()]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from edm_unified import _shipped
+from edm_unified.components import shipped
 
 if TYPE_CHECKING:
     import torch
@@ -26,14 +26,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Shipped recipes by name, and files."""
-    titles = _shipped.titles()
+    titles = shipped.titles()
     named = [CompletionItem(name, help=title) for name, title in titles.items() if name.startswith(incomplete)]
     return named or [CompletionItem(incomplete, type="file")]
 
 
 def _complete(family: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return [CompletionItem(kind) for kind in _shipped.kinds(family) if kind.startswith(incomplete)]
+        return [CompletionItem(kind) for kind in shipped.kinds(family) if kind.startswith(incomplete)]
 
     return complete
 
@@ -44,7 +44,7 @@ complete_solver = _complete("solvers")
 def complete_solvers(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Solvers, and the sets of them that a comparison can name."""
     sets = [
-        CompletionItem(name, help=words) for name, words in _shipped.SOLVER_SETS.items() if name.startswith(incomplete)
+        CompletionItem(name, help=words) for name, words in shipped.SOLVER_SETS.items() if name.startswith(incomplete)
     ]
     return sets + complete_solver(ctx, param, incomplete)
 
@@ -103,10 +103,10 @@ def load(
     guidance: str | None = None,
 ) -> Recipe:
     """The recipe ``name`` with the parts that the options of :func:`swaps` name in place of its own."""
-    from edm_unified.discretization import AnySteps
     from edm_unified.recipe import Recipe, parse_component, replace
+    from edm_unified.sampling.levels import AnySteps
+    from edm_unified.sampling.solvers import AnySolver
     from edm_unified.schedules import AnySchedule
-    from edm_unified.solvers import AnySolver
 
     recipe = Recipe.load(name, overrides)
     parts: dict[str, Any] = {}
@@ -131,16 +131,16 @@ def load(
 
 def parse_analytic_start(text: str) -> Any:
     """What --analytic-start says: an analytic start, or None for ``none``."""
-    from edm_unified.analytic_starts import AnyAnalyticStart
     from edm_unified.recipe import parse_component
+    from edm_unified.sampling.analytic_starts import AnyAnalyticStart
 
     return None if text.strip() == "none" else parse_component(AnyAnalyticStart, text, "--analytic-start")
 
 
 def parse_guidance(text: str) -> Any:
     """What --guidance says: a guidance, or None for ``none``."""
-    from edm_unified.guidances import AnyGuidance
     from edm_unified.recipe import parse_component
+    from edm_unified.recipe.guidances import AnyGuidance
 
     return None if text.strip() == "none" else parse_component(AnyGuidance, text, "--guidance")
 

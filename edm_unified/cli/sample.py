@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edm_unified._files import write_atomic
 from edm_unified.cli import options
+from edm_unified.components.files import write_atomic
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from edm_unified.guidances import Guide
     from edm_unified.recipe import Recipe
+    from edm_unified.recipe.guidances import Guide
 
 
 @click.command(short_help="Draw samples with one method; write a picture and an array.")
@@ -101,8 +101,8 @@ def _draw(
     """The samples and their classes on the CPU, the evaluations of each, and the seconds for all (without making D)."""
     import torch
 
-    from edm_unified import sampling
-    from edm_unified.denoiser import Counted
+    from edm_unified.denoisers.denoiser import Counted
+    from edm_unified.sampling import loop as sampling
 
     try:
         built, dataset = recipe.build()

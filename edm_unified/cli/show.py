@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edm_unified import _shipped
 from edm_unified.cli import options
+from edm_unified.components import shipped
 
 if TYPE_CHECKING:
     from edm_unified.recipe import Comparison, Recipe
@@ -80,7 +80,7 @@ def show(
 
 def _density(recipe: Recipe, density: Any) -> str:
     """The rule ``density_spaced`` over the range and number of the recipe's levels, four digits to a number."""
-    from edm_unified.discretization import measured_density
+    from edm_unified.sampling.levels import measured_density
 
     built: Any = recipe.build()
     denoiser, dataset = built
@@ -203,7 +203,7 @@ def walk_text(levels: Sequence[float], room: int) -> str:
 
 def _jump(recipe: Recipe) -> str:
     """``80 → `` where the walk begins below the highest of the steps' levels."""
-    from edm_unified.sampling import levels_of
+    from edm_unified.sampling.loop import levels_of
 
     highest = levels_of(recipe.sampler.steps, recipe.schedule)[0]
     return f"{highest:.3g} → " if recipe.levels[0] < highest else ""
@@ -240,8 +240,8 @@ def _comparison_card(file: str, comparison: Comparison, width: int) -> Iterator[
 
     yield from _heading(comparison.title, comparison.description, width)
     for name in comparison.recipes:
-        where = _shipped.beside(file, name)
-        if _shipped.is_absent_run(where):
+        where = shipped.beside(file, name)
+        if shipped.is_absent_run(where):
             yield _line(name, " a run, not trained yet", width)
             continue
         recipe = Recipe.load(where)
@@ -258,7 +258,7 @@ def _comparison_card(file: str, comparison: Comparison, width: int) -> Iterator[
         yield _line(name, " · ".join(part.kind for part in parts if part is not None), width)
     yield ""
     if comparison.solver_set is not None:
-        yield _line("solver_set", f"{comparison.solver_set}: {_shipped.SOLVER_SETS[comparison.solver_set]}", width)
+        yield _line("solver_set", f"{comparison.solver_set}: {shipped.SOLVER_SETS[comparison.solver_set]}", width)
     for name in ("schedules", "steps_rules", "solvers", "analytic_starts", "guidances"):
         if values := getattr(comparison, name):
             yield _line(name, ", ".join("none" if value is None else label(value) for value in values), width)

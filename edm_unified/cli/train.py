@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edm_unified import _shipped
-from edm_unified._files import write_atomic
 from edm_unified.cli import options
+from edm_unified.components import shipped
+from edm_unified.components.files import write_atomic
 
 if TYPE_CHECKING:
     import torch
 
     from edm_unified.recipe import Recipe
+    from edm_unified.training.denoiser import Trained
     from edm_unified.training.job import Job
     from edm_unified.training.parallel import Team
-    from edm_unified.training.run import Run
-    from edm_unified.training.trained import Trained
+    from edm_unified.training.runs.run import Run
 
 GRID = 64
 """Samples that are drawn at intervals."""
@@ -130,7 +130,7 @@ def _job(name: str, recipe: Recipe) -> Job:
     """What is to be trained, with its data; and whether its own sampler will be able to use it, known beforehand."""
     import torch
 
-    from edm_unified.denoiser import check_range
+    from edm_unified.denoisers.denoiser import check_range
 
     try:
         job = recipe.job()
@@ -141,7 +141,7 @@ def _job(name: str, recipe: Recipe) -> Job:
 
 
 def _train(recipe: Recipe, job: Job, directory: Path, peers: Team, fresh: bool, quiet: bool, tensorboard: bool) -> None:
-    from edm_unified.training.run import Run
+    from edm_unified.training.runs.run import Run
 
     board = _summary_writer() if tensorboard else None  # is it there? before anything is written or removed
     with (
@@ -175,7 +175,7 @@ def _train(recipe: Recipe, job: Job, directory: Path, peers: Team, fresh: bool, 
             click.echo(f"  excess: {excess}")
         click.echo(f"  report: {directory / 'report.html'}")
         shown = str(directory)
-        name = shlex.quote(f"./{shown}" if shown in _shipped.recipe_names() else shown)
+        name = shlex.quote(f"./{shown}" if shown in shipped.recipe_names() else shown)
         click.echo(f"  use it: edm-unified sample {name}   edm-unified compare {name} --solver fast")
 
 
@@ -209,7 +209,7 @@ def _drawn(run: Run, images: int) -> Path:
 def _draw(denoiser: Trained, recipe: Recipe, job: Job) -> torch.Tensor:
     import torch
 
-    from edm_unified import sampling
+    from edm_unified.sampling import loop as sampling
 
     sampler, where = recipe.sampler, next(denoiser.parameters()).device
     guide = sampler.guide_for(denoiser, job.dataset, where)
@@ -232,7 +232,7 @@ def _draw(denoiser: Trained, recipe: Recipe, job: Job) -> torch.Tensor:
 
 def _page(directory: Path, recipe: Recipe) -> None:
     from edm_unified.report import training as page
-    from edm_unified.training import log
+    from edm_unified.training.runs import log
 
     lines = log.read(directory / "log.jsonl")
     pictures = sorted((directory / "samples").glob("*.npy"))
@@ -249,8 +249,8 @@ def _excess(directory: Path, job: Job) -> str:
     """``excess.jsonl``: how far the average is from the exact denoiser, where the data have one; in words."""
     if job.dataset.exact is None:
         return ""
-    from edm_unified.training import checkpoint
-    from edm_unified.training.excess import excess_of
+    from edm_unified.training.objective.excess import excess_of
+    from edm_unified.training.runs import checkpoint
 
     trained = checkpoint.load(directory)
     found = excess_of(trained, job)
@@ -289,6 +289,6 @@ def _board(directory: Path, board: Any) -> Iterator[Any]:
 
 
 def _lines(directory: Path) -> list[dict[str, Any]]:
-    from edm_unified.training import log
+    from edm_unified.training.runs import log
 
     return log.read(directory / "log.jsonl")

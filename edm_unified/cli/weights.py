@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edm_unified import _shipped
-from edm_unified._files import write_atomic
+from edm_unified.components import shipped
+from edm_unified.components.files import write_atomic
 
 if TYPE_CHECKING:
     from edm_unified.recipe import Comparison, Recipe
@@ -26,7 +26,7 @@ def sparkline(recipe: Recipe, columns: int = 41) -> str | None:
     """
     import torch
 
-    from edm_unified.training.weighting import on_grid, weighting
+    from edm_unified.training.objective.weighting import on_grid, weighting
 
     assert recipe.objective is not None
     if recipe.objective.noise.kind == "one_level":
@@ -49,7 +49,7 @@ def figure(recipes: Mapping[str, Recipe]) -> bytes:
     import torch
     from matplotlib.figure import Figure
 
-    from edm_unified.training.weighting import Weighting, on_grid, weighting
+    from edm_unified.training.objective.weighting import Weighting, on_grid, weighting
 
     grid = torch.linspace(-16, 16, 641, dtype=torch.float64)
     names: dict[tuple[float, ...], list[str]] = {}
@@ -93,5 +93,5 @@ def draw(file: str, found: Recipe | Comparison, out: Path) -> None:
     if isinstance(found, Recipe):
         recipes = {Path(file).stem: found}
     else:
-        recipes = {name: Recipe.load(_shipped.beside(file, name)) for name in found.recipes}
+        recipes = {name: Recipe.load(shipped.beside(file, name)) for name in found.recipes}
     write_atomic(out, figure(recipes))

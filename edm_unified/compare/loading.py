@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edm_unified import _shipped
-from edm_unified.analytic_starts import AnyAnalyticStart
 from edm_unified.compare.sets import solver_set
-from edm_unified.discretization import AnySteps
-from edm_unified.guidances import AnyGuidance
+from edm_unified.components import shipped
 from edm_unified.recipe import Comparison, Recipe, from_tree, load_any, parse_component
+from edm_unified.recipe.guidances import AnyGuidance
+from edm_unified.sampling.analytic_starts import AnyAnalyticStart
+from edm_unified.sampling.levels import AnySteps
+from edm_unified.sampling.solvers import AnySolver
 from edm_unified.schedules import AnySchedule
-from edm_unified.solvers import AnySolver
 
 
 def load(names: Sequence[str], overrides: Sequence[str] = ()) -> tuple[Comparison, list[tuple[str, Recipe]]]:
@@ -32,7 +32,7 @@ def load(names: Sequence[str], overrides: Sequence[str] = ()) -> tuple[Compariso
     wanted: list[str] = []
     for name in names:
         if whole and name == whole[0][0]:
-            wanted += [_shipped.beside(name, recipe) for recipe in whole[0][1].recipes]
+            wanted += [shipped.beside(name, recipe) for recipe in whole[0][1].recipes]
         else:
             wanted.append(name)
     loaded = [(short_name((name,)), _recipe(name, theirs, names, whole)) for name in dict.fromkeys(wanted)]
@@ -91,7 +91,7 @@ def with_options(
     if solvers:
         chosen: list[Any] = []
         for text in solvers:
-            named = text.strip() in _shipped.SOLVER_SETS
+            named = text.strip() in shipped.SOLVER_SETS
             chosen += solver_set(text.strip()) if named else [parse_component(AnySolver, text, "--solver")]  # type: ignore[arg-type]
         changes |= {"solvers": tuple(dict.fromkeys(chosen)), "solver_set": None}
     if schedules:

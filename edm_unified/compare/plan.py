@@ -13,8 +13,8 @@ from functools import lru_cache
 from typing import Any, cast
 
 from edm_unified.compare.sets import solver_set
-from edm_unified.discretization import Explicit, TableSubset
 from edm_unified.recipe import Comparison, Recipe, Sampler, same_range
+from edm_unified.sampling.levels import Explicit, TableSubset
 from edm_unified.schedules import BetaTable
 
 MOST_BESIDE = 32

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from edm_unified import metrics as measure
-from edm_unified.analytic_starts import AnalyticStart, AnyAnalyticStart
 from edm_unified.compare.plan import digest
 from edm_unified.data import AnyData, Dataset, batch, order
-from edm_unified.guidances import AnyGuidance, Guide
 from edm_unified.metrics import Estimate, Features
 from edm_unified.recipe import Recipe, Sampler
-from edm_unified.training.trained import Trained
+from edm_unified.recipe.guidances import AnyGuidance, Guide
+from edm_unified.sampling.analytic_starts import AnalyticStart, AnyAnalyticStart
+from edm_unified.training.denoiser import Trained
 
 TARGET_SAMPLES = 2048
 """Exact draws (or data) that the distribution metrics compare with."""

@@ -14,10 +14,10 @@ from edm_unified import metrics as measure
 from edm_unified.compare.plan import Cell, Method, Plan, digest
 from edm_unified.compare.problem import ENDPOINT, TARGET_SAMPLES, Problem, Problems, Settings
 from edm_unified.compare.store import Store
-from edm_unified.denoiser import Counted, Denoiser, supported_range
+from edm_unified.denoisers.denoiser import Counted, Denoiser, supported_range
 from edm_unified.recipe import Recipe, Sampler
-from edm_unified.reference_solution import reference
-from edm_unified.sampling import Progress, levels_of, sample, unit_noise
+from edm_unified.sampling.loop import Progress, levels_of, sample, unit_noise
+from edm_unified.sampling.reference import reference
 
 REFERENCE_EVALUATIONS = 700
 """What a reference solution costs, about; for the estimate of the time left only."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from edm_unified.recipe import codec
-from edm_unified.solvers import DEIS, IPNDM, AnySolver, ExponentialAdamsNoise, VelocityAdams
+from edm_unified.sampling.solvers import DEIS, IPNDM, AnySolver, ExponentialAdamsNoise, VelocityAdams
 
 SetName = Literal["all", "deterministic", "fast"]
 

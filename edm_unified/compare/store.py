@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edm_unified._files import claim, write_atomic
+from edm_unified.components.files import claim, write_atomic
 
 _OURS = (
     "records.jsonl",

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from edm_unified._component import component, positive
+from edm_unified.components.component import component, positive
 
 from .dataset import AS_STORED, BYTES, Dataset, Scaling
 from .readers import read_numpy, read_safetensors, whole_labels

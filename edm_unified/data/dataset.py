@@ -22,7 +22,7 @@ from torch import Tensor
 from .prefetch import read
 
 if TYPE_CHECKING:
-    from edm_unified.exact import GaussianMixture
+    from edm_unified.denoisers.exact import GaussianMixture
 
 
 class Rows(Protocol):
@@ -73,10 +73,10 @@ class Dataset:
     """What ``load()`` returns: images (N, C, H, W), signals (N, C, L) or vectors (N, d).
 
     ``stored``: the samples as they are kept, read by index. ``labels`` (N,) long, the class of each sample from 0, or
-    None. ``scaling``: from what is stored to what a network sees. ``class_names``: in words, where the source has
-    them. ``exact``: the ``edm_unified.exact`` denoiser of the distribution the samples were drawn from, where that is a
-    formula: a function without arguments that makes it. ``notes``: what a user should know of the source, a line each.
-    Raises ValueError where labels and samples do not match.
+    None. ``scaling``: from what is stored to what a network sees. ``class_names``: in words, where the source has them.
+    ``exact``: the ``edm_unified.denoisers.exact`` denoiser of the distribution the samples were drawn from, where that
+    is a formula: a function without arguments that makes it. ``notes``: what a user should know of the source, a line
+    each. Raises ValueError where labels and samples do not match.
     """
 
     stored: Rows

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from edm_unified._component import choice, component, count
+from edm_unified.components.component import choice, component, count
 
 from .dataset import BYTES, Dataset, Rows
 from .readers import image_size

@@ -19,8 +19,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from edm_unified import exact
-from edm_unified._component import component, count, positive
+from edm_unified.components.component import component, count, positive
+from edm_unified.denoisers import exact
 
 from .dataset import Dataset
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edm_unified._component import choice, component
+from edm_unified.components.component import choice, component
 
 from .dataset import BYTES, Dataset, Rows
 from .folders import check_size, directory

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from edm_unified._component import choice, component, count
+from edm_unified.components.component import choice, component, count
 
 from .dataset import BYTES, Dataset, Scaling
 

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from edm_unified import exact
-from edm_unified._component import choice, component, count, nonnegative, positive
+from edm_unified.components.component import choice, component, count, nonnegative, positive
+from edm_unified.denoisers import exact
 
 from .dataset import Dataset
 

@@ -31,15 +31,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edm_unified import exact
-from edm_unified._component import choice, count, positive
+from edm_unified.components.component import choice, count, positive
 from edm_unified.data import BYTES, Scaling
-from edm_unified.denoiser import Counted, Denoiser, check_range
+from edm_unified.denoisers import exact
+from edm_unified.denoisers.denoiser import Counted, Denoiser, check_range
+from edm_unified.denoisers.parametrization import along
 from edm_unified.likelihood.decoder import Decoder, decoded
 from edm_unified.likelihood.path import denoised
 from edm_unified.likelihood.prior import check_levels, isotropic
-from edm_unified.parametrization import along
-from edm_unified.streams import Source
+from edm_unified.sampling.streams import Source
 
 
 class Bound(NamedTuple):

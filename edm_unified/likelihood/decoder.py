@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from edm_unified.data import Scaling
-from edm_unified.denoiser import Denoiser
+from edm_unified.denoisers.denoiser import Denoiser
 from edm_unified.likelihood.path import denoised
-from edm_unified.streams import Source
+from edm_unified.sampling.streams import Source
 
 Decoder = Literal["gaussian", "discretized"]
 

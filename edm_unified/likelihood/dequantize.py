@@ -23,9 +23,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from edm_unified._component import choice, count, positive
+from edm_unified.components.component import choice, count, positive
 from edm_unified.data import BYTES, Scaling
-from edm_unified.streams import Source
+from edm_unified.sampling.streams import Source
 
 Noise = Literal["uniform", "truncated_normal"]
 

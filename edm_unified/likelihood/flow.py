@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edm_unified.denoiser import Counted, Denoiser, check_range
+from edm_unified.denoisers.denoiser import Counted, Denoiser, check_range
 from edm_unified.likelihood.path import Told, denoised, integrate
 from edm_unified.likelihood.prior import Density, PriorWarning, check_levels, isotropic, prior_error, prior_warning
 from edm_unified.likelihood.trace import Probe, Trace, estimator, row_sum

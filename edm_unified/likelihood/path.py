@@ -1,7 +1,7 @@
 """The integral of dy/du = rate(y, σ) in u = ln σ, from one noise level to another, up or down.
 
-It is a walk like any other: the loop of :mod:`edm_unified.sampling`, with y for the state. Fixed steps are those of
-:class:`RK4` under the geometric schedule, whose time is u, and so equal in u. Adaptive ones are
+It is a walk like any other: the loop of :mod:`edm_unified.sampling.loop`, with y for the state. Fixed steps are those
+of :class:`RK4` under the geometric schedule, whose time is u, and so equal in u. Adaptive ones are
 :class:`DormandPrince45`'s: for each sample by itself, so that a sample's answer does not lean on its batch.
 
 A walk falls. A path that rises is followed on the mirrored levels σ_start σ_end/σ, with the rate's sign turned.
@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edm_unified._component import count, positive
-from edm_unified.denoiser import Denoiser
-from edm_unified.dynamics import Dynamics
-from edm_unified.sampling import Progress, walk
+from edm_unified.components.component import count, positive
+from edm_unified.denoisers.denoiser import Denoiser
+from edm_unified.sampling.dynamics import Dynamics
+from edm_unified.sampling.loop import Progress, walk
+from edm_unified.sampling.solvers import RK4, DormandPrince45, Solver
 from edm_unified.schedules import GeometricVE
-from edm_unified.solvers import RK4, DormandPrince45, Solver
 
 Rate = Callable[[Tensor, Tensor], Tensor]
 """dy/d ln σ of y (B, n) at σ, () or (B,) on the device of y."""

@@ -19,12 +19,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from edm_unified import exact
-from edm_unified._component import falling
+from edm_unified.components.component import falling
+from edm_unified.denoisers import exact
 
 
 class Density(Protocol):
-    """Whatever knows the density of its noisy samples: every denoiser in :mod:`edm_unified.exact`."""
+    """Whatever knows the density of its noisy samples: every denoiser in :mod:`edm_unified.denoisers.exact`."""
 
     def log_prob(self, x: Tensor, sigma: float) -> Tensor: ...
 

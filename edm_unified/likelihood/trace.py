@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from edm_unified._component import choice, count
-from edm_unified.streams import Source
+from edm_unified.components.component import choice, count
+from edm_unified.sampling.streams import Source
 
 Trace = Literal["auto", "exact", "hutchinson"]
 Probe = Literal["rademacher", "gaussian"]

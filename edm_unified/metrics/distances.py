@@ -30,7 +30,7 @@ class EndpointError(NamedTuple):
 
 
 class Density(Protocol):
-    """What ``log_density_gap`` needs of a denoiser: ``edm_unified.exact`` has it."""
+    """What ``log_density_gap`` needs of a denoiser: ``edm_unified.denoisers.exact`` has it."""
 
     def log_prob(self, x: Tensor, sigma: float, label: Tensor | None = None) -> Tensor:
         """log p(x; σ) in nats, (B,)."""

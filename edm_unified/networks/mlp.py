@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edm_unified._component import choice, component, count, nonnegative, positive
+from edm_unified.components.component import choice, component, count, nonnegative, positive
 from edm_unified.networks.base import check_augment, check_input, check_label, check_shape, run
 from edm_unified.networks.embeddings import ClassEmbedding, Fourier, Positional
 

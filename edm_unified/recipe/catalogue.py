@@ -8,23 +8,24 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from edm_unified import schedules, solvers, training
-from edm_unified.analytic_starts import AnyAnalyticStart
-from edm_unified.correctors import AnyCorrector
+from edm_unified import schedules, training
 from edm_unified.data import AnyData
-from edm_unified.denoisers import AnyDenoiser
-from edm_unified.discretization import AnySteps
-from edm_unified.guidances import AnyGuidance
+from edm_unified.denoisers.preconditioning import AnyPreconditioning
+from edm_unified.denoisers.thresholding import AnyThreshold
 from edm_unified.networks import AnyNetwork
-from edm_unified.preconditioning import AnyPreconditioning
 from edm_unified.recipe import codec
+from edm_unified.recipe.denoisers import AnyDenoiser
+from edm_unified.recipe.guidances import AnyGuidance
 from edm_unified.recipe.tree import Comparison, Recipe
-from edm_unified.renoising import AnyRenoising
-from edm_unified.thresholding import AnyThreshold
+from edm_unified.sampling import solvers
+from edm_unified.sampling.analytic_starts import AnyAnalyticStart
+from edm_unified.sampling.correctors import AnyCorrector
+from edm_unified.sampling.levels import AnySteps
+from edm_unified.sampling.renoising import AnyRenoising
 from edm_unified.training.augment import AnyAugment
-from edm_unified.training.ema import AnyEMA
-from edm_unified.training.optimizers import AnyOptimizer
-from edm_unified.training.rates import AnyRate
+from edm_unified.training.optimization.ema import AnyEMA
+from edm_unified.training.optimization.optimizers import AnyOptimizer
+from edm_unified.training.optimization.rates import AnyRate
 
 FAMILIES: dict[str, Any] = {
     "schedules": schedules.AnySchedule,

@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from pydantic import TypeAdapter, ValidationError
 
-from edm_unified._component import encode as encode
-from edm_unified._shipped import suggest
+from edm_unified.components.component import encode as encode
+from edm_unified.components.shipped import suggest
 from edm_unified.recipe.reader import RecipeError
 
 

@@ -11,16 +11,17 @@ from typing import Any, cast
 
 import torch
 
-from edm_unified import _shipped, analytic_starts
-from edm_unified.discretization import Steps, TableSubset, UniformTime
-from edm_unified.dynamics import Dynamics
+from edm_unified.components import shipped
 from edm_unified.recipe import codec, reader
 from edm_unified.recipe import overrides as overriding
 from edm_unified.recipe.codec import Fault
 from edm_unified.recipe.reader import RecipeError
 from edm_unified.recipe.tree import Comparison, Names, Recipe, Sampler
+from edm_unified.sampling import analytic_starts
+from edm_unified.sampling.dynamics import Dynamics
+from edm_unified.sampling.levels import Steps, TableSubset, UniformTime
 from edm_unified.schedules import BetaTable, Schedule
-from edm_unified.training import checkpoint
+from edm_unified.training.runs import checkpoint
 
 
 def load_any(name: Names, overrides: Sequence[str] = ()) -> Recipe | Comparison:
@@ -32,7 +33,7 @@ def load(cls: type[Recipe] | type[Comparison] | None, name: Names, overrides: Se
     """The file ``name``, which must hold a ``cls`` where one is given."""
     label = os.fspath(name)
     if checkpoint.is_run(label):
-        if label in _shipped.recipe_names():
+        if label in shipped.recipe_names():
             raise RecipeError(
                 f"{label}: is a run in this directory and a shipped recipe too; write ./{label} for the run, or give "
                 "it another name"
@@ -44,7 +45,7 @@ def load(cls: type[Recipe] | type[Comparison] | None, name: Names, overrides: Se
             f"{Path(label) / 'recipe.yaml'}: is missing; copy that of one of the run's checkpoints back to its place"
         )
     try:
-        path = _shipped.find(name)
+        path = shipped.find(name)
     except ValueError as error:
         raise RecipeError(str(error)) from None
     return from_tree(reader.read(path, label), label, overrides, cls)

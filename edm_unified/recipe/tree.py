@@ -12,28 +12,28 @@ from typing import Any, ClassVar, Literal, TypeVar, cast
 import torch
 import yaml
 
-from edm_unified import exact
-from edm_unified._component import component, count, positive
-from edm_unified.analytic_starts import AnalyticStart, AnyAnalyticStart
-from edm_unified.correctors import AnyCorrector
+from edm_unified.components.component import component, count, positive
 from edm_unified.data import AnyData, Dataset
-from edm_unified.denoiser import Denoiser
-from edm_unified.denoisers import AnyDenoiser
-from edm_unified.discretization import AnySteps
-from edm_unified.dynamics import Dynamics
-from edm_unified.guidances import AnyGuidance, ClassifierFree, Guide
+from edm_unified.denoisers import exact
+from edm_unified.denoisers.denoiser import Denoiser
+from edm_unified.denoisers.preconditioning import AnyPreconditioning
+from edm_unified.denoisers.thresholding import AnyThreshold, Thresholded
 from edm_unified.networks import AnyNetwork
-from edm_unified.preconditioning import AnyPreconditioning
 from edm_unified.recipe import codec
-from edm_unified.renoising import AnyRenoising
-from edm_unified.sampling import count_nfe, levels_of
+from edm_unified.recipe.denoisers import AnyDenoiser
+from edm_unified.recipe.guidances import AnyGuidance, ClassifierFree, Guide
+from edm_unified.sampling.analytic_starts import AnalyticStart, AnyAnalyticStart
+from edm_unified.sampling.correctors import AnyCorrector
+from edm_unified.sampling.dynamics import Dynamics
+from edm_unified.sampling.levels import AnySteps
+from edm_unified.sampling.loop import count_nfe, levels_of
+from edm_unified.sampling.renoising import AnyRenoising
+from edm_unified.sampling.solvers import AnySolver, Last
+from edm_unified.sampling.solvers.reach import shortfall
 from edm_unified.schedules import AnySchedule
-from edm_unified.solvers import AnySolver, Last
-from edm_unified.solvers.reach import shortfall
-from edm_unified.thresholding import AnyThreshold, Thresholded
 from edm_unified.training import Objective, Training
+from edm_unified.training.denoiser import Trained
 from edm_unified.training.job import Job
-from edm_unified.training.trained import Trained
 
 T = TypeVar("T")
 Names = str | os.PathLike[str]
@@ -100,7 +100,8 @@ class Sampler:
         )
 
     def shortfall(self, schedule: AnySchedule) -> str | None:
-        """A sentence where the walk is too short for the solver's order (:mod:`~edm_unified.solvers.reach`)."""
+        """A sentence where the walk is too short for the solver's order
+        (:mod:`~edm_unified.sampling.solvers.reach`)."""
         dynamics = Dynamics(schedule, lambda x, sigma, **cond: x, {}, torch.device("cpu"))
         return shortfall(self.solver, dynamics.walk(self.levels(schedule)))
 

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from edm_unified._component import component, positive
+from edm_unified.components.component import component, positive
 from edm_unified.schedules.base import PRACTICAL_INFINITY, Schedule
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edm_unified._component import positive
+from edm_unified.components.component import positive
 from edm_unified.schedules.base import Schedule
 
 _X, _W = np.polynomial.legendre.leggauss(16)

@@ -21,7 +21,7 @@ import torch
 from scipy.interpolate import CubicSpline, PchipInterpolator
 from torch import Tensor
 
-from edm_unified._component import choice, component, count, nonnegative
+from edm_unified.components.component import choice, component, count, nonnegative
 from edm_unified.schedules.base import Schedule
 
 BetaKind = Literal["linear", "scaled_linear", "cosine"]

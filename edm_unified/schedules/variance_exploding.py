@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from edm_unified._component import component, falling, positive
+from edm_unified.components.component import component, falling, positive
 from edm_unified.schedules.base import Schedule
 
 

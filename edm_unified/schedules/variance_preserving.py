@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from edm_unified._component import component, nonnegative, positive
+from edm_unified.components.component import component, nonnegative, positive
 from edm_unified.schedules.base import PRACTICAL_INFINITY, Schedule
 
 

@@ -35,8 +35,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edm_unified._component import component
-from edm_unified.training.draws import BLOCK, seed_of
+from edm_unified.components.component import component
+from edm_unified.training.random_numbers import BLOCK, seed_of
 
 SYM6 = (
     0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633,

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from edm_unified.data import Dataset
-from edm_unified.denoiser import Preconditioned
+from edm_unified.denoisers.denoiser import Preconditioned
+from edm_unified.denoisers.preconditioning import AnyPreconditioning
 from edm_unified.networks import AnyNetwork
-from edm_unified.preconditioning import AnyPreconditioning
-from edm_unified.training import draws
-from edm_unified.training.noise import Sigma
+from edm_unified.training import random_numbers
 from edm_unified.training.objective import Implicit, Objective
+from edm_unified.training.objective.noise import Sigma
 from edm_unified.training.settings import Training
 
 
@@ -86,7 +86,7 @@ class Job:
     def build(self) -> Trainee:
         """The untrained network in its wrapping; the weights follow from the seed alone."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(draws.seed_of(self.settings.seed, draws.NETWORK))
+            torch.manual_seed(random_numbers.seed_of(self.settings.seed, random_numbers.NETWORK))
             try:
                 network = self.network.build(self.shape, self.classes, self.augment)
             except ValueError as error:

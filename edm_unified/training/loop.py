@@ -9,7 +9,7 @@ depends on nothing else: two runs that agree at a step agree at the next, bit fo
 Row i of the batch is the same image with the same σ and n however many processes and micro-batches share the work.
 Process r of W takes of micro-batch a the rows from (aW + r)·B/(AW) on.
 
-Nothing here writes a file; :mod:`edm_unified.training.run` does.
+Nothing here writes a file; :mod:`edm_unified.training.runs.run` does.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from edm_unified.training import draws
+from edm_unified.training import random_numbers
+from edm_unified.training.batches import Reader
 from edm_unified.training.job import Job
 from edm_unified.training.parallel import Team, synchronizing, whole
-from edm_unified.training.reading import Reader
-from edm_unified.training.state import TrainState
-from edm_unified.training.tally import Record
+from edm_unified.training.runs.state import TrainState
+from edm_unified.training.statistics import Record
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -138,22 +138,22 @@ def _inputs(
     mine = slice(first, first + rows)
     x0, labels = reader(step, part)
     x0 = (x0.pin_memory() if device.type == "cuda" else x0).to(device, non_blocking=True)
-    spread = draws.spread if settings.stratified else draws.uniforms
-    u = spread((seed, draws.LEVELS, step), batch)[mine].to(device, non_blocking=True)
-    n = draws.normals((seed, draws.NOISE, step), first, rows, job.shape, device, batch)
+    spread = random_numbers.spread if settings.stratified else random_numbers.uniforms
+    u = spread((seed, random_numbers.LEVELS, step), batch)[mine].to(device, non_blocking=True)
+    n = random_numbers.normals((seed, random_numbers.NOISE, step), first, rows, job.shape, device, batch)
     cond: dict[str, Any] = {}
     if settings.conditional and labels is not None:
         if settings.label_dropout:
-            kept = draws.uniforms((seed, draws.LABELS, step), batch)[mine] >= settings.label_dropout
+            kept = random_numbers.uniforms((seed, random_numbers.LABELS, step), batch)[mine] >= settings.label_dropout
             labels = torch.where(kept, labels, -1)
         cond["label"] = labels.to(device, non_blocking=True)
     if settings.augment is not None:
-        x0, told = settings.augment.apply(x0, draws.seed_of(seed, draws.AUGMENT, step), first)
+        x0, told = settings.augment.apply(x0, random_numbers.seed_of(seed, random_numbers.AUGMENT, step), first)
         if settings.augment.labels:
             cond["augment"] = told
     if settings.channels_last and x0.ndim == 4:
         x0 = x0.to(memory_format=torch.channels_last)
-    torch.manual_seed(draws.seed_of(seed, draws.NETWORK, step, first))  # for dropout
+    torch.manual_seed(random_numbers.seed_of(seed, random_numbers.NETWORK, step, first))  # for dropout
     return x0, u, n, cond
 
 

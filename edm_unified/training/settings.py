@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from edm_unified._component import component, count, nonnegative, positive
+from edm_unified.components.component import component, count, nonnegative, positive
 from edm_unified.training.augment import AnyAugment
-from edm_unified.training.ema import AnyEMA, HalfLife
-from edm_unified.training.optimizers import Adam, AnyOptimizer
-from edm_unified.training.rates import MOST_IMAGES, AnyRate, Constant
+from edm_unified.training.optimization.ema import AnyEMA, HalfLife
+from edm_unified.training.optimization.optimizers import Adam, AnyOptimizer
+from edm_unified.training.optimization.rates import MOST_IMAGES, AnyRate, Constant
 
 
 @component

@@ -36,9 +36,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import edm_unified as edm
-from edm_unified import sampling, schedules, solvers
-from edm_unified.discretization import Karras
-from edm_unified.dynamics import Dynamics
+from edm_unified import schedules, solvers
+from edm_unified.sampling import loop as sampling
+from edm_unified.sampling.dynamics import Dynamics
+from edm_unified.sampling.levels import Karras
 
 SHAPE = (3, 32, 32)
 STEPS = 18

@@ -18,15 +18,15 @@ import torch
 
 from edm_unified import schedules
 from edm_unified.data import Dataset
+from edm_unified.denoisers.preconditioning import EDM
 from edm_unified.networks import UNet
-from edm_unified.preconditioning import EDM
 from edm_unified.training import Objective
-from edm_unified.training.ema import HalfLife, Power
 from edm_unified.training.job import Job
 from edm_unified.training.loop import train
+from edm_unified.training.optimization.ema import HalfLife, Power
 from edm_unified.training.parallel import Team
+from edm_unified.training.runs.state import TrainState
 from edm_unified.training.settings import Training
-from edm_unified.training.state import TrainState
 
 
 def main() -> None:

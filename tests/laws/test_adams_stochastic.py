@@ -18,8 +18,8 @@ from variants import SCHEDULES, every, exact_variance, log_levels, name, slope, 
 
 import edm_unified as edm
 from edm_unified import schedules, solvers
-from edm_unified.discretization import Karras
-from edm_unified.solvers.er_sde import SCALES
+from edm_unified.sampling.levels import Karras
+from edm_unified.sampling.solvers.er_sde import SCALES
 
 EDM = schedules.EDM()
 Table = list[tuple[str, ...]]

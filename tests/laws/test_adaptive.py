@@ -17,10 +17,10 @@ from variants import ADAPTIVE, Basis, dynamics_of, every, exact_flow, name
 
 import edm_unified as edm
 from edm_unified import schedules, solvers
-from edm_unified.discretization import Explicit, Karras, LogLinear
-from edm_unified.renoising import Churn
-from edm_unified.solvers import adaptive_sde
-from edm_unified.solvers.step_control import FIRST_STEP, size
+from edm_unified.sampling.levels import Explicit, Karras, LogLinear
+from edm_unified.sampling.renoising import Churn
+from edm_unified.sampling.solvers import adaptive_sde
+from edm_unified.sampling.solvers.step_control import FIRST_STEP, size
 
 ALL = every(ADAPTIVE)
 ODE = [solvers.DormandPrince45(), solvers.DPMSolver12(), solvers.DPMSolver23()]

@@ -15,11 +15,11 @@ from variants import ANALYTIC_STARTS, SCHEDULES, SOLVERS, Mixture, every, name, 
 
 import edm_unified as edm
 from edm_unified import analytic_starts, solvers
-from edm_unified.analytic_starts import AnalyticFirstStep, GaussianJump
 from edm_unified.data import Dataset
-from edm_unified.discretization import Explicit, Karras
-from edm_unified.renoising import Ancestral, Churn, Corrected
-from edm_unified.sampling import Progress, levels_of
+from edm_unified.sampling.analytic_starts import AnalyticFirstStep, GaussianJump
+from edm_unified.sampling.levels import Explicit, Karras
+from edm_unified.sampling.loop import Progress, levels_of
+from edm_unified.sampling.renoising import Ancestral, Churn, Corrected
 from edm_unified.schedules import EDM
 
 MEAN = torch.tensor([0.4, -1.0, 0.1], dtype=torch.float64)

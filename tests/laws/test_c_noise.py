@@ -18,9 +18,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from edm_unified import _shipped
-from edm_unified.denoiser import Preconditioned
-from edm_unified.preconditioning import DDPM, IDDPM, DataPrediction, Score
+from edm_unified.components import shipped
+from edm_unified.denoisers.denoiser import Preconditioned
+from edm_unified.denoisers.preconditioning import DDPM, IDDPM, DataPrediction, Score
 from edm_unified.recipe import Recipe
 
 Table = list[tuple[float, float]]
@@ -100,8 +100,8 @@ def checked(preconditioning: Any, table: Table) -> bool:
 
 
 RECIPES = {
-    str(path.relative_to(_shipped.recipes_folder()).with_suffix("")): Recipe.load(str(path)).preconditioning
-    for path in _shipped.recipes_folder().rglob("*.yaml")
+    str(path.relative_to(shipped.recipes_folder()).with_suffix("")): Recipe.load(str(path)).preconditioning
+    for path in shipped.recipes_folder().rglob("*.yaml")
     if "\nsampler:" in path.read_text("utf-8")
 }
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from variants import STEPS, every, name
 
-from edm_unified.discretization import (
+from edm_unified.sampling.levels import (
     Explicit,
     Karras,
     LogLinear,

@@ -10,7 +10,8 @@ import torch
 from scipy.integrate import quad
 from torch import nn
 
-from edm_unified.training import ema, posthoc
+from edm_unified.training.optimization import ema
+from edm_unified.training.runs import posthoc
 
 STDS = (0.01, 0.05, 0.10, 0.2, 0.28)
 

@@ -15,11 +15,11 @@ from variants import SOLVERS, Mixture, every, name, slope, walk_over
 
 import edm_unified as edm
 from edm_unified import solvers
-from edm_unified.discretization import Explicit, Karras
-from edm_unified.renoising import Ancestral, Churn
-from edm_unified.sampling import levels_of
+from edm_unified.sampling.levels import Explicit, Karras
+from edm_unified.sampling.loop import levels_of
+from edm_unified.sampling.renoising import Ancestral, Churn
+from edm_unified.sampling.solvers.reach import shortfall
 from edm_unified.schedules import EDM
-from edm_unified.solvers.reach import shortfall
 
 D = Mixture()
 NOISE = edm.unit_noise(5, (3,), seed=8)

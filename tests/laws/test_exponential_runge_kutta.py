@@ -22,12 +22,12 @@ from variants import SOLVERS, Mixture, draws, every, exact_variance, log_levels,
 
 import edm_unified as edm
 from edm_unified import schedules, solvers
-from edm_unified.discretization import Explicit, Karras
-from edm_unified.renoising import Churn
-from edm_unified.sampling import walk
+from edm_unified.sampling.levels import Explicit, Karras
+from edm_unified.sampling.loop import walk
+from edm_unified.sampling.renoising import Churn
+from edm_unified.sampling.solvers.exponential import phi
+from edm_unified.sampling.solvers.exponential_runge_kutta import ExponentialRungeKutta
 from edm_unified.schedules import EDM
-from edm_unified.solvers.exponential import phi
-from edm_unified.solvers.exponential_runge_kutta import ExponentialRungeKutta
 
 METHODS = [s for s in every(SOLVERS) if isinstance(s, ExponentialRungeKutta)]
 NOISY = [s for s in METHODS if s.stochastic]

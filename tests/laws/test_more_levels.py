@@ -18,8 +18,9 @@ from scipy.integrate import quad
 
 import edm_unified as edm
 from edm_unified import discretization
-from edm_unified._shipped import kinds
-from edm_unified.discretization import (
+from edm_unified.components.shipped import kinds
+from edm_unified.denoisers.preconditioning import IDDPM
+from edm_unified.sampling.levels import (
     AlignYourSteps,
     BetaQuantiles,
     DensitySpaced,
@@ -29,8 +30,7 @@ from edm_unified.discretization import (
     Tan,
     UniformTime,
 )
-from edm_unified.discretization.tables import ALIGNED
-from edm_unified.preconditioning import IDDPM
+from edm_unified.sampling.levels.tables import ALIGNED
 from edm_unified.schedules import EDM, VP, BetaTable, FlowMatching
 
 

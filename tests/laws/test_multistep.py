@@ -24,10 +24,10 @@ from variants import zigzag_levels as zigzag
 
 import edm_unified as edm
 from edm_unified import schedules, solvers
-from edm_unified.discretization import Karras
-from edm_unified.sampling import walk
+from edm_unified.sampling.levels import Karras
+from edm_unified.sampling.loop import walk
+from edm_unified.sampling.solvers.coordinates import FlowTime, Frame, LogSNR, Sigma, StepIndex, VPTime
 from edm_unified.schedules import EDM, VP, FlowMatching
-from edm_unified.solvers.coordinates import FlowTime, Frame, LogSNR, Sigma, StepIndex, VPTime
 
 D = Mixture()
 NOISE = edm.unit_noise(6, (3,), seed=11)

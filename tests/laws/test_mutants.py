@@ -16,11 +16,12 @@ import test_order
 import test_stochastic
 from variants import log_levels, slope
 
-from edm_unified import renoising, sampling, schedules, solvers
-from edm_unified.solvers import stochastic
-from edm_unified.solvers.exponential import ExponentialMultistep, phi
-from edm_unified.solvers.linear import row
-from edm_unified.solvers.runge_kutta import Tableau
+from edm_unified import renoising, schedules, solvers
+from edm_unified.sampling import loop as sampling
+from edm_unified.sampling.solvers import stochastic
+from edm_unified.sampling.solvers.exponential import ExponentialMultistep, phi
+from edm_unified.sampling.solvers.linear import row
+from edm_unified.sampling.solvers.runge_kutta import Tableau
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 

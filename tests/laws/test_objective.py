@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from edm_unified import preconditioning as pre
 from edm_unified import schedules
-from edm_unified.denoiser import Preconditioned
-from edm_unified.training import draws
+from edm_unified.denoisers.denoiser import Preconditioned
 from edm_unified.training import objective as ob
+from edm_unified.training import random_numbers
 
 SCHEDULES = {
     "uniform_time": schedules.VP(),
@@ -266,11 +266,13 @@ def test_a_ladder_is_geometric_and_visited_evenly():
 def test_stratified_draws_put_one_level_in_each_stratum_whoever_draws_them(batch):
     """u_i = (π(i) + U_i)/B: one in each of B equal parts, each marginally uniform, a function of seed and step."""
     for step in range(3):
-        u = draws.spread((7, draws.LEVELS, step), batch)
+        u = random_numbers.spread((7, random_numbers.LEVELS, step), batch)
         assert sorted((u * batch).floor().long().tolist()) == list(range(batch))
-        assert torch.equal(u, draws.spread((7, draws.LEVELS, step), batch))  # any rank takes its slice of these
+        assert torch.equal(
+            u, random_numbers.spread((7, random_numbers.LEVELS, step), batch)
+        )  # any rank takes its slice of these
     if batch == 7:
-        first = torch.stack([draws.spread((7, draws.LEVELS, step), batch)[0] for step in range(2000)])
+        first = torch.stack([random_numbers.spread((7, random_numbers.LEVELS, step), batch)[0] for step in range(2000)])
         assert stats.kstest(first, "uniform").pvalue > 1e-3
 
 
@@ -279,9 +281,9 @@ def test_stratified_levels_have_less_variance():
     at = lambda u: ob.EpsilonWeight()(s := ob.LogNormal().quantile(u, EDM_SCHEDULE)) * 0.25 * s**2 / (0.25 + s**2)  # noqa: E731
     means = {
         make: torch.stack([at(make((1, 2, step), 64)).mean() for step in range(400)])
-        for make in (draws.spread, draws.uniforms)
+        for make in (random_numbers.spread, random_numbers.uniforms)
     }
-    spread, random = means[draws.spread], means[draws.uniforms]
+    spread, random = means[random_numbers.spread], means[random_numbers.uniforms]
     assert abs(float(spread.mean() - random.mean())) < 4 * float(random.std()) / 20
     assert float(spread.std()) < 0.05 * float(random.std())
 

@@ -15,9 +15,9 @@ from variants import ADAPTIVE, CORRECTORS, SOLVERS, every, name, one_of_each
 
 import edm_unified as edm
 from edm_unified import networks, preconditioning, schedules, solvers
-from edm_unified.dynamics import Dynamics
-from edm_unified.renoising import Ancestral, Churn, Corrected
-from edm_unified.sampling import Source, levels_of, walk
+from edm_unified.sampling.dynamics import Dynamics
+from edm_unified.sampling.loop import Source, levels_of, walk
+from edm_unified.sampling.renoising import Ancestral, Churn, Corrected
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),

@@ -30,10 +30,10 @@ from variants import (
 
 import edm_unified as edm
 from edm_unified import schedules, solvers
-from edm_unified.solvers.adams import Multistep
-from edm_unified.solvers.er_sde import InSigma
-from edm_unified.solvers.exponential import ExponentialMultistep
-from edm_unified.solvers.exponential_runge_kutta import ExponentialRungeKutta
+from edm_unified.sampling.solvers.adams import Multistep
+from edm_unified.sampling.solvers.er_sde import InSigma
+from edm_unified.sampling.solvers.exponential import ExponentialMultistep
+from edm_unified.sampling.solvers.exponential_runge_kutta import ExponentialRungeKutta
 
 HIGH, LOW = 8.0, 0.15
 START = torch.linspace(-1.7, 1.9, 6, dtype=torch.float64)[:, None] * HIGH

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edm_unified import parametrization, schedules
 from edm_unified import preconditioning as pre
-from edm_unified.denoiser import Preconditioned
+from edm_unified.denoisers.denoiser import Preconditioned
 
 ROWS = [row() for row in get_args(pre.AnyPreconditioning)]
 FORMS = [form() for form in get_args(parametrization.AnyParametrization)]

@@ -29,9 +29,9 @@ from variants import (
 
 import edm_unified as edm
 from edm_unified import correctors, schedules, solvers
-from edm_unified.discretization import Explicit, Karras, LogLinear
-from edm_unified.renoising import Churn, Corrected
-from edm_unified.sampling import count_nfe, unit_noise
+from edm_unified.sampling.levels import Explicit, Karras, LogLinear
+from edm_unified.sampling.loop import count_nfe, unit_noise
+from edm_unified.sampling.renoising import Churn, Corrected
 
 PREDICTORS = [
     solvers.NoPredictor(),

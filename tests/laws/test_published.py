@@ -17,9 +17,9 @@ from torch import Tensor
 from variants import name, slope, zigzag_levels
 
 from edm_unified import solvers
+from edm_unified.sampling.solvers.as_published import AsPublished
+from edm_unified.sampling.solvers.taylor import taylor_weights
 from edm_unified.schedules import VP, FlowMatching
-from edm_unified.solvers.as_published import AsPublished
-from edm_unified.solvers.taylor import taylor_weights
 
 SDE = (solvers.DPMSolverPP3MSDEPublished, solvers.DPMSolverPP3MSDEDiffusers)
 PUBLISHED = [solvers.DPMSolverPP3MPublished(), *(solver() for solver in SDE)]

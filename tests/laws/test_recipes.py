@@ -10,16 +10,18 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from edm_unified import _shipped, exact, sampling
+from edm_unified import exact
+from edm_unified.components import shipped
 from edm_unified.recipe import Comparison, Recipe, codec, load_any, loads
+from edm_unified.sampling import loop as sampling
 
-NAMES = _shipped.recipe_names()
+NAMES = shipped.recipe_names()
 METHODS = [name for name in NAMES if "/" not in name and isinstance(load_any(name), Recipe)]
 TOYS = [name for name in NAMES if name.startswith("toy/mixture")]
 
 
 def text_of(name: str) -> str:
-    return _shipped.find(name).read_text("utf-8")
+    return shipped.find(name).read_text("utf-8")
 
 
 def test_the_methods_of_the_design_are_shipped() -> None:
@@ -95,7 +97,7 @@ def test_it_is_complete_and_cites_its_source(name: str) -> None:
     assert re.search(r"Eq|Algorithm|Table", recipe.source)
     assert recipe.preconditioning is not None
     assert recipe.objective is not None
-    assert recipe.title == _shipped.titles().get(name, recipe.title)
+    assert recipe.title == shipped.titles().get(name, recipe.title)
     # what depends on a default: the parts of the sampler, spelled out
     for part in (recipe.sampler.solver, recipe.sampler.renoising, recipe.schedule):
         for field in codec.parameters(type(part)) if part is not None and part.kind != "beta_table" else ():

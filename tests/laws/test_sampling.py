@@ -26,10 +26,10 @@ from variants import (
 
 import edm_unified as edm
 from edm_unified import correctors, schedules, solvers
-from edm_unified.discretization import Karras
-from edm_unified.dynamics import Dynamics
-from edm_unified.renoising import Ancestral, Churn, Corrected, Restart
-from edm_unified.sampling import Progress, Source, levels_of, walk
+from edm_unified.sampling.dynamics import Dynamics
+from edm_unified.sampling.levels import Karras
+from edm_unified.sampling.loop import Progress, Source, levels_of, walk
+from edm_unified.sampling.renoising import Ancestral, Churn, Corrected, Restart
 from edm_unified.schedules import EDM
 
 

@@ -13,7 +13,7 @@ from torch.autograd.functional import jacobian
 
 from edm_unified import preconditioning as pre
 from edm_unified import schedules
-from edm_unified.denoiser import Preconditioned
+from edm_unified.denoisers.denoiser import Preconditioned
 from edm_unified.training import objective as ob
 from edm_unified.training import score_matching as sm
 

@@ -31,7 +31,7 @@ from variants import (
 )
 
 from edm_unified import correctors, renoising, schedules, solvers
-from edm_unified.dynamics import Dynamics
+from edm_unified.sampling.dynamics import Dynamics
 
 HIGH, LOW = 8.0, 0.1
 VARIANCES = (0.01, 0.25, 1.0, 4.0)
@@ -129,7 +129,7 @@ def test_S_noise_scales_the_noise_of_every_rise_and_nothing_else() -> None:
 @pytest.mark.parametrize("rule", [None, *every(RENOISING)], ids=name)
 def test_noise_is_drawn_only_where_it_is_used(solver: Any, rule: Any) -> None:
     """One draw for each rise and repeat, one or more for each fall of an SDE solver above 0, none otherwise."""
-    from edm_unified.sampling import walk
+    from edm_unified.sampling.loop import walk
 
     levels = (*tuple(log_levels(9, 80.0, 0.02)), 0.0)
     levels = levels if rule is None else rule.walk(levels)
@@ -216,7 +216,7 @@ def test_corrector_keeps_the_marginal_in_high_dimension(corrector: Any) -> None:
 @pytest.mark.parametrize("solver", STOCHASTIC, ids=name)
 def test_stochastic_solvers_reach_the_data_variance_at_zero(solver: Any) -> None:
     """From σ_max to 0 on ``Karras``' grid of 400 steps: the variance of the samples is that of the data to 5 %."""
-    from edm_unified.discretization import Karras
+    from edm_unified.sampling.levels import Karras
 
     levels = Karras(n=400).levels(schedules.EDM()).tolist()
     variance = exact_variance(solver, levels, (0.05, 0.25, 1.0))

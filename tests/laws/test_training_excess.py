@@ -22,18 +22,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from edm_unified import _shipped, data, networks
-from edm_unified.denoiser import Preconditioned
-from edm_unified.preconditioning import VPrediction
+from edm_unified import data, networks
+from edm_unified.components import shipped
+from edm_unified.denoisers.denoiser import Preconditioned
+from edm_unified.denoisers.preconditioning import VPrediction
 from edm_unified.recipe import Recipe
-from edm_unified.training import ema, optimizers, rates
-from edm_unified.training.excess import Excess, covered, excess_loss
 from edm_unified.training.job import Job
 from edm_unified.training.loop import train
+from edm_unified.training.objective.excess import Excess, covered, excess_loss
+from edm_unified.training.objective.weights import X0Weight
+from edm_unified.training.optimization import ema, optimizers, rates
 from edm_unified.training.parallel import team
+from edm_unified.training.runs.state import TrainState
 from edm_unified.training.settings import Training
-from edm_unified.training.state import TrainState
-from edm_unified.training.weights import X0Weight
 
 LIMIT = 0.02
 IMAGES, BATCH = 600 * 512, 512
@@ -118,7 +119,7 @@ def test_these_are_all_the_published_methods() -> None:
 
     known = [fixed(Recipe.load(method)) for method in NOISE_SCALE]
     loaded = [
-        (path.stem, Recipe.load(str(path))) for path in _shipped.recipes_folder().glob("*.yaml") if _is_recipe(path)
+        (path.stem, Recipe.load(str(path))) for path in shipped.recipes_folder().glob("*.yaml") if _is_recipe(path)
     ]
     assert len(loaded) >= len(known)
     assert [name for name, recipe in loaded if fixed(recipe) not in known] == []

@@ -16,11 +16,11 @@ from variants import SOLVERS, name, slope, walk_over
 
 import edm_unified as edm
 from edm_unified import solvers
-from edm_unified.discretization import Explicit, Karras
-from edm_unified.renoising import Ancestral, Churn, Corrected
-from edm_unified.sampling import walk
+from edm_unified.sampling.levels import Explicit, Karras
+from edm_unified.sampling.loop import walk
+from edm_unified.sampling.renoising import Ancestral, Churn, Corrected
+from edm_unified.sampling.solvers.exponential import ExponentialAdams, lagrange_weights
 from edm_unified.schedules import EDM
-from edm_unified.solvers.exponential import ExponentialAdams, lagrange_weights
 
 ALL = SOLVERS[solvers.UniPC]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from edm_unified import schedules
 from edm_unified.recipe import Recipe
 from edm_unified.training import objective as ob
-from edm_unified.training.weighting import on_grid, weighting
+from edm_unified.training.objective.weighting import on_grid, weighting
 
 GRID = torch.linspace(-5, 5, 101, dtype=torch.float64)
 

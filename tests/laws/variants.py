@@ -18,8 +18,8 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from edm_unified import analytic_starts, correctors, discretization, renoising, schedules, solvers
-from edm_unified.dynamics import Dynamics, Walk
-from edm_unified.sampling import walk
+from edm_unified.sampling.dynamics import Dynamics, Walk
+from edm_unified.sampling.loop import walk
 
 SCHEDULES: dict[type, tuple[Any, ...]] = {
     schedules.EDM: (schedules.EDM(),),

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 import edm_unified as edm
-from edm_unified.dynamics import Dynamics
-from edm_unified.sampling import walk
+from edm_unified.sampling.dynamics import Dynamics
+from edm_unified.sampling.loop import walk
 from edm_unified.schedules import EDM
 
 SHAPE = (1, 2, 2)

@@ -13,7 +13,7 @@ from authors_repos import clone, importable
 
 import edm_unified as edm
 from edm_unified import solvers
-from edm_unified.discretization import Explicit
+from edm_unified.sampling.levels import Explicit
 from edm_unified.schedules import VP
 
 jax = pytest.importorskip("jax", reason="needs JAX, in which their sampler is written: pip install jax")

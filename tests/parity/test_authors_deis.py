@@ -13,7 +13,7 @@ from authors_repos import NOISE, D, clone, difference, double, importable, ours
 from torch import Tensor
 
 from edm_unified import solvers
-from edm_unified.discretization import VPTime
+from edm_unified.sampling.levels import VPTime
 from edm_unified.schedules import VP
 
 jax = pytest.importorskip("jax", reason="needs JAX, in which DEIS computes its coefficients: pip install jax")

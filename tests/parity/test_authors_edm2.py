@@ -17,10 +17,10 @@ from edm_unified.data import Fractal
 from edm_unified.networks import EDM2
 from edm_unified.networks.edm2 import EDM2Network, MPConv
 from edm_unified.networks.edm2.unet import Block
-from edm_unified.training.ema import HalfLife, Power, gamma_of, reconstruct, std_of
 from edm_unified.training.objective import LogNormal, Objective
-from edm_unified.training.rates import InverseSquareRoot
-from edm_unified.training.uncertainty import LearnedUncertainty
+from edm_unified.training.objective.uncertainty import LearnedUncertainty
+from edm_unified.training.optimization.ema import HalfLife, Power, gamma_of, reconstruct, std_of
+from edm_unified.training.optimization.rates import InverseSquareRoot
 
 networks, phema, loop, toy = modules(
     "NVlabs/edm2", "training.networks_edm2", "training.phema", "training.training_loop", "toy_example"

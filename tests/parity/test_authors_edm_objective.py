@@ -12,7 +12,14 @@ from nvidia import fed, modules
 from torch import Tensor, nn
 
 from edm_unified import Preconditioned, preconditioning, schedules
-from edm_unified.training.objective import EDMWeight, EpsilonWeight, LogNormal, LogUniform, Objective, UniformTime
+from edm_unified.training.objective import (
+    EDMWeight,
+    EpsilonWeight,
+    LogNormal,
+    LogUniform,
+    Objective,
+    UniformTime,
+)
 
 networks, losses = modules("NVlabs/edm", "training.networks", "training.loss")
 

@@ -19,12 +19,12 @@ from torch import Tensor
 
 import edm_unified as edm
 from edm_unified import schedules
-from edm_unified.discretization import Karras, LogLinear, TableSubset, VPTime
-from edm_unified.guidance import Autoguidance
+from edm_unified.denoisers.guidance import Autoguidance
 from edm_unified.recipe import Recipe
-from edm_unified.renoising import Churn
+from edm_unified.sampling.levels import Karras, LogLinear, TableSubset, VPTime
+from edm_unified.sampling.renoising import Churn
+from edm_unified.sampling.solvers import Euler, Heun, SecondOrder
 from edm_unified.schedules.base import Schedule
-from edm_unified.solvers import Euler, Heun, SecondOrder
 
 with importable(clone("NVlabs/edm"), stubs=("tqdm", "PIL", "PIL.Image", "requests")) as load:
     generate = load("generate")

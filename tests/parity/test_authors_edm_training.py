@@ -22,18 +22,18 @@ from test_authors_edm_networks import put_network
 from torch import Tensor, nn
 
 from edm_unified.data import BYTES
+from edm_unified.denoisers.preconditioning import EDM
 from edm_unified.networks import EDM2, UNet
-from edm_unified.preconditioning import EDM
 from edm_unified.recipe import Recipe, loads
-from edm_unified.training import augment, draws
-from edm_unified.training.ema import HalfLife, Power
+from edm_unified.training import augment, random_numbers
+from edm_unified.training.batches import Reader
 from edm_unified.training.loop import train
 from edm_unified.training.objective import LearnedUncertainty, LogNormal
-from edm_unified.training.optimizers import Adam
+from edm_unified.training.optimization.ema import HalfLife, Power
+from edm_unified.training.optimization.optimizers import Adam
+from edm_unified.training.optimization.rates import Constant, InverseSquareRoot
 from edm_unified.training.parallel import Team
-from edm_unified.training.rates import Constant, InverseSquareRoot
-from edm_unified.training.reading import Reader
-from edm_unified.training.state import TrainState
+from edm_unified.training.runs.state import TrainState
 
 loop, command, networks, losses = modules(
     "NVlabs/edm", "training.training_loop", "train", "training.networks", "training.loss"
@@ -128,9 +128,11 @@ def test_six_steps_of_both_training_loops(tmp_path: Path, monkeypatch: pytest.Mo
             assert labels is not None
             one_hot = nn.functional.one_hot(labels, 10).float().numpy()
             data += list(zip((x0 * 127.5 + 127.5).round().byte().numpy(), one_hot, strict=True))
-            u = draws.uniforms((0, draws.LEVELS, step), 16)
+            u = random_numbers.uniforms((0, random_numbers.LEVELS, step), 16)
             noises += [torch.special.ndtri(u).float().view(-1, 1, 1, 1)]
-            noises += [draws.normals((0, draws.NOISE, step), 0, 16, (3, 16, 16), torch.device("cpu"), 16)]
+            noises += [
+                random_numbers.normals((0, random_numbers.NOISE, step), 0, 16, (3, 16, 16), torch.device("cpu"), 16)
+            ]
 
     before = [p.detach().clone() for p in state.trainee.network.parameters()]
     assert [p.step for p in train(job, state, CPU)][-1] == 6

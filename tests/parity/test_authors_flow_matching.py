@@ -11,7 +11,7 @@ from torch import Tensor
 
 import edm_unified as edm
 from edm_unified import solvers
-from edm_unified.discretization import UniformTime
+from edm_unified.sampling.levels import UniformTime
 from edm_unified.schedules import VP, FlowMatching
 
 REPOSITORY = clone("facebookresearch/flow_matching")

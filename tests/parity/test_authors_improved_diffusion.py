@@ -20,7 +20,7 @@ from torch import Tensor
 
 import edm_unified as edm
 from edm_unified import likelihood, solvers
-from edm_unified.discretization import TableSubset
+from edm_unified.sampling.levels import TableSubset
 from edm_unified.schedules import BetaTable
 
 REPOSITORY = clone("openai/improved-diffusion")

@@ -17,9 +17,9 @@ from torch import Tensor
 
 import edm_unified as edm
 from edm_unified import solvers
-from edm_unified.discretization import Karras, LogLinear, PolynomialExponential, UniformTime
-from edm_unified.renoising import Ancestral, Churn, Restart, RestartInterval
-from edm_unified.sampling import levels_of
+from edm_unified.sampling.levels import Karras, LogLinear, PolynomialExponential, UniformTime
+from edm_unified.sampling.loop import levels_of
+from edm_unified.sampling.renoising import Ancestral, Churn, Restart, RestartInterval
 from edm_unified.schedules import EDM, VP
 
 FOLDER = clone("crowsonkb/k-diffusion")

@@ -14,8 +14,8 @@ from authors_repos import NOISE, D, Seen, clone, difference, double, drawn, impo
 from torch import Tensor
 
 import edm_unified as edm
-from edm_unified.correctors import NCSNLangevin
-from edm_unified.solvers import NoPredictor
+from edm_unified.sampling.correctors import NCSNLangevin
+from edm_unified.sampling.solvers import NoPredictor
 
 FIRST, SECOND = clone("ermongroup/ncsn"), clone("ermongroup/ncsnv2")
 with importable(SECOND) as load:

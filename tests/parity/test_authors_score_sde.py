@@ -16,8 +16,8 @@ from torch import Tensor
 
 import edm_unified as edm
 from edm_unified import solvers
-from edm_unified.correctors import AnnealedLangevin, BatchLangevin
-from edm_unified.dynamics import Dynamics
+from edm_unified.sampling.correctors import AnnealedLangevin, BatchLangevin
+from edm_unified.sampling.dynamics import Dynamics
 from edm_unified.schedules import VE, VP, BetaTable, GeometricVE, SubVP
 
 REPOSITORY = clone("yang-song/score_sde_pytorch")

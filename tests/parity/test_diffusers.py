@@ -18,9 +18,9 @@ from torch import Tensor
 
 import edm_unified as edm
 from edm_unified import solvers
-from edm_unified.discretization import Explicit, TableSubset
-from edm_unified.dynamics import Dynamics
-from edm_unified.sampling import walk
+from edm_unified.sampling.dynamics import Dynamics
+from edm_unified.sampling.levels import Explicit, TableSubset
+from edm_unified.sampling.loop import walk
 from edm_unified.schedules import EDM, VP, BetaTable, FlowMatching
 
 diffusers = pytest.importorskip("diffusers")

@@ -35,10 +35,10 @@ from test_diffusers import (
 from torch import Tensor
 
 from edm_unified import solvers
-from edm_unified.correctors import Langevin
-from edm_unified.dynamics import Dynamics
 from edm_unified.recipe import parse_component
-from edm_unified.renoising import Ancestral, Churn
+from edm_unified.sampling.correctors import Langevin
+from edm_unified.sampling.dynamics import Dynamics
+from edm_unified.sampling.renoising import Ancestral, Churn
 from edm_unified.schedules import EDM, VE, VP, BetaTable, FlowMatching
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "parity.md"

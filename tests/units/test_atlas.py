@@ -18,11 +18,11 @@ from edm_unified import cli
 from edm_unified.compare.loading import load
 from edm_unified.compare.sets import FAST, solver_set
 from edm_unified.data import RandomMixture
-from edm_unified.denoisers import GaussianMixture
 from edm_unified.recipe import Comparison, Recipe
+from edm_unified.recipe.denoisers import GaussianMixture
 from edm_unified.report import Key, MethodView, ReportData, build, figures, heat, tabulate
 from edm_unified.report.ranking import problems
-from edm_unified.solvers import AnySolver, NoPredictor
+from edm_unified.sampling.solvers import AnySolver, NoPredictor
 
 RECIPE = """
 title: made for a test

@@ -15,10 +15,11 @@ import torch
 from click.shell_completion import CompletionItem, ShellComplete
 from click.testing import CliRunner
 
-from edm_unified import _shipped, recipe
+from edm_unified import recipe
 from edm_unified.cli import COMMANDS, main
 from edm_unified.cli.drawing import curve
 from edm_unified.cli.show import walk_text
+from edm_unified.components import shipped
 from edm_unified.recipe import Recipe, codec
 from edm_unified.recipe.catalogue import FAMILIES
 
@@ -65,7 +66,7 @@ def test_help_lists_every_command_with_its_own_short_help() -> None:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("name", _shipped.recipe_names())
+@pytest.mark.parametrize("name", shipped.recipe_names())
 def test_show_fits_the_terminal_and_tells_the_method(name: str, width: int) -> None:
     text = run("show", name, width=width)
     assert max(map(columns, text.splitlines())) <= width
@@ -125,7 +126,7 @@ def test_list_names_every_component_with_its_defaults() -> None:
             assert f"\n  {kind}" in text
     assert "  karras  n=18, sigma_min=0.002, sigma_max=80, rho=7\n" in text
     assert "  restart  intervals=[[0.06, 0.3, 3, 2]], rho=7, S_noise=1\n" in text
-    for name in _shipped.recipe_names():
+    for name in shipped.recipe_names():
         assert f"\n  {name} " in text
     only = run("list", "solvers")
     assert "heun" in only
@@ -246,7 +247,7 @@ def test_the_wheel_brings_the_recipes_along(tmp_path: Path) -> None:
         archive.extractall(tmp_path / "installed")
         names = archive.namelist()
         scripts = b"".join(archive.read(name) for name in names if name.endswith("entry_points.txt"))
-    assert {f"edm_unified/_recipes/{name}.yaml" for name in _shipped.recipe_names()} <= set(names)
+    assert {f"edm_unified/_recipes/{name}.yaml" for name in shipped.recipe_names()} <= set(names)
     assert "edm_unified/py.typed" in names
     assert b"edm-unified = edm_unified.cli:main" in scripts
     program = "import edm_unified as e; print(e.__file__, e.Recipe.load('edm').hash)"

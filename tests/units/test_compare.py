@@ -21,12 +21,12 @@ from edm_unified import cli
 from edm_unified.compare import Plan, Settings, Store, label, make_plan, run
 from edm_unified.compare.problem import Problems
 from edm_unified.data import Arrays
-from edm_unified.denoisers import Gaussian
-from edm_unified.discretization import Explicit, Karras, LogLinear, TableSubset, UniformTime
 from edm_unified.recipe import Comparison, Recipe, Sampler
-from edm_unified.renoising import Churn
+from edm_unified.recipe.denoisers import Gaussian
+from edm_unified.sampling.levels import Explicit, Karras, LogLinear, TableSubset, UniformTime
+from edm_unified.sampling.renoising import Churn
+from edm_unified.sampling.solvers import DDIM, RK4, Euler, EulerMaruyama, Heun
 from edm_unified.schedules import EDM, VP, BetaTable, FlowMatching
-from edm_unified.solvers import DDIM, RK4, Euler, EulerMaruyama, Heun
 
 RECIPE = """
 title: "{title}"

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from edm_unified import preconditioning as pre
-from edm_unified.denoiser import Counted, Preconditioned, check_range, supported_range
-from edm_unified.guidance import Autoguidance, ClassifierFree
+from edm_unified.denoisers.denoiser import Counted, Preconditioned, check_range, supported_range
+from edm_unified.denoisers.guidance import Autoguidance, ClassifierFree
 
 
 class Probe(nn.Module):

@@ -11,10 +11,10 @@ import yaml
 from click.testing import CliRunner
 
 from edm_unified.cli import main
-from edm_unified.denoiser import Counted
-from edm_unified.discretization import DensitySpaced, Tan, mean_squared_errors, measured_density
-from edm_unified.exact import Gaussian
+from edm_unified.denoisers.denoiser import Counted
+from edm_unified.denoisers.exact import Gaussian
 from edm_unified.recipe import Comparison, Recipe, codec
+from edm_unified.sampling.levels import DensitySpaced, Tan, mean_squared_errors, measured_density
 from edm_unified.schedules import EDM
 
 VARIANCE = 0.25

@@ -13,10 +13,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from edm_unified import _shipped, cli
+from edm_unified import cli
+from edm_unified.components import shipped
 from edm_unified.recipe import loads
 from edm_unified.recipe.codec import kind_of, members
-from edm_unified.solvers import AnySolver
+from edm_unified.sampling.solvers import AnySolver
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -103,8 +104,8 @@ def test_the_readme_names_every_shipped_method() -> None:
     table = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     methods = {
         name
-        for name in _shipped.recipe_names()
-        if "/" not in name and "recipes" not in yaml.safe_load(_shipped.find(name).read_text("utf-8"))
+        for name in shipped.recipe_names()
+        if "/" not in name and "recipes" not in yaml.safe_load(shipped.find(name).read_text("utf-8"))
     }
     assert table == methods
 

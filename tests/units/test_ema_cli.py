@@ -13,7 +13,7 @@ from training_example import recipe
 import edm_unified as edm
 from edm_unified.cli import main
 from edm_unified.training.parallel import Team
-from edm_unified.training.run import Run
+from edm_unified.training.runs.run import Run
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import edm_unified as edm
 from edm_unified.cli import main
 from edm_unified.recipe import Recipe
-from edm_unified.training.excess import excess_of
+from edm_unified.training.objective.excess import excess_of
 
 SMALL = ("--set", "training.images=4096", "--set", "training.batch=256", "--set", "network.width=16", "--set",
          "training.rate={kind: constant}", "--set", "sampler.steps.n=3", "--quiet", "--device", "cpu")  # fmt: skip

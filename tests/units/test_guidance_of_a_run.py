@@ -16,9 +16,9 @@ import edm_unified as edm
 from edm_unified import guidance, solvers
 from edm_unified.compare import make_plan
 from edm_unified.compare.loading import load
-from edm_unified.discretization import Karras
-from edm_unified.guidances import Autoguidance, ClassifierFree
 from edm_unified.recipe import Comparison, Recipe, RecipeError, loads
+from edm_unified.recipe.guidances import Autoguidance, ClassifierFree
+from edm_unified.sampling.levels import Karras
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edm_unified.denoiser import Preconditioned
-from edm_unified.exact import GaussianMixture
+from edm_unified.denoisers.denoiser import Preconditioned
+from edm_unified.denoisers.exact import GaussianMixture
+from edm_unified.denoisers.preconditioning import EDM
 from edm_unified.networks import MLP
-from edm_unified.preconditioning import EDM
 
 TINY = MLP(width=16, blocks=2, noise_features=8)
 VARIANTS = {

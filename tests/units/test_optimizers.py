@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from edm_unified.training import optimizers as opt
+from edm_unified.training.optimization import optimizers as opt
 
 
 @pytest.mark.parametrize("build", [opt.Adam(weight_decay=0.1, lr=0.02), opt.AdamW(weight_decay=0.1, lr=0.02)])

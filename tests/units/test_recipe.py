@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from edm_unified import _shipped, discretization, renoising, schedules, solvers
+from edm_unified import discretization, renoising, schedules, solvers
+from edm_unified.components import shipped
 from edm_unified.recipe import (
     Comparison,
     Recipe,
@@ -26,9 +27,9 @@ from edm_unified.recipe import (
     schema,
 )
 from edm_unified.recipe.catalogue import FAMILIES, summary
-from edm_unified.solvers import AnySolver
-from edm_unified.training import optimizers
-from edm_unified.training.ema import HalfLife
+from edm_unified.sampling.solvers import AnySolver
+from edm_unified.training.optimization import optimizers
+from edm_unified.training.optimization.ema import HalfLife
 
 EDM = codec.encode(Recipe.load("edm"))
 
@@ -257,7 +258,7 @@ def test_setting_a_kind_keeps_the_fields_that_fit_and_defaults_the_rest() -> Non
 
 
 def test_an_override_reaches_into_a_default_that_the_file_does_not_spell_out() -> None:
-    text = Path(_shipped.find("digits/edm")).read_text("utf-8")
+    text = Path(shipped.find("digits/edm")).read_text("utf-8")
     bare = re.sub(r"  (optimizer|ema): .*\n", "", text)
     assert bare != text
     recipe = loads(bare, "bare", ["training.optimizer.lr=0.002", "training.ema.images=7"])
@@ -374,7 +375,7 @@ def test_every_component_survives_the_codec_and_is_named_in_the_schema(family: s
         assert codec.decode(union, codec.encode(value), "", faults) == value
         assert faults == []
         assert summary(cls), f"{cls.__name__} has no docstring"
-    assert sorted(codec.components(union)) == _shipped.kinds(family)  # what the Tab key and `list` read off the source
+    assert sorted(codec.components(union)) == shipped.kinds(family)  # what the Tab key and `list` read off the source
 
 
 def test_the_json_schema_names_every_kind_and_requires_it() -> None:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 import edm_unified as edm
 from edm_unified import schedules, solvers
-from edm_unified.discretization import Explicit, Karras, UniformTime
-from edm_unified.renoising import Churn, Corrected
-from edm_unified.sampling import levels_of
+from edm_unified.sampling.levels import Explicit, Karras, UniformTime
+from edm_unified.sampling.loop import levels_of
+from edm_unified.sampling.renoising import Churn, Corrected
 from edm_unified.schedules import EDM, BetaTable, FlowMatching
 
 NOISE = edm.unit_noise(3, (2,))

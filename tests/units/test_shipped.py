@@ -7,25 +7,25 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from edm_unified import _shipped
 from edm_unified.cli import main
 from edm_unified.cli.options import complete_recipe
+from edm_unified.components import shipped
 from edm_unified.recipe import Recipe, load_any
 
 
 def test_recipes_in_folders_come_last_under_their_folder() -> None:
-    names = _shipped.recipe_names()
+    names = shipped.recipe_names()
     nested = [name for name in names if "/" in name]
     assert {"toy/mixture_2d", "toy/mixture_16d", "toy/mixture_64d"} <= set(nested)
     assert names[-len(nested) :] == nested
     for name in names:
-        assert _shipped.find(name) == _shipped.recipes_folder() / f"{name}.yaml"
-        assert _shipped.titles()[name]
+        assert shipped.find(name) == shipped.recipes_folder() / f"{name}.yaml"
+        assert shipped.titles()[name]
 
 
 def test_list_and_show_take_the_same_names() -> None:
     listed = CliRunner().invoke(main, ["list", "recipes"]).stdout
-    assert all(f"\n  {name} " in listed for name in _shipped.recipe_names())
+    assert all(f"\n  {name} " in listed for name in shipped.recipe_names())
     shown = CliRunner().invoke(main, ["show", "toy/mixture_2d"])
     assert shown.exit_code == 0, shown.stderr
     assert shown.stdout.startswith("EDM on a mixture of 6 Gaussians in 2 dimensions")
@@ -48,22 +48,22 @@ def test_the_tab_key_goes_into_folders() -> None:
 def test_a_wrong_name_is_one_line(name: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="no such") as caught:
-        _shipped.find(name)
+        shipped.find(name)
     assert str(caught.value) == words
 
 
 def test_a_folder_of_ones_own_comes_before_a_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "toy" / "mixture_2d").mkdir(parents=True)  # a run, say
-    assert _shipped.find("toy/mixture_2d") == Path("toy/mixture_2d")
+    assert shipped.find("toy/mixture_2d") == Path("toy/mixture_2d")
     (tmp_path / "edm").mkdir()  # and the folder of --out edm does not hide the recipe
-    assert _shipped.find("edm") == _shipped.recipes_folder() / "edm.yaml"
+    assert shipped.find("edm") == shipped.recipes_folder() / "edm.yaml"
 
 
 def test_a_comparison_names_shipped_recipes_and_files_beside_it(tmp_path: Path) -> None:
     comparison = str(tmp_path / "mine.yaml")
     for name in ("edm", "toy/mixture_2d"):
-        assert _shipped.beside(comparison, name) == name
-    assert _shipped.beside(comparison, "sub/one.yaml") == str(tmp_path / "sub" / "one.yaml")
-    assert _shipped.beside("solver_atlas", "toy/mixture_2d.yaml") == str(_shipped.find("toy/mixture_2d"))
+        assert shipped.beside(comparison, name) == name
+    assert shipped.beside(comparison, "sub/one.yaml") == str(tmp_path / "sub" / "one.yaml")
+    assert shipped.beside("solver_atlas", "toy/mixture_2d.yaml") == str(shipped.find("toy/mixture_2d"))
     assert isinstance(load_any("toy/mixture_2d"), Recipe)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from edm_unified import exact, sampling, thresholding
+from edm_unified import exact, thresholding
 from edm_unified.cli import main
+from edm_unified.denoisers.thresholding import Dynamic, Static, Thresholded
 from edm_unified.recipe import Recipe, RecipeError, loads
-from edm_unified.thresholding import Dynamic, Static, Thresholded
+from edm_unified.sampling import loop as sampling
 
 RULES = (Static(), Static(-0.3, 0.7), Dynamic(), Dynamic(quantile=0.5, high=0.4))
 

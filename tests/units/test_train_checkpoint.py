@@ -18,10 +18,10 @@ from training_example import recipe
 
 import edm_unified as edm
 from edm_unified import denoisers
-from edm_unified.training import checkpoint, posthoc
-from edm_unified.training.ema import gamma_of
+from edm_unified.training.optimization.ema import gamma_of
 from edm_unified.training.parallel import Team
-from edm_unified.training.run import Run
+from edm_unified.training.runs import checkpoint, posthoc
+from edm_unified.training.runs.run import Run
 
 CPU = Team(torch.device("cpu"))
 

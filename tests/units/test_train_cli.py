@@ -148,7 +148,7 @@ def test_a_small_closed_form_is_drawn_by_one_thread_and_a_network_by_all(
 ) -> None:
     import torch
 
-    from edm_unified import sampling
+    from edm_unified.sampling import loop as sampling
 
     real, seen = sampling.sample, []
 

@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from training_example import RECIPE, contents, recipe
 
 from edm_unified.cli import main
-from edm_unified.training import checkpoint, log, posthoc
 from edm_unified.training.job import Job
 from edm_unified.training.parallel import Team
-from edm_unified.training.run import Run
+from edm_unified.training.runs import checkpoint, log, posthoc
+from edm_unified.training.runs.run import Run
 
 CPU = Team(torch.device("cpu"))
 LONG = ("training.images=500", "training.keep=20")

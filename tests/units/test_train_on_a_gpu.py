@@ -16,11 +16,11 @@ import torch
 from training_example import contents, recipe
 
 import edm_unified as edm
-from edm_unified.training import log
 from edm_unified.training.loop import train
 from edm_unified.training.parallel import Team
-from edm_unified.training.run import Run
-from edm_unified.training.state import TrainState
+from edm_unified.training.runs import log
+from edm_unified.training.runs.run import Run
+from edm_unified.training.runs.state import TrainState
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),

@@ -11,16 +11,17 @@ import pytest
 import torch
 from training_example import recipe
 
-from edm_unified.training import checkpoint, draws, log
+from edm_unified.training import random_numbers
 from edm_unified.training.parallel import LeaderError, Team
-from edm_unified.training.run import Run
+from edm_unified.training.runs import checkpoint, log
+from edm_unified.training.runs.run import Run
 
 PROGRAM = """
 import sys, torch
 from pathlib import Path
 from training_example import recipe
 from edm_unified.training.parallel import team
-from edm_unified.training.run import Run
+from edm_unified.training.runs.run import Run
 
 with team(torch.device("cpu")) as peers:
     for out, stop, *overrides in [line.split() for line in Path(sys.argv[1]).read_text().splitlines()]:
@@ -97,7 +98,7 @@ def test_what_the_leading_process_raises_ends_the_others(monkeypatch: pytest.Mon
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     job = recipe("training.batch=30", "training.accumulation=5").job()
     from edm_unified.training.loop import train
-    from edm_unified.training.state import TrainState
+    from edm_unified.training.runs.state import TrainState
 
     state = TrainState.start(job, Team(torch.device("cpu")))
     with pytest.raises(
@@ -109,15 +110,18 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shares", [2, 4, 8])
 def test_the_shares_of_a_batch_make_it_up(shares: int) -> None:
     device, batch = torch.device("cpu"), 256
-    whole = draws.normals((0, draws.NOISE, 3), 0, batch, (2, 3), device, batch)
+    whole = random_numbers.normals((0, random_numbers.NOISE, 3), 0, batch, (2, 3), device, batch)
     rows = batch // shares
-    parts = [draws.normals((0, draws.NOISE, 3), i * rows, rows, (2, 3), device, batch) for i in range(shares)]
+    parts = [
+        random_numbers.normals((0, random_numbers.NOISE, 3), i * rows, rows, (2, 3), device, batch)
+        for i in range(shares)
+    ]
     assert torch.equal(torch.cat(parts), whole)
-    assert not torch.equal(draws.normals((0, draws.NOISE, 4), 0, batch, (2, 3), device, batch), whole)
+    assert not torch.equal(random_numbers.normals((0, random_numbers.NOISE, 4), 0, batch, (2, 3), device, batch), whole)
 
 
 def test_spread_levels_lie_one_in_each_part() -> None:
-    u = draws.spread((7, draws.LEVELS, 0), 100)
+    u = random_numbers.spread((7, random_numbers.LEVELS, 0), 100)
     assert torch.equal((u * 100).long().sort().values, torch.arange(100))
     assert not torch.equal((u * 100).long(), torch.arange(100))
 

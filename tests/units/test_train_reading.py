@@ -22,10 +22,10 @@ from training_example import RECIPE, contents, recipe
 from edm_unified import data
 from edm_unified.cli import main
 from edm_unified.data.prefetch import default_workers, prefetch
+from edm_unified.training.batches import Reader
 from edm_unified.training.job import Job
 from edm_unified.training.parallel import Team
-from edm_unified.training.reading import Reader
-from edm_unified.training.run import Run
+from edm_unified.training.runs.run import Run
 
 CPU = Team(torch.device("cpu"))
 PLAIN = ("training.images=128", "training.conditional=false", "training.label_dropout=0", "training.accumulation=2")

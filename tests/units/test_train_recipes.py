@@ -9,12 +9,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from edm_unified import _shipped
 from edm_unified.cli import main
+from edm_unified.components import shipped
 from edm_unified.recipe import Comparison, Recipe, load_any
 
-TRAIN = [name for name in _shipped.recipe_names() if name.startswith("train/")]
-DIGITS = [n for n in _shipped.recipe_names() if n.startswith("digits/") and isinstance(load_any(n), Recipe)]
+TRAIN = [name for name in shipped.recipe_names() if name.startswith("train/")]
+DIGITS = [n for n in shipped.recipe_names() if n.startswith("digits/") and isinstance(load_any(n), Recipe)]
 
 PARAMETERS = {
     "train/cifar10_a_vp": None,
@@ -81,7 +81,7 @@ UNHURRIED = ("train/iddpm_cifar10", "train/sit_xl_latents", "train/edm2_xs_laten
 
 
 def text_of(name: str) -> str:
-    return _shipped.find(name).read_text("utf-8")
+    return shipped.find(name).read_text("utf-8")
 
 
 def test_configurations_a_to_f_change_one_thing_at_a_time() -> None:
@@ -152,7 +152,7 @@ def test_one_step_of_training_on_the_digits(name: str) -> None:
     """Each of the seven takes a step, with a loss that an untrained F = 0 has in that method's units."""
     from edm_unified.training.loop import train
     from edm_unified.training.parallel import Team
-    from edm_unified.training.state import TrainState
+    from edm_unified.training.runs.state import TrainState
 
     recipe = Recipe.load(name, ["training.images=128"])
     job = recipe.job()

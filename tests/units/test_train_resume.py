@@ -14,10 +14,10 @@ import pytest
 import torch
 from training_example import RECIPE, contents, recipe
 
-from edm_unified.training import checkpoint, log, posthoc
 from edm_unified.training.job import Job
 from edm_unified.training.parallel import Team
-from edm_unified.training.run import Run
+from edm_unified.training.runs import checkpoint, log, posthoc
+from edm_unified.training.runs.run import Run
 
 CPU = Team(torch.device("cpu"))
 
@@ -128,7 +128,7 @@ def _fill(full: pytest.MonkeyPatch, failing: str) -> None:
 
         full.setattr(module, name, write)
 
-    from edm_unified.training import run as running
+    from edm_unified.training.runs import run as running
 
     if failing == "weights":
         wrap(checkpoint, "write_atomic", "ema-0.100.safetensors")

@@ -10,10 +10,10 @@ from click.testing import CliRunner
 from training_example import recipe
 
 from edm_unified.cli import main
-from edm_unified.preconditioning import EDM, VP
+from edm_unified.denoisers.preconditioning import EDM, VP
 from edm_unified.recipe import Recipe
 from edm_unified.training import Objective
-from edm_unified.training.weights import EDMWeight
+from edm_unified.training.objective.weights import EDMWeight
 
 BOTH = ("preconditioning.sigma_data=0.75", "objective.weight.sigma_data=0.5")
 

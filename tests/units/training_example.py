@@ -60,7 +60,7 @@ def contents(run: Path) -> dict[str, bytes]:
 def main() -> None:
     from edm_unified.cli import main as command
     from edm_unified.cli import train
-    from edm_unified.training import run as running
+    from edm_unified.training.runs import run as running
 
     torch.set_num_threads(1)
     train._page = lambda *arguments: None  # type: ignore[assignment]  # a second of drawing for each process

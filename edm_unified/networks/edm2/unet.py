@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edm_unified._component import component, count, positive
+from edm_unified.components.component import component, count, positive
 from edm_unified.networks.base import (
     check_attention,
     check_augment,

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-from edm_unified._component import choice, component, count, nonnegative, positive
+from edm_unified.components.component import choice, component, count, nonnegative, positive
 from edm_unified.networks.base import check_attention, check_shape
 from edm_unified.networks.unet.module import UNetModule
 

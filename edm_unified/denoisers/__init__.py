@@ -1,0 +1,8 @@
+"""What is a denoiser, or makes a denoiser of another one.
+
+:mod:`~edm_unified.denoisers.denoiser` has the protocol D(x; σ, **cond), :class:`Preconditioned` and the counting
+wrapper; :mod:`~edm_unified.denoisers.preconditioning` c_skip, c_out, c_in and c_noise;
+:mod:`~edm_unified.denoisers.parametrization` the conversions between x_0, ε, v, velocity and score;
+:mod:`~edm_unified.denoisers.exact` denoisers in closed form; :mod:`~edm_unified.denoisers.guidance` and
+:mod:`~edm_unified.denoisers.thresholding` what acts on the output of one.
+"""

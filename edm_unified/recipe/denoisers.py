@@ -1,0 +1,151 @@
+"""Denoisers as choices of a recipe: models of the data whose D, score and density are closed formulas, and networks.
+
+``build(dataset)`` returns the denoiser (see ``edm_unified.denoisers.exact``) for the images that ``data.load()`` gave,
+or that of a checkpoint that was trained on them.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from edm_unified.components.component import component, count, nonnegative, positive
+from edm_unified.data import Dataset
+from edm_unified.denoisers import exact
+from edm_unified.training.denoiser import Trained
+from edm_unified.training.runs import checkpoint
+
+
+@component
+class Gaussian:
+    """One Gaussian with the mean and covariance of the data: D is linear, the flow a closed formula.
+
+    ``floor`` is added to every variance, in squared data units. With ``rank`` = r only the r largest directions are
+    kept and the other variances are replaced by their mean: needed above a few thousand dimensions.
+    """
+
+    rank: int | None = None
+    floor: float = 1e-3
+    kind: Literal["gaussian"] = "gaussian"
+    formulas: ClassVar[dict[str, str]] = {"D": "μ + C (C + σ²I)⁻¹ (x − μ)"}
+
+    def __post_init__(self) -> None:
+        positive("floor", self.floor)
+        if self.rank is not None:
+            count("rank", self.rank)
+
+    def build(self, dataset: Dataset) -> exact.Gaussian:
+        """Fit it. The classes of the data play no part."""
+        return exact.Gaussian.fit(dataset.images, self.rank, self.floor)
+
+
+@component
+class GaussianMixture:
+    """A mixture of Gaussians fitted to each class of the data (or to all of it, where there are no classes).
+
+    ``components_per_class`` Gaussians each, by expectation–maximisation with ``floor`` added to every variance.
+    ``rank`` keeps that many directions of each full covariance (probabilistic PCA): fewer, and the model underfits;
+    all (null), and it learns noise. The defaults are a compromise of held-out likelihood and speed on the digits.
+    The classes stay selectable: the denoiser takes ``label``.
+    """
+
+    components_per_class: int = 3
+    covariance: Literal["full", "diag", "isotropic"] = "full"
+    rank: int | None = 16
+    floor: float = 1e-2
+    seed: int = 0
+    kind: Literal["gaussian_mixture"] = "gaussian_mixture"
+    formulas: ClassVar[dict[str, str]] = {
+        "D": "Σ_k r_k [ μ_k + C_k (C_k + σ²I)⁻¹ (x − μ_k) ]",
+        "r": "softmax_k( log w_k + log N(x; μ_k, C_k + σ²I) )",
+    }
+
+    def __post_init__(self) -> None:
+        count("components_per_class", self.components_per_class)
+        positive("floor", self.floor)
+        if self.rank is not None:
+            count("rank", self.rank)
+
+    def build(self, dataset: Dataset) -> exact.GaussianMixture:
+        """Fit it; deterministic by ``seed``."""
+        rank = self.rank
+        if self.covariance != "full" or (rank is not None and rank >= dataset.images[0].numel()):
+            rank = None
+        return exact.GaussianMixture.fit(
+            dataset.images,
+            self.components_per_class,
+            dataset.labels,
+            covariance=self.covariance,
+            rank=rank,
+            floor=self.floor,
+            seed=self.seed,
+        )
+
+
+@component
+class Empirical:
+    """The data themselves: the posterior mean over all samples, what an unlimited network would learn.
+
+    A deterministic solver then ends on a training sample; useful as the sharpest, least smooth exact denoiser.
+    """
+
+    kind: Literal["empirical"] = "empirical"
+    formulas: ClassVar[dict[str, str]] = {"D": "Σ_n r_n y_n", "r": "softmax_n( −‖x − y_n‖² / (2σ²) )"}
+
+    def build(self, dataset: Dataset) -> exact.Empirical:
+        """No fit; the classes stay selectable through ``label``."""
+        return exact.Empirical(dataset.images, dataset.labels)
+
+
+@component
+class Known:
+    """The true D of data that were drawn from a Gaussian mixture: fractal, random_mixture, eight_gaussians.
+
+    Nothing is fitted: the data know their distribution. What a perfectly trained network would be.
+    """
+
+    kind: Literal["known"] = "known"
+    formulas: ClassVar[dict[str, str]] = {
+        "D": "Σ_k r_k [ μ_k + C_k (C_k + σ²I)⁻¹ (x − μ_k) ]",
+        "r": "softmax_k( log w_k + log N(x; μ_k, C_k + σ²I) )",
+    }
+
+    def build(self, dataset: Dataset) -> exact.GaussianMixture:
+        """The mixture of the data. Raises ``ValueError`` where their distribution is not a formula."""
+        if dataset.exact is None:
+            raise ValueError(
+                f"denoiser: the distribution of {dataset.name} is not known; use data: {{kind: fractal}}, or another "
+                "denoiser, such as gaussian_mixture"
+            )
+        return dataset.exact()
+
+
+@component
+class Checkpoint:
+    """A network that `edm-unified train` trained: that of a checkpoint, or of the newest one of a run.
+
+    ``path``: the run, or one folder of its ``checkpoints/``. ``ema``: null for the average that the run made (of
+    several, the first), 0 for the weights as they were trained, or the length of a power-function average, such as
+    0.05. There is no density, no exact sample and no closed formula: what it draws is compared with the data.
+    """
+
+    path: str
+    ema: float | None = None
+    kind: Literal["checkpoint"] = "checkpoint"
+
+    def __post_init__(self) -> None:
+        if self.ema is not None:
+            nonnegative("ema", self.ema)
+
+    def build(self, dataset: Dataset) -> Trained:
+        """Load it. Raises ``ValueError`` where the data are not of the shape it was trained on."""
+        try:
+            trained = checkpoint.load(self.path, self.ema)
+        except ValueError as error:
+            raise ValueError(f"denoiser: {error}") from None
+        if trained.shape != dataset.shape:
+            got, want = tuple(dataset.shape), trained.shape
+            raise ValueError(f"denoiser: {self.path} was trained on samples of shape {want}, the data have {got}")
+        return trained
+
+
+AnyDenoiser = Gaussian | GaussianMixture | Empirical | Known | Checkpoint

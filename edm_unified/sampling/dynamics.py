@@ -1,0 +1,164 @@
+"""Schedule + denoiser: what a solver integrates.
+
+The state of a run is x = x_t/s(t) = x_0 + σ n, in the units of the data. In it the probability-flow ODE is
+
+    dx/dσ = (x − D(x; σ))/σ                                          (Karras et al. 2022, Eqs. 1 and 3)
+
+for *every* schedule: all deterministic methods approximate one and the same curve. What the schedule changes is the
+variable in which a Runge–Kutta method takes its straight steps: x_t = s x against t, with
+
+    dx_t/dt = (s'/s) x_t + (σ'/σ) (x_t − s D(x_t/s; σ))              (Karras et al. 2022, Eq. 4, in log-rates).
+
+Everything that depends on levels alone is computed here and in ``solver.init`` in float64 on the CPU, once, before the
+loop. The loop itself only combines tensors with Python numbers, so it never waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from edm_unified.denoisers.denoiser import Denoiser
+from edm_unified.schedules import PRACTICAL_INFINITY, Schedule, is_value
+from edm_unified.schedules.base import float64
+
+
+class OutputError(ValueError):
+    """A denoiser returned something that is not an estimate of x_0; the loop adds in which move."""
+
+
+class Level(NamedTuple):
+    """A noise level of the walk. ``sigma`` is the number that was asked for, copied and never recomputed from t."""
+
+    sigma: float
+    t: float
+    s: float
+    f: float
+    """s'/s, the log-rate of the scale."""
+    l: float
+    """σ'/σ, the log-rate of the noise level; infinite at t = 0."""
+    sigma_tensor: Tensor
+    """``sigma`` as a 0-d float64 tensor on the device of the state: what D is called with."""
+
+
+def levels(
+    schedule: Schedule, sigmas: Sequence[float], times: Sequence[float] | None, device: torch.device
+) -> tuple[Level, ...]:
+    """Levels for ``sigmas`` at ``times``, or else at σ⁻¹, in one transfer to the device.
+
+    Remembered for the last few lists under a shipped schedule: batch after batch is drawn with the same settings.
+    """
+    key = (schedule, tuple(sigmas), None if times is None else tuple(times), device, torch.is_inference_mode_enabled())
+    return _remembered_levels(*key) if is_value(schedule) else _levels(*key)
+
+
+def _levels(
+    schedule: Schedule,
+    sigmas: tuple[float, ...],
+    times: tuple[float, ...] | None,
+    device: torch.device,
+    inference: bool,
+) -> tuple[Level, ...]:
+    times = _times(schedule, sigmas) if times is None else times
+    t = float64(times)
+    s, f, l = (of(t).tolist() for of in (schedule.s, schedule.log_s_rate, schedule.log_sigma_rate))
+    return tuple(map(Level, sigmas, times, s, f, l, float64(sigmas).to(device).unbind()))
+
+
+_remembered_levels = lru_cache(maxsize=64)(_levels)
+
+
+def _times(schedule: Schedule, sigmas: tuple[float, ...]) -> tuple[float, ...]:
+    """σ⁻¹ of the levels. Raises ``ValueError`` where σ is so high that rounding makes its time another level's."""
+    positive = iter(schedule.time(float64([sigma for sigma in sigmas if sigma > 0])).tolist())
+    times = tuple(next(positive) if sigma > 0 else 0.0 for sigma in sigmas)
+    high = sigmas[0]  # a walk may rise above its start, but not by orders of magnitude
+    if high > PRACTICAL_INFINITY and not abs(float(schedule.sigma(times[0])) - high) <= 1e-6 * high:
+        raise ValueError(
+            f"sigma: {high:.6g} is so high that its time under {type(schedule).__name__} rounds to the "
+            f"end of the axis; start at {PRACTICAL_INFINITY:g} or below"
+        )
+    return times
+
+
+class Walk(NamedTuple):
+    """The levels of a run, in order, and the moves between neighbours."""
+
+    levels: tuple[Level, ...]
+
+    @property
+    def moves(self) -> list[tuple[Level, Level]]:
+        """Every pair of neighbours: a fall, a rise or a repeat."""
+        return list(pairwise(self.levels))
+
+    @property
+    def falls(self) -> list[tuple[Level, Level]]:
+        """The moves that a solver makes, in the order in which it makes them."""
+        return [(a, b) for a, b in self.moves if b.sigma < a.sigma]
+
+    @property
+    def streaks(self) -> list[int]:
+        """For each fall, how many falls led up to it without a rise or repeat: the past that a multistep method has."""
+        streaks, streak = [], 0
+        for a, b in self.moves:
+            streaks.extend([streak] if b.sigma < a.sigma else [])
+            streak = streak + 1 if b.sigma < a.sigma else 0
+        return streaks
+
+    def outputs(self, most: int, end: str = "full") -> list[int]:
+        """For each fall, how many outputs of D, the newest included, a multistep method of ``most`` outputs uses.
+
+        No more than its streak has; where ``end`` is "lower", no more than the falls that are left, this one included.
+        """
+        falls, streaks = len(self.falls), self.streaks
+        left = [falls - i if end == "lower" else most for i in range(falls)]
+        return [min(most, streak + 1, rest) for streak, rest in zip(streaks, left, strict=True)]
+
+
+class Substitute(NamedTuple):
+    """A closed form that answers in the place of D wherever σ is not below ``sigma``: an analytic start's."""
+
+    sigma: float
+    denoise: Callable[[Tensor, float], Tensor]
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """A denoiser with its conditioning, under a schedule."""
+
+    schedule: Schedule
+    denoiser: Denoiser
+    cond: Mapping[str, object]
+    device: torch.device
+    substitute: Substitute | None = None
+
+    def levels(self, sigmas: Sequence[float], times: Sequence[float] | None = None) -> tuple[Level, ...]:
+        """Levels for ``sigmas``; ``times`` where they are known already, or else σ⁻¹."""
+        return levels(self.schedule, sigmas, times, self.device)
+
+    def walk(self, sigmas: Sequence[float]) -> Walk:
+        """The walk over ``sigmas``, each a finite level that the schedule has."""
+        return Walk(self.levels(sigmas))
+
+    def denoise(self, x: Tensor, level: Level) -> Tensor:
+        """D(x; σ) in the dtype of x. Raises :class:`OutputError` where D returns another shape."""
+        if self.substitute is not None and level.sigma >= self.substitute.sigma:
+            return self.substitute.denoise(x, level.sigma)
+        out = self.denoiser(x, level.sigma_tensor, **self.cond)
+        if not isinstance(out, Tensor) or out.shape != x.shape:
+            got = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+            raise OutputError(
+                f"denoiser: returned {got} for x of shape {tuple(x.shape)} at sigma = {level.sigma:.6g}; "
+                "D(x, sigma) must return an estimate of x_0 in the shape of x"
+            )
+        return out if out.dtype == x.dtype else out.to(x.dtype)
+
+    def velocity(self, x: Tensor, level: Level) -> Tensor:
+        """dx/dσ = (x − D(x; σ))/σ = ε."""
+        return (x - self.denoise(x, level)) / level.sigma

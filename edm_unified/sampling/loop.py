@@ -1,0 +1,272 @@
+"""The sampler: a walk on the noise axis.
+
+    A fall is solved, a rise is noised, a repeat is corrected.
+
+:func:`walk` below is the one loop over noise levels in this package. Everything it needs that depends on levels alone
+was computed before it starts; inside it there is no host–device synchronisation, no σ⁻¹, and no noise that is not used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, NamedTuple, cast, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edm_unified.components.component import choice
+from edm_unified.denoisers import exact
+from edm_unified.denoisers.denoiser import Counted, Denoiser, check_range
+from edm_unified.sampling.analytic_starts import AnalyticStart, Fitted, applied
+from edm_unified.sampling.correctors import Corrector
+from edm_unified.sampling.dynamics import Dynamics, OutputError, Walk
+from edm_unified.sampling.levels import Karras, Steps
+from edm_unified.sampling.renoising import MOST_LEVELS, Renoising
+from edm_unified.sampling.solvers import LAST, AnySolver, DenoisedLast, Heun, Last, Randn, Solver
+from edm_unified.sampling.streams import Source, unit_noise
+from edm_unified.schedules import EDM, Schedule, is_value
+
+__all__ = ["Progress", "Source", "count_nfe", "levels_of", "sample", "unit_noise", "walk"]
+
+
+class Progress(NamedTuple):
+    """What a callback is told after each move: ``x`` is the state at ``sigma``. Reading it waits for the device."""
+
+    move: int
+    moves: int
+    sigma: float
+    x: Tensor
+
+
+def levels_of(
+    steps: Steps,
+    schedule: Schedule,
+    renoising: Renoising | None = None,
+    analytic_start: AnalyticStart | None = None,
+    last: Last = "solver",
+) -> tuple[float, ...]:
+    """The noise levels of a run, in order: the steps' own, as the renoising rearranges those ``analytic_start`` leaves.
+
+    With ``last="stop"`` they end above 0.
+
+    Raises ``ValueError`` unless they start above zero, are finite and not negative, and are at most a million.
+    """
+    levels = tuple(torch.as_tensor(steps.levels(schedule), dtype=torch.float64).tolist())
+    for i, (a, b) in enumerate(pairwise(levels)):
+        if not (b < a and math.isfinite(a) and b >= 0):
+            raise ValueError(
+                f"steps: levels must fall from a finite start to at least 0; level {i + 1} is {b} after {a}"
+            )
+    if len(levels) < 2 or len(levels) > MOST_LEVELS:
+        raise ValueError(f"steps: a walk needs from 2 to {MOST_LEVELS:,} levels, got {len(levels):,}")
+    return _rearranged(levels if analytic_start is None else analytic_start.walk(levels), renoising, last)
+
+
+def _rearranged(levels: tuple[float, ...], renoising: Renoising | None, last: Last) -> tuple[float, ...]:
+    levels = levels if renoising is None else renoising.walk(levels)
+    if last == "stop" and levels[-1] == 0:
+        if len(levels) < 3:
+            raise ValueError("last: stop leaves no step of a walk that has only the one to 0; take more steps")
+        return levels[:-1]
+    return levels
+
+
+def walk(
+    dynamics: Dynamics,
+    x: Tensor,
+    path: Walk,
+    solver: Solver,
+    corrector: Corrector | None,
+    S_noise: float,
+    randn: Randn,
+    callback: Callable[[Progress], object] | None = None,
+    begun: Any = None,
+    between: Randn | None = None,
+) -> Tensor:
+    """Take x along ``path``: the loop. ``begun`` is what ``solver.init`` returned for this path, where it is known.
+
+    ``between``: the noise of rises and repeats, where it is not ``randn``, that of the falls.
+    """
+    between = randn if between is None else between
+    moves, move = path.moves, 0
+    state = solver.init(dynamics, path) if begun is None else begun
+    try:
+        for move, (a, b) in enumerate(moves, start=1):
+            if b.sigma < a.sigma:
+                x, state = solver.step(dynamics, x, a, b, state, randn)
+            elif b.sigma > a.sigma:
+                x = torch.add(x, between(), alpha=S_noise * math.sqrt((b.sigma - a.sigma) * (b.sigma + a.sigma)))
+            elif corrector is not None:
+                x = corrector.step(dynamics, x, a, between)
+            if callback is not None:
+                callback(Progress(move, len(moves), b.sigma, x))
+    except OutputError as error:
+        raise ValueError(f"{error} (in move {move} of {len(moves)})") from None
+    return x
+
+
+_CHOICES = {
+    "schedule": ("sigma", "schedules.VP()"),
+    "steps": ("levels", "discretization.Karras(n=18)"),
+    "solver": ("step", "solvers.Heun()"),
+}
+"""A method of each choice that ``sample`` calls, and an example of it."""
+_SHIPPED = frozenset(get_args(AnySolver))
+
+
+@lru_cache(maxsize=64)
+def _begun(solver: Any, schedule: Any, path: Walk, device: torch.device) -> Any:
+    """What ``solver.init`` returns, remembered between runs: numbers that follow from the levels alone."""
+    return solver.init(Dynamics(schedule, _null, {}, device), path)
+
+
+def sample(
+    denoiser: Denoiser,
+    noise: Float[Tensor, "B *shape"],
+    *,
+    schedule: Schedule = EDM(),  # noqa: B008  # frozen
+    steps: Steps = Karras(),  # noqa: B008
+    solver: Solver = Heun(),  # noqa: B008
+    renoising: Renoising | None = None,
+    corrector: Corrector | None = None,
+    analytic_start: AnalyticStart | None = None,
+    last: Last = "solver",
+    seed: int = 0,
+    first: int = 0,
+    dtype: torch.dtype = torch.float64,
+    cond: Mapping[str, object] | None = None,
+    callback: Callable[[Progress], object] | None = None,
+) -> Float[Tensor, "B *shape"]:
+    """Turn unit normal ``noise`` (B, *shape) into samples x_0 of the same shape, in ``dtype`` and in data units.
+
+    The run starts from x = σ_0 · noise, visits the levels of ``steps`` under ``schedule`` as ``renoising`` rearranges
+    them, lets ``solver`` make the falls and ``corrector`` act on the repeats. ``denoiser`` is any callable D(x, sigma,
+    **cond). ``analytic_start`` (:mod:`~edm_unified.sampling.analytic_starts`) takes the highest levels without it.
+    ``last`` is what becomes of the fall to 0: the ``solver``'s own rule, ``denoise`` (return D of the last level above
+    0), or ``stop`` (leave out the fall and return x at that level, with its noise). ``seed`` and ``first`` determine
+    the noise drawn on the way: row i of the batch is sample ``first + i`` of ``seed``, bit for bit the same in any
+    batch. ``callback`` is told of every move.
+
+    No gradient is recorded unless ``noise`` requires one.
+
+    Raises ``ValueError`` for settings or shapes that do not fit, and ``FloatingPointError`` naming the step and the
+    noise level where the denoiser first returned NaN or infinity, or where the walk itself overflowed.
+    """
+    if not callable(denoiser):
+        raise ValueError(f"denoiser: must be callable as D(x, sigma, **cond), got {type(denoiser).__name__}")
+    if not isinstance(noise, Tensor) or noise.is_complex() or noise.ndim < 1 or noise.shape[0] < 1:
+        got = f"{tuple(noise.shape)} of {noise.dtype}" if isinstance(noise, Tensor) else type(noise).__name__
+        raise ValueError(f"noise: must be a real tensor of unit normal noise, (B, *shape) with B ≥ 1, got {got}")
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype: must be a floating-point type, got {dtype}")
+    for name, value in (("schedule", schedule), ("steps", steps), ("solver", solver)):
+        method, example = _CHOICES[name]
+        if isinstance(value, type) or not callable(getattr(value, method, None)):
+            raise ValueError(f"{name}: must be an object such as {example}, got {value!r}")
+    choice("last", last, LAST)
+    all_levels = levels_of(steps, schedule)
+    own = all_levels if analytic_start is None else analytic_start.walk(all_levels)
+    check_range(denoiser, torch.tensor(own, dtype=torch.float64))
+    levels = _rearranged(own, renoising, last)
+    if corrector is None and any(a == b for a, b in pairwise(levels)):
+        raise ValueError("corrector: the walk repeats levels but there is none; add corrector=Langevin(snr=0.16)")
+    if corrector is not None and not any(a == b for a, b in pairwise(levels)):
+        raise ValueError("corrector: the walk repeats no level for it to act on; add renoising=Corrected(repeats=1)")
+
+    with torch.set_grad_enabled(torch.is_grad_enabled() and noise.requires_grad):
+        path = Dynamics(schedule, denoiser, dict(cond or {}), noise.device).walk(levels)
+        start, substitute = noise.to(dtype) * all_levels[0], None
+        if analytic_start is not None:
+            start, substitute = applied(analytic_start, start, all_levels, own, getattr(solver, "adaptive", False))
+        # a step-size control draws as often as the slowest of its batch needs, and nobody else may notice
+        apart = getattr(solver, "adaptive", False) and getattr(solver, "stochastic", False)
+        if last == "denoise" and levels[-1] == 0:
+            solver = DenoisedLast(solver)
+        S_noise = 1.0 if renoising is None else renoising.S_noise
+        known = type(solver) in _SHIPPED and is_value(schedule)  # a solver of the user's own may change between runs
+        begun = _begun(cast(Any, solver), schedule, path, noise.device) if known else None
+
+        def run(denoiser: Denoiser, callback: Callable[[Progress], object] | None) -> Tensor:
+            randn = Source(seed, first, noise.shape, dtype, noise.device, purpose=1)
+            dynamics = Dynamics(schedule, denoiser, dict(cond or {}), noise.device, substitute)
+            between = Source(seed, first, noise.shape, dtype, noise.device, purpose=6) if apart else None
+            return walk(dynamics, start, path, solver, corrector, S_noise, randn, callback, begun, between)
+
+        x = run(denoiser, callback)
+        # The only wait for the device, after the last step. A finite sum has finite terms; any other may just be large.
+        if not math.isfinite(x.detach().sum()) and not bool(torch.isfinite(x).all()):
+            if not bool(torch.isfinite(noise).all()):
+                raise ValueError("noise: holds NaN or infinity")
+            if not bool(torch.isfinite(start).all()):
+                raise ValueError(f"dtype: the start at sigma = {all_levels[0]:.6g} overflows {dtype}; use a wider one")
+            _blame(denoiser, run, len(path.moves))
+        return x
+
+
+def _blame(denoiser: Denoiser, run: Callable[..., Tensor], moves: int) -> None:
+    """Repeat a run that ended in NaN or infinity, watching each evaluation and each move, and say where it began."""
+    move = 1
+
+    def watch(progress: Progress) -> None:
+        nonlocal move
+        move = progress.move + 1
+        if not bool(torch.isfinite(progress.x).all()):
+            raise FloatingPointError(
+                f"the state overflowed in move {progress.move} of {progress.moves}, going to sigma = "
+                f"{progress.sigma:.6g}, while the outputs of the denoiser were finite; take more steps "
+                "or a more stable solver"
+            )
+
+    def watched(x: Tensor, sigma: Tensor, **cond: object) -> Tensor:
+        out = denoiser(x, sigma, **cond)
+        bad = ~torch.isfinite(out).flatten(1).all(1) if out.ndim > 1 else ~torch.isfinite(out)
+        if bool(bad.any()):
+            raise FloatingPointError(
+                f"denoiser: returned NaN or infinity in move {move} of {moves} at sigma = {float(sigma):.6g}, "
+                f"for {int(bad.sum())} of {len(bad)} samples, first for sample {int(bad.nonzero()[0])} of the batch"
+            )
+        return out
+
+    run(watched, watch)
+    raise FloatingPointError(
+        "the run ended in NaN or infinity, and did not when it was repeated: the denoiser is not deterministic"
+    )
+
+
+def _null(x: Tensor, sigma: Tensor, **cond: object) -> Tensor:
+    return torch.zeros_like(x)
+
+
+def count_nfe(
+    steps: Steps,
+    solver: Solver,
+    schedule: Schedule = EDM(),  # noqa: B008
+    renoising: Renoising | None = None,
+    corrector: Corrector | None = None,
+    analytic_start: AnalyticStart | None = None,
+    last: Last = "solver",
+    within: Callable[[Denoiser], Denoiser] | None = None,
+) -> int:
+    """Evaluations of D in one run, counted by a wrapper on D in a run on a single number, not claimed by the solver.
+
+    What an analytic start stands for costs nothing, and so does a Gaussian that is still to be estimated. ``within``
+    makes a denoiser of D that may call it twice, as guidance does; the label is then 0.
+    """
+    counted = Counted(_null)
+    sample(
+        counted if within is None else within(counted),
+        torch.ones(1, 1, dtype=torch.float64),
+        schedule=schedule,
+        steps=steps,
+        solver=solver,
+        renoising=renoising,
+        corrector=corrector,
+        analytic_start=None if analytic_start is None else Fitted(analytic_start, exact.Gaussian([0.0], 1.0)),
+        last=last,
+        cond=None if within is None else {"label": torch.zeros(1, dtype=torch.long)},
+    )
+    return counted.nfe

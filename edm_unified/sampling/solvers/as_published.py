@@ -1,0 +1,145 @@
+"""Samplers as other libraries ship them, where the coefficients are not those of the method that they are named for.
+
+For parity: to reproduce a published picture or to check an import. To sample, take the corrected ones
+(:class:`~edm_unified.sampling.solvers.DPMSolverPP3M`, :class:`~edm_unified.sampling.solvers.DPMSolverPP3MSDE`,
+:class:`~edm_unified.sampling.solvers.ERSDE`). ``order`` is the true order of each, measured by the same test as that of
+every other solver.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+from edm_unified.components.component import choice, component, nonnegative
+from edm_unified.sampling.solvers.er_sde import SCALES, InSigma, panelled
+from edm_unified.sampling.solvers.exponential import ExponentialMultistep, _midpoint_weights, phi
+from edm_unified.sampling.solvers.taylor import taylor_weights
+
+
+@component
+class DPMSolverPP3MPublished(ExponentialMultistep):
+    """DPM-Solver++(3M) of the authors' code, diffusers and diff-sampler: D2 = (d_0 − d_1)/(r_0 + r_1), half of h² D''.
+
+    Order 2, where 3 was meant, and close to second-order 2M with a smaller constant; one evaluation per step. The
+    second step is 2M's midpoint form, as there.
+    """
+
+    kind: Literal["dpmpp_3m_published"] = "dpmpp_3m_published"
+    order: ClassVar[int] = 2
+    stochastic: ClassVar[bool] = False
+    most_outputs: ClassVar[int] = 3  # type: ignore[assignment]
+    noise: ClassVar[float] = 0.0  # type: ignore[assignment]
+
+    def output_weights(self, H: float, nodes: list[float]) -> list[float]:
+        return _midpoint_weights(H, nodes) if len(nodes) < 3 else taylor_weights(H, nodes, factor=1.0)
+
+
+@component
+class DPMSolverPP3MSDEPublished(ExponentialMultistep):
+    """SDE-DPM-Solver++(3M) of k-diffusion (``sample_dpmpp_3m_sde``; its ``eta`` is our η²): the same missing 2.
+
+    The drift has order 2, where 3 was meant, and the samples weak order 2; one evaluation per step. The second step
+    is 2M's exact ("heun") form, as there.
+    """
+
+    eta: float = 1.0
+    kind: Literal["dpmpp_3m_sde_published"] = "dpmpp_3m_sde_published"
+    order: ClassVar[int] = 2
+    most_outputs: ClassVar[int] = 3  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        nonnegative("eta", self.eta)
+
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
+    @property
+    def noise(self) -> float:
+        return self.eta
+
+    def output_weights(self, H: float, nodes: list[float]) -> list[float]:
+        return taylor_weights(H, nodes, factor=1.0)
+
+
+@component
+class DPMSolverPP3MSDEDiffusers(ExponentialMultistep):
+    """``sde-dpmsolver++`` of order 3 in diffusers, η = 1: no 2 in D2, and ((1 − e^{−H} − H)/H² **−** ½) D2 for + ½.
+
+    What should be H φ_3(−H) D2, and vanish as the step does, tends to −D2: the drift has order 1, and so have the
+    samples; less where short and long steps alternate. One evaluation per step; the second step is 2M's midpoint form.
+    """
+
+    kind: Literal["dpmpp_3m_sde_diffusers"] = "dpmpp_3m_sde_diffusers"
+    order: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = True
+    eta: ClassVar[float] = 1.0
+    most_outputs: ClassVar[int] = 3  # type: ignore[assignment]
+    noise: ClassVar[float] = 1.0  # type: ignore[assignment]
+
+    def output_weights(self, H: float, nodes: list[float]) -> list[float]:
+        if len(nodes) < 3:
+            return _midpoint_weights(H, nodes)
+        return taylor_weights(H, nodes, factor=1.0, phi_3=(-phi(2, -H) - 0.5) / H)
+
+
+@component
+class ERSDE3Published(InSigma):
+    """ER-SDE-Solver-3 of the authors (Cui et al. 2023, Algorithm 3 and their code): a slope from two outputs.
+
+    With D' = (D_0 − D_{−1})/(σ_0 − σ_{−1}) and D'' = 2 (D' − D'_{before})/(σ_0 − σ_{−2}), each step adds to that of
+    order 1
+
+        (b − a + φ(b) ∫_b^a du/φ) D' + ((b − a)²/2 + φ(b) ∫_b^a (u − a)/φ du) D''.
+
+    D' is the slope half a step back, and what it lacks at a is as large as the term in D'': order 2, where 3 was
+    meant. ``integrals`` are ``exact``, or, as in the code, ``sums`` of a hundred values from the lower end: a hundredth
+    of the term in D' is then wrong, which leaves order 1, with a small constant. The code also leaves out a noise of
+    variance below 1e-6; this does not. One evaluation per step.
+    """
+
+    phi: Literal["er_sde", "ode", "reverse_sde"] = "er_sde"  # type: ignore[assignment]
+    integrals: Literal["exact", "sums"] = "exact"
+    kind: Literal["er_sde_3_published"] = "er_sde_3_published"
+    most_outputs: ClassVar[int] = 3  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        choice("phi", self.phi, SCALES)
+        choice("integrals", self.integrals, ("exact", "sums"))
+
+    @property
+    def order(self) -> int:
+        return 2 if self.integrals == "exact" else 1
+
+    def _interpolated(self, a: float, b: float, nodes: list[float]) -> list[float]:
+        excess = SCALES[self.phi].excess
+        total, first = self._integrals(a, b)
+        weights = [1 - b / a * math.exp(excess(b) - excess(a)), 0.0, 0.0]
+        for order, factor in enumerate((b - a + total, 0.5 * (b - a) ** 2 + first)[: len(nodes) - 1]):
+            weights = [w + factor * d for w, d in zip(weights, _differences(nodes, order), strict=True)]
+        return weights[: len(nodes)]
+
+    def _integrals(self, a: float, b: float) -> tuple[float, float]:
+        """φ(b) ∫_b^a du/φ and φ(b) ∫_b^a (u − a)/φ du."""
+        excess = SCALES[self.phi].excess
+        at_b = math.log(b) + excess(b)
+        places = (
+            panelled(a, b)
+            if self.integrals == "exact"
+            else [(b + j / 100 * (a - b), (a - b) / 100) for j in range(100)]
+        )
+        shares = [(u, du * math.exp(at_b - math.log(u) - excess(u))) for u, du in places]
+        return sum(share for _, share in shares), sum(share * (u - a) for u, share in shares)
+
+
+def _differences(nodes: list[float], order: int) -> list[float]:
+    """Weights of the outputs in D' (order 0) and D'' (order 1) at the ``nodes``, newest first."""
+    late = 1 / (nodes[0] - nodes[1])
+    if order == 0:
+        return [late, -late, 0.0]
+    early, half = 1 / (nodes[1] - nodes[2]), 2 / (nodes[0] - nodes[2])
+    return [half * late, -half * (late + early), half * early]
+
+
+AsPublished = DPMSolverPP3MPublished | DPMSolverPP3MSDEPublished | DPMSolverPP3MSDEDiffusers | ERSDE3Published

@@ -1,0 +1,71 @@
+"""The denoiser that training leaves: a network in its wrapping, with what is known of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edm_unified.denoisers.denoiser import Around, Preconditioned
+from edm_unified.training import random_numbers
+
+
+class Trained(Around, nn.Module):
+    """D(x; σ) of a checkpoint, in evaluation mode: a denoiser, with the ``shape`` of a sample and its ``classes``.
+
+    ``label``: None or −1 for no class, one class for all, or (B,) of them. A network that saw a class with every image
+    has no answer without one: ``labels_for`` draws classes as often as the data have them.
+    """
+
+    denoiser: Preconditioned
+
+    def __init__(self, denoiser: Preconditioned, about: dict[str, Any]) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.about = about
+        self.shape: tuple[int, ...] = tuple(about["shape"])
+        self.classes: int = about["classes"]
+        self.requires_grad_(False).eval()
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the weights do."""
+        return str(self.about["used"]["sha256"])
+
+    @property
+    def needs_label(self) -> bool:
+        """Whether there is no answer without a class."""
+        return self.classes > 0 and not self.about["label_dropout"]
+
+    def labels_for(self, count: int, seed: int = 0, first: int = 0) -> Tensor | None:
+        """Classes for samples ``first`` … of ``seed``, as frequent as in the data; None where none is needed.
+
+        Sample i has the same class whatever the batch.
+        """
+        if not self.needs_label:
+            return None
+        return random_numbers.classes(self.about["class_counts"], count, seed, first)
+
+    def check_label(self, label: int | Tensor | None) -> None:
+        """Raise ``ValueError`` for a class that there is not, and for none where one is needed."""
+        if label is not None and self.classes == 0 and bool((torch.as_tensor(label) != -1).any()):
+            raise ValueError("label: this network was trained without classes; leave it out")
+        if self.classes == 0:
+            return
+        values = torch.as_tensor(-1 if label is None else label)
+        if values.dtype == torch.bool or values.is_floating_point():
+            raise ValueError(f"label: must hold whole numbers, got {values.dtype}")
+        low = 0 if self.needs_label else -1
+        wrong = values[(values < low) | (values >= self.classes)]
+        if wrong.numel():
+            none = "" if self.needs_label else ", or -1 for none"
+            raise ValueError(f"label: must be from 0 to {self.classes - 1}{none}, got {int(wrong.flatten()[0])}")
+
+    def forward(self, x: Tensor, sigma: float | Tensor, label: int | Tensor | None = None, **cond: Any) -> Tensor:
+        if not (isinstance(label, Tensor) and label.device.type != "cpu"):  # looking would wait for the device
+            self.check_label(label)
+        if self.classes == 0:
+            return self.denoiser(x, sigma, **cond)  # type: ignore[no-any-return]
+        values = torch.as_tensor(-1 if label is None else label, device=x.device).long().expand(len(x))
+        return self.denoiser(x, sigma, label=values, **cond)  # type: ignore[no-any-return]

@@ -1,0 +1,257 @@
+"""A trained denoiser on disk: weights as safetensors, and beside them all that is needed to use them.
+
+    RUN/checkpoints/000000200000/
+        model.safetensors        the weights as they are trained
+        ema.safetensors          their average, by half-life; or ema-0.050.safetensors, ... by power functions
+        checkpoint.json          network, preconditioning, shape, classes, images seen, data, SHA-256 of the files
+        recipe.yaml              the whole recipe, to be read
+        state/                   what training continues from; in the newest checkpoint only
+
+A folder appears under its name when it is whole. No pickle is ever executed: ``load`` reads JSON and safetensors, and
+never looks into ``state/``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from edm_unified.components.component import encode
+from edm_unified.components.files import write_atomic
+from edm_unified.denoisers.denoiser import Preconditioned
+from edm_unified.denoisers.preconditioning import AnyPreconditioning
+from edm_unified.networks import AnyNetwork
+from edm_unified.training.denoiser import Trained
+from edm_unified.training.job import Job
+from edm_unified.training.runs import decoding
+
+FORMAT = "edm_unified checkpoint 1"
+META = "checkpoint.json"
+RAW = "model.safetensors"
+
+
+class Average(NamedTuple):
+    """Weights under the name of their average: ``std`` of a power function, None for a half-life, 0 for none."""
+
+    std: float | None
+    weights: dict[str, Tensor]
+
+    @property
+    def file(self) -> str:
+        """Two lengths never share a name: three decimals where these are the length, else all it has."""
+        if self.std is None:
+            return "ema.safetensors"
+        short = f"{self.std:.3f}"
+        return f"ema-{short if float(short) == self.std else self.std}.safetensors" if self.std else RAW
+
+
+def about(job: Job, step: int) -> dict[str, Any]:
+    """What ``checkpoint.json`` says, but for the files."""
+    dataset = job.dataset
+    labels = dataset.labels if job.classes else None
+    counts = [] if labels is None else torch.bincount(labels, minlength=job.classes).tolist()
+    scaling = [torch.as_tensor(value).flatten().tolist() for value in dataset.scaling]
+    return {
+        "format": FORMAT,
+        "step": step,
+        "images": step * job.settings.batch,
+        "shape": list(job.shape),
+        "classes": job.classes,
+        "class_counts": counts,
+        "label_dropout": job.settings.label_dropout,
+        "augment": job.augment,
+        "network": encode(job.network),
+        "preconditioning": encode(job.preconditioning),
+        "data": {"name": dataset.name, "shift": scaling[0], "scale": scaling[1]},
+        "recipe": job.fingerprint,
+    }
+
+
+def write(directory: Path, job: Job, step: int, averages: list[Average]) -> None:
+    """Fill ``directory``, which is not in its place yet. Raises ``OSError`` naming the file that cannot be written."""
+    meta = about(job, step)
+    meta["weights"] = [add(directory, average, meta["recipe"]) for average in averages]
+    write_atomic(directory / "recipe.yaml", job.text)
+    write_atomic(directory / META, json.dumps(meta, indent=1) + "\n")
+
+
+def add(directory: Path, average: Average, recipe: str, beside: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """Write one set of weights; what ``checkpoint.json`` is to say of it.
+
+    ``beside``: what it says already. No file that it names is changed: other weights get another name.
+    """
+    from safetensors.torch import save
+
+    weights = {name: tensor.detach().to("cpu").contiguous() for name, tensor in average.weights.items()}
+    content = save(weights, metadata={"recipe": recipe})
+    file, digest = average.file, hashlib.sha256(content).hexdigest()
+    if any(entry["file"] == file and entry["sha256"] != digest for entry in beside):
+        file = f"{file.removesuffix('.safetensors')}-{digest[:8]}.safetensors"
+    write_atomic(directory / file, content)
+    return {"std": average.std, "file": file, "sha256": digest}
+
+
+def folders(run: Path) -> list[Path]:
+    """The checkpoints of a run, the oldest first."""
+    place = run / "checkpoints"
+    return sorted(p for p in place.iterdir() if p.name.isdigit() and p.is_dir()) if place.is_dir() else []
+
+
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Whether ``path`` is the directory of a run, or of one of its checkpoints."""
+    given = Path(path).expanduser()
+    return (given / "recipe.yaml").is_file() and ((given / META).is_file() or (given / "run.json").is_file())
+
+
+def find(path: str | os.PathLike[str]) -> Path:
+    """The folder of a checkpoint: ``path`` itself, or the newest one of the run ``path``."""
+    given = Path(path).expanduser()
+    if (given / META).is_file():
+        return given
+    found = folders(given)
+    if found:
+        return found[-1]
+    if (given / "run.json").is_file():
+        raise ValueError(f"{path}: has no checkpoint yet; continue it with `edm-unified train`, or wait for one")
+    what = "no such run" if not given.exists() else "a file, not a run" if given.is_file() else "no checkpoint in it"
+    raise ValueError(f"{path}: {what}; name what `edm-unified train RECIPE --out RUN` wrote")
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What ``checkpoint.json`` says. Raises ``ValueError`` where it is not one of ours."""
+    file = folder / META
+    try:
+        meta = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{file}: is missing, the checkpoint is not whole; copy it again, or remove {folder}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: cannot be read ({str(error).splitlines()[0][:120]})") from None
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise ValueError(f"{file}: is not an {FORMAT}")
+    for name, sound in _SOUND.items():
+        if name not in meta:
+            raise ValueError(f"{file}: has no {name!r}; it was edited or cut off")
+        if not sound(meta[name]):
+            raise ValueError(f"{file}: {name} cannot be {str(meta[name])[:60]!r}; it was edited")
+    if meta["classes"] and not (len(meta["class_counts"]) == meta["classes"] and sum(meta["class_counts"])):
+        raise ValueError(f"{file}: class_counts are not those of {meta['classes']} classes; it was edited")
+    return meta
+
+
+def _whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _entry(value: Any) -> bool:
+    """Whether that is what :func:`add` says of one set of weights; its file is beside ``checkpoint.json``."""
+    if not isinstance(value, dict) or not {"std", "file", "sha256"} <= value.keys():
+        return False
+    file, std = value["file"], value["std"]
+    named = isinstance(file, str) and Path(file).name == file and file.endswith(".safetensors")
+    return named and (std is None or isinstance(std, (int, float)))
+
+
+_SOUND: dict[str, Callable[[Any], bool]] = {
+    "shape": lambda value: isinstance(value, list) and bool(value) and all(_whole(n) and n for n in value),
+    "classes": _whole,
+    "class_counts": lambda value: isinstance(value, list) and all(map(_whole, value)),
+    "label_dropout": lambda value: isinstance(value, (int, float)),
+    "augment": _whole,
+    "images": _whole,
+    "network": lambda value: isinstance(value, dict),
+    "preconditioning": lambda value: isinstance(value, dict),
+    "recipe": lambda value: isinstance(value, str),
+    "weights": lambda value: isinstance(value, list) and bool(value) and all(map(_entry, value)),
+}
+
+
+def same(a: float, b: float) -> bool:
+    """Whether ``a`` and ``b`` name one average: equal but for rounding to the six digits that are shown."""
+    return math.isclose(a, b, rel_tol=1e-5)
+
+
+def named(entries: Sequence[dict[str, Any]], std: float) -> dict[str, Any] | None:
+    """The one of ``entries`` whose length is ``std``: of several that are the :func:`same`, the nearest."""
+    found = [entry for entry in entries if entry["std"] is not None and same(entry["std"], std)]
+    return min(found, key=lambda entry: abs(entry["std"] - std), default=None)
+
+
+def choose(meta: dict[str, Any], ema: float | None, where: Path) -> dict[str, Any]:
+    """The weights that ``ema`` names: None the first average (or the raw weights), 0 the raw weights."""
+    entries = meta["weights"]
+    if ema is None:
+        return next((entry for entry in entries if entry["std"] != 0), entries[0])  # type: ignore[no-any-return]
+    if (found := named(entries, ema)) is not None:
+        return found
+    known = [f"{entry['std']:g}" for entry in entries if entry["std"]]
+    remedy = f"it has {', '.join(known)}, and 0 for the raw weights" if known else "it has null and 0, the raw weights"
+    raise ValueError(f"ema: {where} has no average of {ema:g}; {remedy}; see `edm-unified ema`")
+
+
+def load(path: str | os.PathLike[str], ema: float | None = None, device: torch.device | str = "cpu") -> Trained:
+    """The denoiser in a checkpoint: that of ``path``, or the newest one of the run ``path``.
+
+    ``ema``: None for the average that the run made, 0 for the weights as they were trained, or the relative length of
+    a power-function average. Raises ``ValueError`` in one line where a file is missing, damaged, was changed, or is
+    another run's.
+    """
+    folder = find(path)
+    meta = read_meta(folder)
+    entry = choose(meta, ema, folder)
+    weights = read_weights(folder, entry, meta["recipe"])
+    try:
+        network = decoding.decode(AnyNetwork, meta["network"])
+        preconditioning = decoding.decode(AnyPreconditioning, meta["preconditioning"])
+        with torch.random.fork_rng(devices=[]):
+            module = network.build(tuple(meta["shape"]), meta["classes"], meta["augment"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / META}: {error}") from None
+    fill(module, weights, folder / entry["file"])
+    return Trained(Preconditioned(module, preconditioning), meta | {"used": entry}).to(device)
+
+
+def read_weights(folder: Path, entry: dict[str, Any], recipe: str) -> dict[str, Tensor]:
+    """The tensors of one file, which must be as it was written. Raises ``ValueError`` where it is not."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load as parse
+
+    file = folder / entry["file"]
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{file}: is missing, though {META} names it") from None
+    try:
+        weights = parse(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+    except (SafetensorError, ValueError, AttributeError) as error:
+        raise ValueError(f"{file}: not a readable safetensors file, it was cut off or changed ({error})") from None
+    if header.get("recipe") != recipe:
+        raise ValueError(f"{file}: is a checkpoint of another recipe than {META} beside it")
+    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        raise ValueError(f"{file}: was changed after it was written (its SHA-256 is not that in {META})")
+    return weights
+
+
+def fill(module: nn.Module, weights: dict[str, Tensor], file: Path) -> None:
+    """Put ``weights`` into ``module``. Raises ``ValueError`` naming the first that is missing or does not fit."""
+    wanted = module.state_dict()
+    for name, tensor in wanted.items():
+        if name not in weights:
+            raise ValueError(f"{file}: has no {name!r}; it is of another network")
+        if weights[name].shape != tensor.shape:
+            got, want = tuple(weights[name].shape), tuple(tensor.shape)
+            raise ValueError(f"{file}: {name!r} has shape {got}, the network's is {want}; it is of another network")
+    extra = next((name for name in weights if name not in wanted), None)
+    if extra is not None:
+        raise ValueError(f"{file}: has {extra!r}, which the network does not; it is of another network")
+    module.load_state_dict(weights)

@@ -1,0 +1,87 @@
+"""What can go wrong with a disk, told as ``OSError`` with the path, and what must have reached it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from edm_unified.components.files import write_atomic
+
+_SEAL = "sha256.json"
+
+
+class Naming:
+    """Errors of a full disk, whoever found them, as ``OSError`` with the path."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        failures = getattr(error, "failures", None)  # of torch.distributed.checkpoint: by rank, (exception, trace)
+        cause: Any = next(iter(failures.values()))[0] if failures else error
+        while not isinstance(cause, OSError) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, OSError):
+            raise OSError(cause.errno, cause.strerror, str(self._path)) from None
+        if failures or "PytorchStreamWriter" in str(cause):
+            free = shutil.disk_usage(self._path.parent).free
+            number = errno.ENOSPC if free < 2**20 else errno.EIO
+            raise OSError(number, os.strerror(number), str(self._path)) from error
+
+
+def sync(folder: Path) -> None:
+    """The name of what was moved there, on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def seal(folder: Path) -> None:
+    """Write into ``folder`` what its files are, by SHA-256."""
+    write_atomic(folder / _SEAL, json.dumps({file.name: _digest(file) for file in _files(folder)}, indent=1) + "\n")
+
+
+def check_seal(folder: Path) -> None:
+    """Raise ``ValueError`` naming a file of ``folder`` that is missing or not what it was when it was sealed.
+
+    A folder without a seal, of an earlier version, passes.
+    """
+    if not (folder / _SEAL).exists():
+        return
+    try:
+        sealed = dict(json.loads((folder / _SEAL).read_text("utf-8")))
+    except (ValueError, TypeError):
+        raise ValueError(f"{folder / _SEAL}: cannot be read") from None
+    for name, digest in sealed.items():
+        file = folder / str(name)
+        if not file.is_file():
+            raise ValueError(f"{file}: is missing")
+        if _digest(file) != digest:
+            raise ValueError(f"{file}: was changed after it was written")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.is_file() and file.name != _SEAL)
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
+    with open(file, "rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
