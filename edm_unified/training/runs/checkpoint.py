@@ -7,8 +7,7 @@
         recipe.yaml              the whole recipe, to be read
         state/                   what training continues from; in the newest checkpoint only
 
-A folder appears under its name when it is whole. No pickle is ever executed: ``load`` reads JSON and safetensors, and
-never looks into ``state/``.
+A folder appears under its name when it is whole. ``load`` reads JSON and safetensors, and never looks into ``state/``.
 """
 
 from __future__ import annotations

@@ -5,13 +5,14 @@ Random numbers and the order of the data are functions of the step (see :mod:`ed
 the step is their state.
 
 It is kept by ``torch.distributed.checkpoint``: every process writes its own part, and any number of processes can read
-it. That format is torch's own and may hold pickled data: it is for continuing one's own run. Weights to be given away
-are in :mod:`edm_unified.training.runs.checkpoint`.
+it. Torch pickles some of it; it is read by :mod:`edm_unified.training.runs.distributed_files`, which executes nothing.
+Weights to be given away are in :mod:`edm_unified.training.runs.checkpoint`.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import warnings
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 
 from edm_unified.training.job import Job, Trainee
 from edm_unified.training.parallel import Team, spread
+from edm_unified.training.runs import distributed_files
 from edm_unified.training.statistics import Tally
 
 
@@ -94,14 +96,19 @@ class TrainState:
         tree = self.tree()
         try:
             with _quiet(), _interrupted():
-                distributed_checkpoint.load(tree, checkpoint_id=str(directory))
-        except (distributed_checkpoint.api.CheckpointException, OSError, RuntimeError, ValueError, KeyError,
-                EOFError, pickle.UnpicklingError) as error:  # fmt: skip
+                distributed_files.load(tree, directory)
+            set_state_dict(
+                self.trainee, self.optimizer, model_state_dict=tree["model"], optim_state_dict=tree["optimizer"]
+            )
+        except (distributed_checkpoint.api.CheckpointException, OSError, RuntimeError, ValueError, TypeError, KeyError,
+                AssertionError, EOFError, pickle.UnpicklingError) as error:  # fmt: skip
             failures = getattr(error, "failures", None)
             cause = next(iter(failures.values()))[0] if failures else error
-            first = next(iter(str(cause).strip().splitlines()), "")[:160]
-            raise ValueError(f"{directory}: cannot be read ({first or type(cause).__name__})") from None
-        set_state_dict(self.trainee, self.optimizer, model_state_dict=tree["model"], optim_state_dict=tree["optimizer"])
+            words = str(cause).rpartition("metadata read failed: ")[2].strip()  # new versions of torch put it before
+            first = next(iter(words.splitlines()), "")
+            if first.startswith(f"{directory}{os.sep}"):
+                raise ValueError(first) from None
+            raise ValueError(f"{directory}: cannot be read ({first[:160] or type(cause).__name__})") from None
         if self.averages is not None:
             self.averages.load_state_dict(tree["averages"])
         self.step = int(tree["counters"][0])
