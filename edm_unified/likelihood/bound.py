@@ -39,6 +39,7 @@ from edm_unified.denoisers.parametrization import along
 from edm_unified.likelihood.decoder import Decoder, decoded
 from edm_unified.likelihood.path import denoised
 from edm_unified.likelihood.prior import check_levels, isotropic
+from edm_unified.sampling.by_sample import row_sum
 from edm_unified.sampling.streams import Source
 
 
@@ -145,11 +146,14 @@ def variational_bound(
             half = 0.5 * (chain[1:].square() / chain[:-1].square() - 1)  # ½ (1/σ_i² − 1/σ_j²) σ_j²
             there = chain[1:].to(x.device)
             terms = torch.stack([torch.stack([error(s) for s in there], 1) for _ in range(repeats)])
-            drawn = _Drawn((terms * half.to(x.device)).sum(2), (chain[1:], terms.mean((0, 1)).cpu()))
+            drawn = _Drawn(
+                torch.stack([row_sum(term * half.to(x.device)) for term in terms]),
+                (chain[1:], terms.mean((0, 1)).cpu()),
+            )
             known, curve = top.new_zeros(()), (chain[1:], half * drawn.curve[1])
             if control is not None:
                 expected = torch.stack([_expected(x, control, float(s)) for s in chain[1:]], 1)
-                known = (expected * half.to(x.device)).sum(1)
+                known = row_sum(expected * half.to(x.device))
                 curve = (chain[1:], curve[1] + half * expected.mean(0).cpu())
         diffusion = drawn.sums.mean(0) + known
         std = low if decoder_sigma is None else decoder_sigma
@@ -167,7 +171,7 @@ def variational_bound(
 
 
 def _squared(x: Tensor) -> Tensor:
-    return x.double().flatten(1).square().sum(1)
+    return row_sum(x.double().square())
 
 
 class _Drawn(NamedTuple):
@@ -193,7 +197,7 @@ def _continuum(
         u = (torch.arange(points) + torch.special.ndtr(place())) / points  # (B, points)
         sigma, inverse_density = _levels(u, low, high, sigma_data)
         values = torch.stack([error(level) for level in sigma.to(x.device).unbind(1)], 1)
-        sums.append((values * inverse_density.to(x.device)).mean(1))
+        sums.append(row_sum(values * inverse_density.to(x.device)) / points)
         seen.append((sigma.log().mean(0), values.mean(0).cpu()))
     levels = torch.stack([s for s, _ in seen]).mean(0).exp()
     return _Drawn(torch.stack(sums), (levels, torch.stack([v for _, v in seen]).mean(0)))
@@ -215,7 +219,7 @@ def _expected(x: Tensor, g: exact.Gaussian, sigma: float) -> Tensor:
     """E ‖x − D_g(x + σn; σ)‖²/σ² = Σ (λ²+σ²y²)/(λ+σ²)², λ and y along the axes of g."""
     s2 = sigma * sigma
     variances = g.variances.to(x.device)
-    return (variances / (variances + s2)).square().sum() + s2 * g.score(x, sigma).flatten(1).square().sum(1)
+    return (variances / (variances + s2)).square().sum() + s2 * row_sum(g.score(x, sigma).square())
 
 
 def _integral(x: Tensor, g: exact.Gaussian, sigma: float) -> Tensor:
@@ -226,7 +230,7 @@ def _integral(x: Tensor, g: exact.Gaussian, sigma: float) -> Tensor:
 
 def _form(x: Tensor, g: exact.Gaussian, sigma: float) -> Tensor:
     """(x−μ)ᵀ (C+σ²I)⁻¹ (x−μ)."""
-    return -((x - g.mean.to(x.device)) * g.score(x, sigma)).flatten(1).sum(1)
+    return -row_sum((x - g.mean.to(x.device)) * g.score(x, sigma))
 
 
 def _prior_term(x: Tensor, prior: exact.Gaussian, sigma: float) -> Tensor:

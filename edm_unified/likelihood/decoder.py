@@ -12,6 +12,7 @@ from torch import Tensor
 from edm_unified.data import Scaling
 from edm_unified.denoisers.denoiser import Denoiser
 from edm_unified.likelihood.path import denoised
+from edm_unified.sampling.by_sample import row_sum
 from edm_unified.sampling.streams import Source
 
 Decoder = Literal["gaussian", "discretized"]
@@ -49,7 +50,7 @@ def decoded(
         away = x.double() - denoised(denoiser, x + sigma * randn(), level, cond).double()
         above = torch.where(raw == values - 1, math.inf, (away + 0.5 / scale) / std)
         below = torch.where(raw == 0, -math.inf, (away - 0.5 / scale) / std)
-        out.append(-_log_between(below, above).flatten(1).sum(1))
+        out.append(-row_sum(_log_between(below, above)))
     return torch.stack(out)
 
 

@@ -30,7 +30,8 @@ from torch import Tensor
 from edm_unified.denoisers.denoiser import Counted, Denoiser, check_range
 from edm_unified.likelihood.path import Told, denoised, integrate
 from edm_unified.likelihood.prior import Density, PriorWarning, check_levels, isotropic, prior_error, prior_warning
-from edm_unified.likelihood.trace import Probe, Trace, estimator, row_sum
+from edm_unified.likelihood.trace import Probe, Trace, estimator
+from edm_unified.sampling.by_sample import row_sum
 
 
 class LogLikelihood(NamedTuple):

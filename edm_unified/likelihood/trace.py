@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from edm_unified.components.component import choice, count
+from edm_unified.sampling.by_sample import row_sum
 from edm_unified.sampling.streams import Source
 
 Trace = Literal["auto", "exact", "hutchinson"]
@@ -84,8 +85,3 @@ def _exact(out: Tensor, x: Tensor) -> Tensor:
         (products,) = torch.autograd.grad(out, x, vectors, retain_graph=not last, is_grads_batched=True)
         parts.append(products.reshape(len(rows), B, d).diagonal(start, 0, 2))  # (B, chunk)
     return row_sum(torch.cat(parts, 1))[:, None]
-
-
-def row_sum(x: Tensor) -> Tensor:
-    """The sum over all but the first axis in the order of the entries; ``sum`` takes one that depends on the batch."""
-    return x.flatten(1).cumsum(1)[:, -1]

@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 from edm_unified.components.component import component, positive
+from edm_unified.sampling.by_sample import row_sum
 from edm_unified.sampling.dynamics import Dynamics, Level
 from edm_unified.sampling.solvers.linear import Randn
 
@@ -90,11 +91,11 @@ def _by_norms(snr: float, dynamics: Dynamics, x: Tensor, level: Level, randn: Ra
     """The step with ε from the norms of each sample, or from their means over the ``whole`` batch."""
     score = (dynamics.denoise(x, level) - x) / level.sigma**2
     noise = randn()
-    norms = [value.reshape(len(x), -1).norm(dim=1) for value in (noise, score)]
+    least = torch.finfo(x.dtype).tiny  # under the root: there the derivative of a norm of 0 is 0 and not NaN
+    norms = [row_sum(value.square()).clamp(min=least).sqrt() for value in (noise, score)]
     if whole:
         norms = [value.mean().expand(len(x)) for value in norms]
-    ratio = norms[0] / norms[1].clamp(min=torch.finfo(x.dtype).tiny)
-    epsilon = (2 * (snr * ratio) ** 2).view(-1, *[1] * (x.ndim - 1))
+    epsilon = (2 * (snr * norms[0] / norms[1]) ** 2).view(-1, *[1] * (x.ndim - 1))
     return x + epsilon * score + torch.sqrt(2 * epsilon) * noise
 
 

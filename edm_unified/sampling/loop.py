@@ -151,7 +151,8 @@ def sample(
     the noise drawn on the way: row i of the batch is sample ``first + i`` of ``seed``, bit for bit the same in any
     batch. ``callback`` is told of every move.
 
-    No gradient is recorded unless ``noise`` requires one.
+    No gradient is recorded unless ``noise`` requires one. It is the derivative of what is returned; an adaptive solver,
+    whose result jumps wherever another step is taken, has none and refuses.
 
     Raises ``ValueError`` for settings or shapes that do not fit, and ``FloatingPointError`` naming the step and the
     noise level where the denoiser first returned NaN or infinity, or where the walk itself overflowed.
@@ -177,7 +178,13 @@ def sample(
     if corrector is not None and not any(a == b for a, b in pairwise(levels)):
         raise ValueError("corrector: the walk repeats no level for it to act on; add renoising=Corrected(repeats=1)")
 
-    with torch.set_grad_enabled(torch.is_grad_enabled() and noise.requires_grad):
+    recorded = torch.is_grad_enabled() and noise.requires_grad
+    if recorded and getattr(solver, "adaptive", False):
+        raise ValueError(
+            "solver: no gradient goes through an adaptive solver, whose result jumps wherever a small change of the "
+            "noise changes its steps; take one of fixed steps, such as solvers.RK4(), or pass noise.detach()"
+        )
+    with torch.set_grad_enabled(recorded):
         path = Dynamics(schedule, denoiser, dict(cond or {}), noise.device).walk(levels)
         start, substitute = noise.to(dtype) * all_levels[0], None
         if analytic_start is not None:

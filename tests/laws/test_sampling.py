@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from typing import Any
 
@@ -26,6 +27,7 @@ from variants import (
 
 import edm_unified as edm
 from edm_unified import correctors, schedules, solvers
+from edm_unified.sampling.by_sample import row_sum
 from edm_unified.sampling.dynamics import Dynamics
 from edm_unified.sampling.levels import Karras
 from edm_unified.sampling.loop import Progress, Source, levels_of, walk
@@ -65,12 +67,32 @@ def test_sample_i_of_seed_S_in_any_batch_with_renoising(rule: Any, solver: Any) 
         assert torch.equal(alone, in_64[first : first + size])
 
 
-def test_the_per_sample_langevin_corrector_does_not_see_the_batch() -> None:
-    """Its norms are sums over a sample, whose rounding may depend on the layout, and nothing else may."""
-    settings: dict[str, Any] = {"renoising": Corrected(), "corrector": correctors.Langevin(), "steps": Karras(n=6)}
-    together = edm.sample(elementwise, edm.unit_noise(7, SHAPE), **settings)
-    alone = edm.sample(elementwise, edm.unit_noise(1, SHAPE, first=4), first=4, **settings)
-    assert torch.allclose(alone, together[4:5], rtol=1e-10)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_the_per_sample_langevin_corrector_does_not_see_the_batch(dtype: torch.dtype) -> None:
+    """Bit for bit: its norms are sums over a sample in an order of their own, over few entries and many."""
+    settings: dict[str, Any] = {
+        "renoising": Corrected(),
+        "corrector": correctors.Langevin(),
+        "steps": Karras(n=3),
+        "dtype": dtype,
+    }
+    for shape in (SHAPE, (3, 40, 41)):
+        together = edm.sample(elementwise, edm.unit_noise(7, shape), **settings)
+        for first, size in ((4, 1), (2, 3)):
+            alone = edm.sample(elementwise, edm.unit_noise(size, shape, first=first), first=first, **settings)
+            assert torch.equal(alone, together[first : first + size])
+
+
+def test_the_sum_of_a_row_is_right_and_the_same_in_any_batch() -> None:
+    """Beside math.fsum, for sizes about the powers of two, and of rows of a larger tensor."""
+    for d in (0, 1, 2, 3, 7, 8, 9, 127, 130, 3072):
+        x = torch.randn(5, d, generator=torch.Generator().manual_seed(d), dtype=torch.float64)
+        total = row_sum(x)
+        assert total.tolist() == pytest.approx([math.fsum(row) for row in x.tolist()], abs=1e-15 * (1 + d))
+        assert torch.equal(row_sum(x[2:4]), total[2:4])
+        assert torch.equal(row_sum(x.T.contiguous().T[3:]), total[3:])
+    assert torch.equal(row_sum(torch.arange(6.0).view(2, 3, 1)), torch.tensor([3.0, 12.0]))
+    assert torch.equal(row_sum(torch.arange(3.0)), torch.arange(3.0))
 
 
 def test_unit_noise_of_any_slice() -> None:
@@ -271,6 +293,26 @@ def test_gradient_of_a_gaussian_is_its_flow(solver: Any) -> None:
     assert not edm.sample(lambda x, sigma: weight * linear(x, sigma), still, solver=solver).requires_grad
     with torch.no_grad():
         assert not edm.sample(linear, noise, solver=solver).requires_grad
+
+
+SETTINGS: list[dict[str, Any]] = [
+    *({"solver": solver} for solver in one_of_each(SOLVERS)),
+    *({"renoising": Corrected(), "corrector": corrector} for corrector in every(CORRECTORS)),
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: name([*settings.values()][-1]))
+def test_the_gradient_is_that_of_what_is_returned(settings: Any) -> None:
+    """Beside central differences, with the same noise on the way; nonlinear, under a schedule that is not straight."""
+    noise, h = edm.unit_noise(3, (2,), seed=1).requires_grad_(), 1e-5
+    run = lambda noise: edm.sample(  # noqa: E731
+        elementwise, noise, steps=Karras(n=4, sigma_max=3.0), schedule=schedules.FlowMatching(), **settings
+    )
+    direction = torch.tensor([[1.0, -0.5]], dtype=torch.float64).expand(3, 2)
+    (gradient,) = torch.autograd.grad(run(noise).sum(), noise)
+    with torch.no_grad():
+        difference = (run(noise + h * direction) - run(noise - h * direction)).sum() / (2 * h)
+    assert float((gradient * direction).sum()) == pytest.approx(float(difference), rel=1e-7, abs=1e-8)
 
 
 def test_conditions_reach_the_denoiser() -> None:

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from edm_unified.components.component import component
+from edm_unified.sampling.by_sample import each
 from edm_unified.sampling.dynamics import Dynamics, Level, Walk
 from edm_unified.sampling.solvers.linear import Randn
 from edm_unified.sampling.solvers.step_control import (
@@ -42,6 +43,9 @@ from edm_unified.sampling.solvers.step_control import (
     along,
     check_resolution,
     check_tolerances,
+    decay,
+    log_size,
+    saturation,
     size,
 )
 
@@ -113,7 +117,7 @@ class Adaptive(ABC):
         H = math.log(a.sigma / b.sigma)
 
         def evaluate(x: Tensor, u: Tensor) -> Tensor:
-            sigma = torch.where(u < H, a.sigma * torch.exp(-u), b.sigma)  # the end is the walk's own number
+            sigma = each(lambda u: a.sigma * math.exp(-u) if u < H else b.sigma, u)  # the end is the walk's own number
             return dynamics.denoise(x, a._replace(sigma_tensor=sigma.to(x.device)))
 
         u = torch.zeros(B, dtype=torch.float64)
@@ -127,7 +131,7 @@ class Adaptive(ABC):
                 D = torch.where(along(stale, x), fresh, D)
                 evaluations = evaluations + stale
             reach = torch.where(h < H - u, u + h, H)  # the last step ends on the level, to the bit
-            trial = self.attempt(evaluate, x, D, u, reach - u, a.sigma * torch.exp(-u))
+            trial = self.attempt(evaluate, x, D, u, reach - u, a.sigma * decay(u))
             error = size(trial.error, x, trial.x, self.rtol, self.atol)
             accepted = active & (error <= 1)
             evaluations = evaluations + trial.evaluations * active
@@ -135,7 +139,7 @@ class Adaptive(ABC):
             lost.find(self, active & ~(accepted & (reach == H)), accepted, evaluations, reach - u)
 
             # the step that was cut short at the end says nothing against a longer one
-            wanted = (reach - u) * self._factor(error, errors, accepted)
+            wanted = (reach - u) * each(self._factor, error, *errors, accepted)
             h = torch.where(active, torch.where(accepted & (reach == H), torch.maximum(wanted, h), wanted), h)
             kept = error.clamp(1e-8)
             errors = (torch.where(accepted, kept, errors[0]), torch.where(accepted, errors[0], errors[1]))
@@ -145,16 +149,22 @@ class Adaptive(ABC):
                 D = torch.where(along(accepted, x), trial.denoised, D)
             else:
                 stale = accepted & (u < H)
-        lost.report(self, a.sigma * torch.exp(-u))
+        lost.report(self, a.sigma * decay(u))
         known = D if trial.denoised is not None else None
         return x, State(state.streaks[1:], h, errors, known, evaluations, rejected)
 
-    def _factor(self, error: Tensor, errors: tuple[Tensor, ...], accepted: Tensor) -> Tensor:
+    def _factor(self, error: float, last: float, before: float, accepted: bool) -> float:
+        """What the next step of a sample is of this one, given its error and those of the last two accepted steps."""
         p, i, d = (c / self.error_order for c in self.pid)
-        error = torch.nan_to_num(error, nan=math.inf).clamp(1e-8, 1e8)
-        smooth = SAFETY * error ** -(p + i + d) * errors[0] ** (p + 2 * d) * errors[1] ** -d
-        plain = SAFETY * error ** (-1 / self.error_order)
-        return torch.where(accepted, smooth.clamp(LEAST, MOST), plain.clamp(LEAST, 1.0))
+        if not accepted:
+            return min(max(SAFETY * math.exp(-log_size(error) / self.error_order), LEAST), 1.0)
+        growth = -(p + i + d) * log_size(error) + (p + 2 * d) * log_size(last) - d * log_size(before)
+        return min(max(SAFETY * math.exp(min(growth, math.log(MOST / SAFETY))), LEAST), MOST)
+
+
+def _ramp(z: Tensor) -> Tensor:
+    """(1 − e^{−z})/z − e^{−z} of each sample."""
+    return each(lambda z: -math.expm1(-z) / z - math.exp(-z) if z > 0 else 0.0, z)
 
 
 # Dormand & Prince 1980, Table 2: RK5(4)7M
@@ -213,10 +223,10 @@ class DPMSolver12(Adaptive):
     error_order: ClassVar[int] = 2
 
     def attempt(self, evaluate: Evaluate, x: Tensor, D: Tensor, u: Tensor, h: Tensor, sigma: Tensor) -> Trial:
-        epsilon, whole = (x - D) / along(sigma, x), along(-sigma * torch.expm1(-h), x)
+        epsilon, whole = (x - D) / along(sigma, x), along(sigma * saturation(h), x)
         half = 0.5 * h
-        U = x - along(-sigma * torch.expm1(-half), x) * epsilon
-        change = (U - evaluate(U, u + half)) / along(sigma * torch.exp(-half), x) - epsilon
+        U = x - along(sigma * saturation(half), x) * epsilon
+        change = (U - evaluate(U, u + half)) / along(sigma * decay(half), x) - epsilon
         low = x - whole * epsilon
         return Trial(low - whole * change, -whole * change, None, 1)
 
@@ -241,17 +251,17 @@ class DPMSolver23(Adaptive):
 
         def gain(z: Tensor) -> Tensor:
             """∫ σ e^{−z} e^s ds over [0, z]: the weight of a constant ε."""
-            return along(-sigma * torch.expm1(-z), x)
+            return along(sigma * saturation(z), x)
 
         def ramp(z: Tensor) -> Tensor:
             """The same of an ε that rises from 0 to 1: σ ((1 − e^{−z})/z − e^{−z})."""
-            return along(sigma * torch.where(z > 0, -torch.expm1(-z) / z.clamp(min=1e-300) - torch.exp(-z), 0.0), x)
+            return along(sigma * _ramp(z), x)
 
         epsilon = (x - D) / along(sigma, x)
         U1 = x - gain(first) * epsilon
-        change1 = (U1 - evaluate(U1, u + first)) / along(sigma * torch.exp(-first), x) - epsilon
+        change1 = (U1 - evaluate(U1, u + first)) / along(sigma * decay(first), x) - epsilon
         U2 = x - gain(second) * epsilon - 2 * ramp(second) * change1
-        change2 = (U2 - evaluate(U2, u + second)) / along(sigma * torch.exp(-second), x) - epsilon
+        change2 = (U2 - evaluate(U2, u + second)) / along(sigma * decay(second), x) - epsilon
         start = x - gain(h) * epsilon
         low, high = start - 1.5 * gain(h) * change1, start - 1.5 * ramp(h) * change2
         return Trial(high, high - low, None, 2)

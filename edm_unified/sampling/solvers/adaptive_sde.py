@@ -2,11 +2,15 @@
 
 With noise amplitude η the reverse process over [u, u+h], u = ln(a/σ), A = 1 + η², has the noise
 
-    N = σ_{u+h} e^{−η²(u+h)} ΔW,      W a Brownian motion in the clock κ(u) = e^{2η²u}.
+    N = σ_{u+h} W(u, u+h),      W(u, v) = e^{−η²v} (B_{κ(v)} − B_{κ(u)}) of variance r(v − u), r(z) = 1 − e^{−2η²z},
 
-ΔW is drawn once for a step. Where that step is rejected and a shorter one is tried, the path is not drawn anew, which
-would favour quiet paths, but bridged: given ΔW over the whole, that over the shorter step is ρ ΔW + √(ρ (1 − ρ) Δκ) n,
-ρ its share of the clock, and the rest is kept for the steps that follow (Rackauckas & Nie 2017).
+B a Brownian motion in the clock κ(u) = e^{2η²u}, which overflows and is never computed. W is drawn once for a step.
+Where that step is rejected and a shorter one is tried, the path is not drawn anew, which would favour quiet paths, but
+bridged (Rackauckas & Nie 2017): of W(u, w), given for the whole, v − u = l and w − v = m,
+
+    W(u, v) = e^{−η²m} r(l)/r(l+m) W(u, w) + √(r(l) r(m)/r(l+m)) n,      W(v, w) = W(u, w) − e^{−η²m} W(u, v),
+
+and the latter is kept for the steps that follow.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import torch
 from torch import Tensor
 
 from edm_unified.components.component import component, positive
+from edm_unified.sampling.by_sample import each
 from edm_unified.sampling.dynamics import Dynamics, Level, Walk
 from edm_unified.sampling.solvers.linear import Randn
 from edm_unified.sampling.solvers.step_control import (
@@ -29,6 +34,9 @@ from edm_unified.sampling.solvers.step_control import (
     along,
     check_resolution,
     check_tolerances,
+    decay,
+    log_size,
+    saturation,
     size,
 )
 
@@ -67,7 +75,8 @@ class State(NamedTuple):
 class Path:
     """The part of the Brownian path that is known and not used yet: a stack of segments for each sample, next on top.
 
-    ``ends[k]`` (B,) and ``increments[k]`` (B, *) are the k-th of all stacks; ``depth`` (B,) says how many each has.
+    ``ends[k]`` (B,) and ``increments[k]`` (B, *), W of the module docstring, are the k-th of all stacks; ``depth`` (B,)
+    says how many each has.
     """
 
     depth: Tensor
@@ -154,14 +163,10 @@ class AdaptiveSDE:
         H = math.log(a.sigma / b.sigma)
 
         def sigma_at(u: Tensor) -> Tensor:
-            return torch.where(u < H, a.sigma * torch.exp(-u), b.sigma)  # the end is the walk's own number
+            return each(lambda u: a.sigma * math.exp(-u) if u < H else b.sigma, u)  # the end is the walk's own number
 
         def evaluate(x: Tensor, u: Tensor) -> Tensor:
             return dynamics.denoise(x, a._replace(sigma_tensor=sigma_at(u).to(x.device)))
-
-        def clock(u: Tensor, v: Tensor) -> Tensor:
-            """κ(v) − κ(u)."""
-            return torch.exp(2 * eta2 * u) * torch.expm1(2 * eta2 * (v - u))
 
         u = torch.zeros(B, dtype=torch.float64)
         h = torch.full(B, FIRST_STEP, dtype=torch.float64) if state.step is None else state.step
@@ -178,33 +183,46 @@ class AdaptiveSDE:
             bridged = active & (reach < end) & torch.isfinite(end)
             fresh = active & ~torch.isfinite(end)
             z, drawn = drawn.next(fresh | bridged, x, randn)
-            elapsed, rest = clock(u, reach), torch.where(bridged, clock(reach, end), 0.0)
-            share = torch.where(bridged, elapsed / (elapsed + rest).clamp(min=1e-300), 1.0)
-            spread = torch.sqrt(torch.where(fresh, elapsed, share * rest))
-            increment = along(share, x) * known + along(spread, x) * z
-            path.replace_top(bridged, known - increment)
+            length, rest = reach - u, end - reach  # the rest is infinite where nothing is known, and then plays no part
+            kept, spread = each(self._kept, length, rest), each(self._spread, length, rest)
+            increment = along(kept, x) * known + along(spread, x) * z
+            path.replace_top(bridged, known - along(decay(eta2 * rest), x) * increment)
             path.push(fresh | bridged, reach, increment)
 
-            length = (1 + eta2) * (reach - u)
-            whole = along(-torch.expm1(-length), x)
-            low = torch.lerp(x, D, whole) + along(sigma_at(reach) * torch.exp(-eta2 * reach), x) * increment
+            whole = along(saturation((1 + eta2) * length), x)
+            low = torch.lerp(x, D, whole) + along(sigma_at(reach), x) * increment
             high = low + 0.5 * whole * (evaluate(low, reach) - D)
             error = size(high - low, x, low, self.rtol, self.atol)
             accepted = active & (error <= 1)
             evaluations = evaluations + active
             rejected = rejected + (active & ~accepted)
-            lost.find(self, active & ~(accepted & (reach == H)), accepted, evaluations, reach - u)
+            lost.find(self, active & ~(accepted & (reach == H)), accepted, evaluations, length)
 
-            error = torch.nan_to_num(error, nan=math.inf).clamp(1e-8, 1e8)
-            factor = (SAFETY * error**-self.exponent).clamp(LEAST, MOST)
-            next_h = (reach - u) * torch.where(accepted, factor, factor.clamp(max=SAFETY))
-            cut = accepted & (
-                reach - u < 0.999 * h
-            )  # shortened by the end of the fall or of a segment: no reason to go slower
+            next_h = length * each(self._factor, error, accepted)
+            cut = accepted & (length < 0.999 * h)  # by the end of the fall or of a segment: no reason to go slower
             h = torch.where(active, torch.where(cut, torch.maximum(next_h, h), next_h), h)
             path.pop(accepted)
             u = torch.where(accepted, reach, u)
             x = torch.where(along(accepted, x), high, x)
             stale = accepted & (u < H)
-        lost.report(self, a.sigma * torch.exp(-u))
+        lost.report(self, a.sigma * decay(u))
         return x, State(h, drawn, evaluations, rejected)
+
+    def _renewed(self, length: float) -> float:
+        """r(z) of the module docstring: the share of the noise that is new after ``length``."""
+        return -math.expm1(-2 * self.eta**2 * length)
+
+    def _kept(self, length: float, rest: float) -> float:
+        """The weight of a known increment in that over its first part, ``length``; ``rest`` is the other part."""
+        whole = self._renewed(length + rest)
+        return math.exp(-(self.eta**2) * rest) * self._renewed(length) / whole if whole > 0 else 0.0
+
+    def _spread(self, length: float, rest: float) -> float:
+        """The standard deviation of what is not known of the first part."""
+        whole = self._renewed(length + rest)
+        return math.sqrt(self._renewed(length) * self._renewed(rest) / whole) if whole > 0 else 0.0
+
+    def _factor(self, error: float, accepted: bool) -> float:
+        """What the next step of a sample is of this one, given its error."""
+        factor = SAFETY * math.exp(min(-self.exponent * log_size(error), math.log(MOST / SAFETY)))
+        return min(max(factor, LEAST), MOST if accepted else SAFETY)

@@ -5,6 +5,7 @@ Per-sample numbers, (B,), are kept in float64 on the CPU; :func:`along` takes th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from edm_unified.components.component import count, nonnegative
+from edm_unified.sampling.by_sample import each, row_sum
 from edm_unified.sampling.dynamics import Dynamics, Level, Walk
 from edm_unified.sampling.solvers.linear import Randn
 
@@ -47,7 +49,22 @@ def size(error: Tensor, before: Tensor, after: Tensor, rtol: float, atol: float)
     """E of the module docstring for each sample, (B,) in float64 on the CPU; no gradient flows through it."""
     error, before, after = error.detach(), before.detach().abs(), after.detach().abs()
     scaled = error / (atol + rtol * torch.maximum(before, after)).clamp(min=torch.finfo(error.dtype).tiny)
-    return scaled.reshape(len(error), -1).double().square().mean(1).sqrt().cpu()
+    return (row_sum(scaled.double().square()) / max(1, scaled[0].numel())).sqrt().cpu()
+
+
+def log_size(error: float) -> float:
+    """ln E of a sample, within what says something about a step; a step that ended in NaN was far too long."""
+    return math.log(min(max(error, 1e-8), 1e8)) if math.isfinite(error) else math.log(1e8)
+
+
+def decay(z: Tensor) -> Tensor:
+    """e^{−z} of each sample, (B,)."""
+    return each(lambda z: math.exp(-z), z)
+
+
+def saturation(z: Tensor) -> Tensor:
+    """1 − e^{−z} of each sample, (B,)."""
+    return each(lambda z: -math.expm1(-z), z)
 
 
 class Tolerances(Protocol):

@@ -1,0 +1,34 @@
+"""Arithmetic that is the same, to the last bit, whatever batch a sample stands in.
+
++, −, ×, / and √ are rounded correctly by IEEE 754, whoever computes them. Two things are not. A vectorised power,
+logarithm or exponential may round otherwise in the entries that do not fill a register, so that a number's last bit
+depends on its place: :func:`each` computes such functions one number at a time. And a sum depends on its order, which
+torch chooses by the shape of the whole batch: :func:`row_sum` has an order of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def each(function: Callable[..., float], *values: Tensor) -> Tensor:
+    """``function`` of the numbers of each sample, computed by Python: (B,), … to (B,) in float64 on the CPU."""
+    columns = (value.tolist() for value in values)
+    return torch.tensor([function(*numbers) for numbers in zip(*columns, strict=True)], dtype=torch.float64)
+
+
+def row_sum(x: Tensor) -> Tensor:
+    """The sum of each row of (B, *) over all its entries, (B,) in x's dtype: halves are added to halves.
+
+    The order depends on the size of a row alone, on a CPU and on a GPU, and the error grows with the logarithm of it.
+    """
+    rows = x.flatten(1) if x.ndim > 1 else x[:, None]
+    while rows.shape[1] > 1:
+        rows = functional.pad(rows, (0, rows.shape[1] % 2))
+        half = rows.shape[1] // 2
+        rows = rows[:, :half] + rows[:, half:]
+    return rows.sum(1)
