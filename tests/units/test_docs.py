@@ -13,6 +13,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+import edm_unified
 from edm_unified import cli
 from edm_unified.components import shipped
 from edm_unified.recipe import loads
@@ -97,6 +98,27 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8")):
         if not target.startswith("https://"):
             assert (page.parent / target).exists(), target
+
+
+def test_the_version_is_said_once_and_repeated_truly() -> None:
+    assert f"version = {{{edm_unified.__version__}}}" in (ROOT / "README.md").read_text("utf-8")
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))["version"] == edm_unified.__version__
+    assert 'dynamic = ["version"]' in (ROOT / "pyproject.toml").read_text("utf-8")
+
+
+def test_every_public_module_is_in_the_api_reference() -> None:
+    pages = "".join(page.read_text("utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
+    rendered = set(re.findall(r"^::: ([\w.]+)$", pages, re.M))
+    nav = (ROOT / ".mkdocs.yml").read_text("utf-8")
+    assert all(f"api/{page.name}" in nav for page in (ROOT / "docs" / "api").glob("*.md"))
+    homes = {f"edm_unified.{home}" for home in (*edm_unified._MODULES.values(), *edm_unified._NAMES.values())}
+    assert {home for home in homes if not any(f"{home}.".startswith(f"{name}.") for name in rendered)} == set()
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    nav = (ROOT / ".mkdocs.yml").read_text("utf-8")
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").glob("**/*.md")]
+    assert [page for page in pages if f"- {page}" not in nav] == []
 
 
 def test_the_readme_names_every_shipped_method() -> None:
