@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,35 +156,13 @@ sampler:
 
 
 def _picture(dataset: Dataset) -> bytes:
-    """Some samples: images as a grid, points of the plane as a scatter plot, signals as curves."""
+    """Some samples: images as a grid, signals as curves, vectors as points in their first two coordinates."""
     from edm_unified.data import batch
     from edm_unified.data.survey import part
+    from edm_unified.report import samples_png
 
-    shape = dataset.shape
-    if len(shape) == 3 and shape[0] in (1, 3):
-        from edm_unified.report import samples_grid_png
-
-        return samples_grid_png(batch(dataset, part(dataset, 64))[0], columns=min(8, len(dataset)))
-    from matplotlib.figure import Figure
-
-    if shape == (2,):
-        points, labels = batch(dataset, part(dataset, 4096))
-        figure = Figure(figsize=(5, 5), layout="constrained")
-        axes = figure.subplots()
-        style: dict[str, Any] = (
-            {} if labels is None else {"c": labels.numpy(), "cmap": "tab10" if dataset.classes > 2 else "coolwarm"}
-        )
-        axes.scatter(points[:, 0], points[:, 1], s=1.5, linewidths=0, **style)
-        axes.set_aspect("equal")
-    elif len(shape) == 2:
-        signals = batch(dataset, part(dataset, 8))[0]
-        figure = Figure(figsize=(7, 6), layout="constrained")
-        for axes, signal in zip(
-            figure.subplots(len(signals), sharex=True, sharey=True, squeeze=False)[:, 0], signals, strict=True
-        ):
-            axes.plot(signal.T.numpy(), linewidth=0.9)
-    else:
-        raise ValueError(f"--out: no picture of samples of shape {shape}; images have 1 or 3 channels, points 2 axes")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return buffer.getvalue()
+    samples, labels = batch(dataset, part(dataset, 64 if len(dataset.shape) > 1 else 4096))
+    try:
+        return samples_png(samples, labels)
+    except ValueError as error:
+        raise ValueError(f"--out: {error}") from None

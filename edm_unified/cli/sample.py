@@ -59,7 +59,7 @@ def sample(
 
     \b
     samples.npy         (n, *shape), float32, in the units of the data
-    samples.png         the first 256 as a grid, where they are images
+    samples.png         256 images as a grid, 8 signals, or vectors as points in their first two coordinates
     labels.npy          the class of each, where they were conditioned on one
     recipe.yaml         the recipe as it was run
     environment.json    versions, machine, command
@@ -208,7 +208,7 @@ def _files(
 
     from edm_unified.compare.problem import Settings
     from edm_unified.compare.view import environment
-    from edm_unified.report import samples_grid_png
+    from edm_unified.report import pictured, samples_png
 
     array = samples.float().numpy()
     if not np.isfinite(array).all():
@@ -216,9 +216,8 @@ def _files(
             "samples: are beyond the numbers of float32; take more steps, or a more stable corrector"
         )
     files = {"samples.npy": _npy(array)} | ({} if labels is None else {"labels.npy": _npy(labels.numpy())})
-    if array.ndim == 4 and array.shape[1] in (1, 3):
-        shown = array[:256]
-        files["samples.png"] = samples_grid_png(shown, columns=max(1, round(len(shown) ** 0.5)))
+    if pictured(array.shape[1:]):
+        files["samples.png"] = samples_png(array, None if labels is None else labels.numpy())
     command = shlex.join(["edm-unified", *sys.argv[1:]])
     about = {"command": command, **run, **environment(Settings(device, dtype))}
     files["recipe.yaml"] = recipe.dump().encode()

@@ -192,13 +192,13 @@ def _picture(run: Run, recipe: Recipe, images: int, bar: options.Progress) -> No
         return
     import numpy as np
 
-    from edm_unified.report import samples_grid_png
+    from edm_unified.report import pictured, samples_png
 
     file.parent.mkdir(exist_ok=True)
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
-    if array.ndim == 4 and array.shape[1] in (1, 3):
-        write_atomic(file.with_suffix(".png"), samples_grid_png(array, columns=round(len(array) ** 0.5)))
+    if pictured(array.shape[1:]):
+        write_atomic(file.with_suffix(".png"), samples_png(array))
     write_atomic(file, buffer.getvalue())  # the last: where it is, the picture is whole
 
 

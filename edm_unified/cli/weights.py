@@ -48,7 +48,10 @@ def figure(recipes: Mapping[str, Recipe]) -> bytes:
     """
     import torch
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
 
+    from edm_unified.report.draw import settings
+    from edm_unified.report.plots import power_of_ten
     from edm_unified.training.objective.weighting import Weighting, on_grid, weighting
 
     grid = torch.linspace(-16, 16, 641, dtype=torch.float64)
@@ -66,21 +69,23 @@ def figure(recipes: Mapping[str, Recipe]) -> bytes:
         found[key] = one
     if not found:
         raise ValueError("--weights: none of these recipes has an objective; add objective: {noise: …, weight: …}")
-    drawing = Figure(figsize=(7.5, 6.5), layout="constrained")
-    top, bottom = drawing.subplots(2, sharex=True)
-    for i, (key, one) in enumerate(found.items()):
-        style = {"color": f"C{i % 10}", "linewidth": 1.3, "linestyle": ("-", "--", ":")[i // 10 % 3]}
-        x = one.log_snr.numpy()
-        top.plot(x, one.density.numpy(), label=", ".join(names[key]), **style)
-        at_zero = float(on_grid(one, torch.zeros(1, dtype=torch.float64)))
-        bottom.plot(x, (one.weight / (at_zero or 1.0)).numpy(), **style)
-    top.set(ylabel="p(λ)", title="Where training looks, and what it weighs", ylim=(0, None))
-    top.legend(fontsize=8, frameon=False)
-    bottom.set(xlabel="λ = ln SNR = −2 ln σ", ylabel="w(λ)/w(0)", yscale="log", xlim=(-16, 16), ylim=(1e-4, 1e4))
-    for axes in (top, bottom):
-        axes.grid(alpha=0.25, linewidth=0.5)
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format="png", dpi=110)
+    with settings():
+        drawing = Figure(figsize=(7.5, 6.5), layout="constrained")
+        top, bottom = drawing.subplots(2, sharex=True)
+        for i, (key, one) in enumerate(found.items()):
+            style = {"color": f"C{i % 10}", "linewidth": 1.3, "linestyle": ("-", "--", ":")[i // 10 % 3]}
+            x = one.log_snr.numpy()
+            top.plot(x, one.density.numpy(), label=", ".join(names[key]), **style)
+            at_zero = float(on_grid(one, torch.zeros(1, dtype=torch.float64)))
+            bottom.plot(x, (one.weight / (at_zero or 1.0)).numpy(), **style)
+        top.set(ylabel="p(λ)", title="Where training looks, and what it weighs", ylim=(0, None))
+        bottom.set(xlabel="λ = ln SNR = −2 ln σ", ylabel="w(λ)/w(0)", yscale="log", xlim=(-16, 16), ylim=(1e-4, 1e4))
+        bottom.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
+        for axes in (top, bottom):
+            axes.grid(alpha=0.25, linewidth=0.5)
+        drawing.legend(loc="outside lower center", ncols=2 if len(found) > 1 else 1, fontsize=8, frameon=False)
+        buffer = io.BytesIO()
+        drawing.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
 

@@ -15,12 +15,15 @@ from edm_unified.compare.plan import Cell, Method, Plan, digest
 from edm_unified.compare.problem import ENDPOINT, TARGET_SAMPLES, Problem, Problems, Settings
 from edm_unified.compare.store import Store
 from edm_unified.denoisers.denoiser import Counted, Denoiser, supported_range
-from edm_unified.recipe import Recipe, Sampler
+from edm_unified.recipe import Comparison, Recipe, Sampler
 from edm_unified.sampling.loop import Progress, levels_of, sample, unit_noise
 from edm_unified.sampling.reference import reference
 
 REFERENCE_EVALUATIONS = 700
 """What a reference solution costs, about; for the estimate of the time left only."""
+
+MOST_SHOWN = 2000
+"""Vectors that are kept of each method for its cloud of points."""
 
 
 class Event(NamedTuple):
@@ -61,15 +64,18 @@ def run(plan: Plan, store: Store, settings: Settings, problems: Problems, observ
         cell
         for cell in plan.cells
         if not store.finished(keys[cell], metrics_of(plan, cell, problems.of(cell.method.recipe)), cell.budget)
-        or _unsaved(plan, cell, keys[cell], store)
+        or _unsaved(plan, cell, keys[cell], store, problems.of(cell.method.recipe))
     ]
     ledger = _Ledger(plan, todo, store, problems, settings, observe)
     for index, cell in enumerate(todo):
         ledger.start(index, f"{cell.method.name} · {cell.nfe} evaluations")
         problem = problems.of(cell.method.recipe)
-        if store.finished(keys[cell], metrics_of(plan, cell, problem)) and not _unsaved(plan, cell, keys[cell], store):
-            # two budgets buy the same number of steps: one run, told of under each
-            store.append(keys[cell], [record | {"budget": cell.budget} for record in store.records(keys[cell])])
+        if store.finished(keys[cell], metrics_of(plan, cell, problem)) and not _unsaved(
+            plan, cell, keys[cell], store, problem
+        ):
+            # two budgets buy the same number of steps, or two recipes are equal: one run, told of under each
+            own = cell.method.labels | {"budget": cell.budget}
+            store.append(keys[cell], [record | own for record in store.records(keys[cell])])
             continue
         exact = None
         if not cell.method.stochastic and set(ENDPOINT) & set(plan.comparison.metrics):
@@ -77,17 +83,23 @@ def run(plan: Plan, store: Store, settings: Settings, problems: Problems, observ
         x, seconds = _sample(plan, cell, problem, settings, ledger)
         records = _records(plan, cell, problem, keys[cell], x, exact, seconds)
         if _shown(plan, cell):
-            store.save(f"samples/{keys[cell]}", x[: plan.comparison.grid_samples].float())
+            store.save(f"samples/{keys[cell]}", x[: pictured(plan.comparison, problem.shape)].float())
         if not store.finished(keys[cell], metrics_of(plan, cell, problem), cell.budget):  # else a picture was wanted
             store.append(keys[cell], records)
     ledger.end(len(todo))
 
 
-def _unsaved(plan: Plan, cell: Cell, key: str, store: Store) -> bool:
+def pictured(comparison: Comparison, shape: tuple[int, ...]) -> int:
+    """How many samples of a method are kept to be shown: of vectors, which are a cloud together, up to 2,000."""
+    wanted = MOST_SHOWN if len(shape) == 1 and comparison.grid_samples else comparison.grid_samples
+    return min(wanted, comparison.samples)
+
+
+def _unsaved(plan: Plan, cell: Cell, key: str, store: Store, problem: Problem) -> bool:
     if not _shown(plan, cell):
         return False
     kept = store.load(f"samples/{key}")
-    return kept is None or len(kept) < min(plan.comparison.grid_samples, plan.comparison.samples)
+    return kept is None or len(kept) < pictured(plan.comparison, problem.shape)
 
 
 def _shown(plan: Plan, cell: Cell) -> bool:

@@ -13,9 +13,9 @@ from torch import Tensor
 from edm_unified import report
 from edm_unified.compare.plan import Cell, Method, Plan, digest, label
 from edm_unified.compare.problem import ENDPOINT, Problem, Problems, Settings
-from edm_unified.compare.run import common_key, solve_reference, start_of
+from edm_unified.compare.run import common_key, pictured, solve_reference, start_of
 from edm_unified.compare.store import Store
-from edm_unified.data import batch
+from edm_unified.data import Dataset, batch, order
 from edm_unified.recipe import Recipe
 from edm_unified.report.data import Key, MethodView, ReportData
 from edm_unified.report.ranking import short_labels
@@ -47,13 +47,13 @@ def report_data(
     plan: Plan, store: Store, settings: Settings, problems: Problems, commands: Sequence[str] = ()
 ) -> ReportData:
     """Everything that the report of ``plan`` shows, from what ``store`` holds."""
-    pictures = min(plan.comparison.grid_samples, len(problems.of(plan.methods[0].recipe).dataset))
     keys = [Key(**method.labels) for method in plan.methods]
     names = short_labels(keys)
     problem = problems.of(plan.methods[0].recipe)
+    pictures = pictured(plan.comparison, problem.shape)
     words = _problems_in_words(plan, problems)
-    records = [
-        record | {"budget": cell.budget}
+    records = [  # under the names of this plan: another comparison may have made them under others
+        record | cell.method.labels | {"budget": cell.budget, "hash": cell.method.recipe.hash}
         for cell in plan.cells
         for record in store.records(cell.key(_common(plan, cell.method, problems, settings)))
     ]
@@ -69,13 +69,33 @@ def report_data(
         facts=_facts(plan, problem, words),
         samples=_samples(plan, names, store, problems, settings),
         reference_samples=None if reference is None or not pictures else reference[:pictures].float().cpu().numpy(),
-        data_samples=batch(problem.dataset, torch.arange(pictures))[0].numpy() if pictures else None,
+        data_samples=batch(problem.dataset, shown_of(problem.dataset, pictures))[0].numpy() if pictures else None,
         grid_budget=plan.comparison.grid_nfe if plan.comparison.grid_nfe in plan.comparison.nfe else None,
         rank_by=plan.comparison.rank_by,
         floors={} if reference is None or problem.learnt else _floors(plan, problem, reference),
         environment=environment(settings),
         commands=tuple(commands),
     )
+
+
+def shown_of(dataset: Dataset, count: int) -> Tensor:
+    """Indices of ``count`` of the data to be shown, or of all: drawn by a fixed seed, the classes in turn.
+
+    Vectors, which are a cloud together, are drawn whatever their class.
+    """
+    n = len(dataset)
+    drawn = order.indices(n, 0, 0, n)
+    if dataset.labels is None or len(dataset.shape) == 1:
+        return drawn[:count]
+    labels = dataset.labels[drawn]
+    by_class = labels.argsort(stable=True)
+    sizes = torch.bincount(labels, minlength=dataset.classes)
+    turn = torch.empty_like(by_class)  # of each of the drawn, how many of its class come before it
+    turn[by_class] = torch.arange(n) - (sizes.cumsum(0) - sizes)[labels[by_class]]
+    place = torch.arange(dataset.classes)
+    if dataset.classes > count:  # not the first of many classes, but some of them
+        place = order.indices(dataset.classes, 0, 0, dataset.classes).argsort()
+    return drawn[(turn * dataset.classes + place[labels]).argsort(stable=True)[:count]]
 
 
 def _common(plan: Plan, method: Method, problems: Problems, settings: Settings) -> str:
@@ -140,7 +160,7 @@ def _samples(
         cell = Cell(method, plan.comparison.grid_nfe, n, method.nfe(n), plan.comparison.seeds[0])
         saved = store.load(f"samples/{cell.key(_common(plan, method, problems, settings))}")
         if saved is not None:
-            saved = saved[: plan.comparison.grid_samples]
+            saved = saved[: pictured(plan.comparison, problems.of(method.recipe).shape)]
             shown[name] = saved.numpy() if bool(torch.isfinite(saved).all()) else None
     return shown
 
@@ -164,7 +184,9 @@ def _shown_reference(plan: Plan, problem: Problem, store: Store, settings: Setti
     saved = store.load(name)
     if saved is None and set(ENDPOINT) & set(plan.comparison.metrics):
         # a network is not asked for more than is shown: its floors would be those of its own errors
-        number = max(1, plan.comparison.grid_samples) if problem.learnt else plan.comparison.samples
+        number = plan.comparison.samples
+        if problem.learnt:
+            number = max(1, pictured(plan.comparison, problem.shape))
         try:
             saved = solve_reference(
                 problem.denoiser,

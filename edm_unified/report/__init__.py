@@ -4,11 +4,13 @@
 levels each method visits, its schedule, trajectories, definitions, environment and commands. It fetches nothing,
 works without JavaScript, follows light and dark, prints, and is a pure function of :class:`ReportData`.
 
-``figures(data)`` returns the same figures as PNG files; ``samples_grid_png`` draws one grid of images.
+``figures(data)`` returns the same figures as PNG files; ``samples_png`` draws samples of any
+kind, ``samples_grid_png`` one grid of images.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from edm_unified.report.data import Key, MethodView, Metric, ReportData
@@ -22,8 +24,10 @@ __all__ = [
     "Table",
     "build",
     "figures",
+    "pictured",
     "places",
     "samples_grid_png",
+    "samples_png",
     "short_labels",
     "summary",
     "tabulate",
@@ -49,3 +53,17 @@ def samples_grid_png(samples: Any, columns: int = 8, scale: int | None = None) -
     from edm_unified.report.images import samples_grid_png as draw_grid
 
     return draw_grid(samples, columns, scale)
+
+
+def pictured(shape: Sequence[int]) -> bool:
+    """Whether samples of that shape have a picture; see :func:`edm_unified.report.images.pictured`."""
+    from edm_unified.report.images import pictured as known
+
+    return known(shape)
+
+
+def samples_png(samples: Any, labels: Any = None) -> bytes:
+    """Images, signals or vectors as one PNG file; see :func:`edm_unified.report.images.samples_png`."""
+    from edm_unified.report.images import samples_png as draw_samples
+
+    return draw_samples(samples, labels)

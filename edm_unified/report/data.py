@@ -85,8 +85,8 @@ class ReportData:
         methods: in the order of colours and legend. Methods that have records but no view are added at the end.
         facts: what was compared, in the reader's words: ``{"Denoiser": …, "Data": …}``. Samples, seeds, budgets
             and run time are read from the records and need not be given.
-        samples: method label -> (n, C, H, W) in [-1, 1] with C in (1, 3), or vectors (n, d), at ``grid_budget``;
-            row i of each started from the same noise. None in place of an array: that run diverged.
+        samples: method label -> images (n, C, H, W) in [-1, 1] with C in (1, 3), signals (n, C, L) or vectors (n, d),
+            at ``grid_budget``; row i of each started from the same noise. None in place of an array: that run diverged.
         reference_samples: the exact endpoints from the same noise, or None.
         data_samples: real data, or None.
         grid_budget: the budget at which samples and levels are shown; None: the middle one.
@@ -276,3 +276,8 @@ def _finite(value: Any) -> float | None:
 def image_like(samples: Any) -> bool:
     """Whether ``samples`` can be shown as pictures: (n, C, H, W) with one or three channels."""
     return samples is not None and np.ndim(samples) == 4 and np.shape(samples)[1] in (1, 3)
+
+
+def signal_like(samples: Any) -> bool:
+    """Whether ``samples`` are shown as curves: (n, C, L)."""
+    return samples is not None and np.ndim(samples) == 3

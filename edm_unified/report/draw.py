@@ -21,7 +21,7 @@ from edm_unified.report.data import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 COLOURS = 10
 """How many line colours there are: --m0 to --m9 in style.css."""
@@ -81,8 +81,16 @@ def marker(index: int) -> str:
     return _MARKERS[index % len(_MARKERS)]
 
 
+_NOT_OF_A_FIGURE = frozenset({"backend", "backend_fallback", "interactive", "toolbar"})
+"""Settings of windows, which nothing here opens: they stay whatever the user has."""
+
+
 @contextmanager
-def _settings() -> Iterator[None]:
+def settings() -> Iterator[None]:
+    """Matplotlib's own defaults and our few changes, whatever the user's matplotlibrc says; as it was on leaving.
+
+    Every figure of the package is made and saved inside of it.
+    """
     import matplotlib
 
     own: dict[str, Any] = {
@@ -102,21 +110,22 @@ def _settings() -> Iterator[None]:
         "path.simplify": True,
         "path.simplify_threshold": 0.2,
     }
-    settings: dict[Any, Any] = {**matplotlib.rcParamsDefault, "backend": "agg", **own}
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
+    default = {name: value for name, value in matplotlib.rcParamsDefault.items() if name not in _NOT_OF_A_FIGURE}
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has the font, if anyone has
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        yield
+        with matplotlib.rc_context({**default, **own}):  # type: ignore[dict-item]
+            yield
 
 
-Draw = Callable[["Figure", Palette], None]
+Draw = Callable[["Figure", Palette], object]
 
 
 def svg(draw: Draw, name: str, alt: str, size: tuple[float, float] = PANEL) -> str:
     """The figure as an ``<svg>`` element to be put in a page, ids prefixed with ``name``."""
     from matplotlib.figure import Figure
 
-    with _settings():
+    with settings():
         figure = Figure(figsize=size, dpi=72)
         figure.patch.set_visible(False)
         draw(figure, _SENTINEL)
@@ -164,7 +173,7 @@ def png(draw: Draw, size: tuple[float, float], dpi: int) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with _settings():
+    with settings():
         figure = Figure(figsize=size, dpi=dpi, facecolor="white")
         FigureCanvasAgg(figure)
         draw(figure, INK)
@@ -173,11 +182,21 @@ def png(draw: Draw, size: tuple[float, float], dpi: int) -> bytes:
     return file.getvalue()
 
 
-def margins(figure: Figure, left: float = 0.5, right: float = 0.12, bottom: float = 0.5, top: float = 0.3) -> Axes:
+def margins(
+    figure: Figure | SubFigure, left: float = 0.5, right: float = 0.12, bottom: float = 0.5, top: float = 0.3
+) -> Axes:
     """One axes with margins in inches."""
-    width, height = figure.get_size_inches()
-    box = (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height)
-    return figure.add_axes(box)
+    box = figure.bbox  # in pixels, of a part of a figure too
+    width, height = (side / figure.figure.dpi for side in (box.width, box.height))
+    return figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height))
+
+
+def legend_below(ax: Axes, palette: Palette, columns: int = 3) -> None:
+    """The names of the lines in rows under the axis, at a fixed place: matplotlib's "best" depends on the clock."""
+    ax.legend(
+        loc="upper left", bbox_to_anchor=(-0.02, -0.17), ncols=columns, frameon=False, labelcolor=palette.fg,
+        fontsize=8, borderaxespad=0, handlelength=1.6, columnspacing=1.2,
+    )  # fmt: skip
 
 
 def dress(ax: Axes, palette: Palette, title: str = "", x: str = "", y: str = "") -> None:

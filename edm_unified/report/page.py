@@ -105,7 +105,7 @@ def _samples(data: ReportData, t: Table) -> str:
     if not shown:
         return ""
     vectors = [samples for _, _, samples in shown if samples is not None and not image_like(samples)]
-    limits = images.frame(vectors[0]) if vectors else (0.0, 1.0, 0.0, 1.0)
+    limits = images.shared_frame(shown)
     cells = "".join(_picture(data, t, *entry, limits, i, len(shown)) for i, entry in enumerate(shown))
     budget = f"at most {t.grid_budget} evaluations" if t.grid_budget is not None else "the chosen budget"
     place = "The same place in every grid started" if not vectors else "All clouds started"
@@ -126,7 +126,7 @@ def _picture(
     if samples is None:
         return figure('<p class="diverged">diverged</p>', caption)
     if not image_like(samples):
-        return figure(panels.scatter_svg(samples, limits, index, f"scatter-{place}", alt), caption)
+        return figure(panels.samples_svg(samples, limits, index, f"samples-{place}", alt), caption)
     small = images.thumbnails(samples, grids)
     tiled = images.mosaic(small, images.columns_for(len(small), *small.shape[2:]))
     height, width = tiled.shape[:2]

@@ -95,14 +95,9 @@ def levels_panel(table: Table) -> str:
     )
 
 
-def scatter_svg(samples: Any, limits: tuple[float, float, float, float], index: int, name: str, alt: str) -> str:
-    """Vectors as a small scatter plot."""
-    return svg(
-        lambda figure, palette: images.scatter(margins(figure, 0.4, 0.08, 0.3, 0.1), palette, samples, limits, index),
-        name,
-        alt,
-        (3.0, 2.8),
-    )
+def samples_svg(samples: Any, limits: tuple[float, float, float, float], index: int, name: str, alt: str) -> str:
+    """Vectors as a small scatter plot, signals as curves."""
+    return svg(lambda figure, palette: images.draw(figure, palette, samples, limits, index), name, alt, (3.0, 2.8))
 
 
 def pictures(data: ReportData, table: Table) -> list[tuple[str, int, Any]]:
@@ -185,8 +180,7 @@ def _levels(table: Table, dpi: int) -> bytes:
 def _samples(data: ReportData, table: Table, dpi: int) -> bytes:
     shown = [p for p in pictures(data, table) if p[2] is not None]
     columns, size = _grid(len(shown), 5, (2.6, 2.95))
-    vectors = [p[2] for p in shown if not image_like(p[2])]
-    limits = images.frame(vectors[0]) if vectors else (0.0, 1.0, 0.0, 1.0)
+    limits = images.shared_frame(shown)
 
     def draw(figure: Figure, palette: Palette) -> None:
         parts = figure.subfigures(math.ceil(len(shown) / columns), columns, squeeze=False).flat
@@ -198,8 +192,7 @@ def _samples(data: ReportData, table: Table, dpi: int) -> bytes:
                 ax.imshow(images.mosaic(small, columns_here), interpolation="nearest")
                 ax.set_axis_off()
             else:
-                ax = part.add_axes(_box((2.6, 2.95), 0.4, 0.08, 0.3, 0.34))
-                images.scatter(ax, palette, samples, limits, index)
+                ax = images.draw(part, palette, samples, limits, index, top=0.34)
             ax.set_title(label, loc="left", color=palette.fg if index < 0 else palette.line(index), fontsize=10)
 
     return png(draw, size, dpi)

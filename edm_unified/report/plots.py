@@ -65,7 +65,8 @@ def error_against_nfe(ax: Axes, palette: Palette, table: Table, name: str, given
         if not len(line):
             continue
         colour, group = palette.line(i), f"m{i}"
-        nfe, value, below, above = np.maximum(line[fine].T, low * 1.01)  # an unbiased distance may be negative
+        nfe = line[fine, 0]
+        value, below, above = np.maximum(line[fine, 1:].T, low * 1.01)  # an unbiased distance may be negative
         style: dict[str, Any] = {"color": colour, "linewidth": 1.4, "linestyle": dash(i), "gid": group}
         ax.fill_between(nfe, below, above, color=colour, alpha=0.1, linewidth=0, gid=group)
         ax.plot(nfe, value, marker=marker(i), markersize=4, markeredgewidth=0, clip_on=True, **style)

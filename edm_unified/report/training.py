@@ -11,9 +11,9 @@ import numpy as np
 
 from edm_unified.report import images
 from edm_unified.report.data import image_like
-from edm_unified.report.draw import Palette, dress, margins, svg
+from edm_unified.report.draw import Palette, dress, legend_below, margins, svg
 from edm_unified.report.markup import cited, data_uri, document, figure, lines, table, text
-from edm_unified.report.panels import scatter_svg
+from edm_unified.report.panels import samples_svg
 from edm_unified.report.plots import power_of_ten, value_ticks
 
 if TYPE_CHECKING:
@@ -123,10 +123,13 @@ def _curves(log: Sequence[dict[str, Any]]) -> str:
 
 
 def _axes(ax: Axes, values: Sequence[float], logarithmic: bool) -> None:
+    from matplotlib.ticker import FuncFormatter
+
     if logarithmic and min(values) > 0:
         _logarithmic(ax, "y")
     elif min(values) >= 0:
         ax.set_ylim(bottom=0, top=1.05 * max(values) or 1)
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     _counted(ax, "images")
 
 
@@ -136,7 +139,7 @@ def _levels(log: Sequence[dict[str, Any]]) -> str:
         return ""
 
     def loss(canvas: Figure, palette: Palette) -> None:
-        ax = margins(canvas, 0.62)
+        ax = margins(canvas, 0.62, bottom=0.86)
         dress(ax, palette, "Weighted loss", "σ", "")
         for i, (label, bins) in enumerate(stages):
             sigmas = sorted(bins)
@@ -147,7 +150,7 @@ def _levels(log: Sequence[dict[str, Any]]) -> str:
         _logarithmic(ax, "x")
         if all(total > 0 for _, bins in stages for total, _ in bins.values()):
             _logarithmic(ax, "y")
-        ax.legend(frameon=False, labelcolor=palette.fg, fontsize=8)
+        legend_below(ax, palette)
 
     def share(canvas: Figure, palette: Palette) -> None:
         ax = margins(canvas, 0.62)
@@ -175,7 +178,7 @@ def _excess(lines: Sequence[dict[str, Any]]) -> str:
     worst = max(lines, key=lambda line: line["relative"])
 
     def draw(canvas: Figure, palette: Palette) -> None:
-        ax = margins(canvas, 0.62)
+        ax = margins(canvas, 0.62, bottom=0.68)
         dress(ax, palette, "Share of the variance to be explained", "σ", "")
         sigmas = [line["sigma"] for line in lines]
         bound = [1 - line["irreducible"] / line["to_explain"] for line in lines]
@@ -185,7 +188,7 @@ def _excess(lines: Sequence[dict[str, Any]]) -> str:
                 color=palette.line(0), label="trained")  # fmt: skip
         _logarithmic(ax, "x")
         _logarithmic(ax, "y")
-        ax.legend(frameon=False, labelcolor=palette.fg, fontsize=8)
+        legend_below(ax, palette)
 
     words = (
         "E ‖D − D*‖² / E ‖x_0 − c_skip z‖², over the levels that p(σ) covers: the exact denoiser D* of these data is "
@@ -241,8 +244,16 @@ def _stages(log: Sequence[dict[str, Any]]) -> list[tuple[str, dict[float, tuple[
                 for sigma, loss, number in line["bins"]:
                     total, count = bins.get(sigma, (0.0, 0))
                     bins[sigma] = (total + loss * number, count + number)
-        found.append((f"to {high:,.0f} images", bins))
+        found.append((f"to {_compact(high)} images", bins))
     return found
+
+
+def _compact(count: float) -> str:
+    """A count in at most six letters: 99,999, 128k, 51.2M, 1.02B."""
+    if count < 1e5:
+        return f"{count:,.0f}"
+    unit, letter = next(pair for pair in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if count >= pair[0])
+    return f"{count / unit:.3g}{letter}"
 
 
 def _samples(pictures: Sequence[Path]) -> str:
@@ -252,7 +263,7 @@ def _samples(pictures: Sequence[Path]) -> str:
     if not shown:
         return ""
     drawn, last = "", shown[-1][1]
-    limits = (0.0, 1.0, 0.0, 1.0) if image_like(last) or last.ndim > 2 else images.frame(last)
+    limits = (0.0, 1.0, 0.0, 1.0) if image_like(last) else images.frame(last)
     for at, array in shown:
         caption = f"<b>{at:,}</b> images"
         if image_like(array):
@@ -262,21 +273,9 @@ def _samples(pictures: Sequence[Path]) -> str:
             source = data_uri(images.encode(tiled), "image/png")
             size = f'width="{tiled.shape[1] * zoom}" height="{tiled.shape[0] * zoom}"'
             drawn += figure(f'<img src="{source}" alt="Samples after {at:,} images" {size}>', caption)
-        elif array.ndim == 2:
-            drawn += figure(scatter_svg(array, limits, 0, f"scatter-{at}", f"Samples after {at:,} images"), caption)
         else:
-            drawn += figure(_signals(array, at), caption)
+            drawn += figure(samples_svg(array, limits, 0, f"samples-{at}", f"Samples after {at:,} images"), caption)
     return (
         "<p>Drawn with the sampler of the recipe from the average of the weights, from the same noise each time.</p>"
         f'<div class="pictures">{drawn}</div>'
     )
-
-
-def _signals(array: np.ndarray, at: int) -> str:
-    def draw(canvas: Figure, palette: Palette) -> None:
-        ax = margins(canvas, 0.4)
-        dress(ax, palette)
-        for i, row in enumerate(array[:5].reshape(min(5, len(array)), -1)):
-            ax.plot(row, color=palette.line(i), linewidth=0.8)
-
-    return svg(draw, f"signals-{at}", f"Samples after {at:,} images")

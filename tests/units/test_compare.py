@@ -207,6 +207,7 @@ def test_a_new_budget_adds_to_what_is_there(folder: Path) -> None:
 
 def test_a_larger_grid_is_drawn_and_a_smaller_one_is_cut(folder: Path) -> None:
     out = folder / "out"
+    np.save(folder / "points.npy", np.load(folder / "points.npy")[:, None, :])  # signals of one channel
     args = (folder / "one.yaml", "--nfe", "3", "--samples", 16, "--out", out)
     kept = []
     for pictures in (4, 9, 2):
@@ -214,6 +215,12 @@ def test_a_larger_grid_is_drawn_and_a_smaller_one_is_cut(folder: Path) -> None:
         kept.append(len(np.load(next((out / "samples").glob("*.npy")))))
     assert kept == [4, 9, 9]
     assert len(_records(out)) == len({(r["cell"], r["budget"], r["metric"]) for r in _records(out)})
+
+
+def test_of_points_all_are_shown(folder: Path) -> None:
+    args = (folder / "one.yaml", "--nfe", "3", "--samples", 40, "--out", folder / "out")
+    assert _cli(*args, "--set", "grid_samples=4").exit_code == 0
+    assert len(np.load(next((folder / "out" / "samples").glob("*.npy")))) == 40
 
 
 def test_changed_data_are_not_taken_for_the_old_ones(folder: Path) -> None:
