@@ -207,7 +207,7 @@ def test_a_new_budget_adds_to_what_is_there(folder: Path) -> None:
 
 def test_a_larger_grid_is_drawn_and_a_smaller_one_is_cut(folder: Path) -> None:
     out = folder / "out"
-    np.save(folder / "points.npy", np.load(folder / "points.npy")[:, None, :])  # signals of one channel
+    np.save(folder / "points.npy", np.load(folder / "points.npy")[:, None, None, :])  # images, of which a grid is shown
     args = (folder / "one.yaml", "--nfe", "3", "--samples", 16, "--out", out)
     kept = []
     for pictures in (4, 9, 2):

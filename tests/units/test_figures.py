@@ -83,9 +83,9 @@ DRAWN: dict[str, Callable[[], object]] = {
 def test_no_setting_of_the_user_changes_a_figure(name: str) -> None:
     plain = DRAWN[name]()
     with matplotlib.rc_context(OTHER):
-        before = dict(matplotlib.rcParams)
+        before = dict(matplotlib.rcParams.copy())
         assert DRAWN[name]() == plain
-        assert dict(matplotlib.rcParams) == before
+        assert dict(matplotlib.rcParams.copy()) == before
 
 
 def test_a_setting_of_windows_is_left_alone() -> None:

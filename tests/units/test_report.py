@@ -391,9 +391,9 @@ def test_figures_on_the_page_have_no_colours_of_their_own(html: str) -> None:
 
 
 def test_matplotlib_is_left_as_it_was(html: str) -> None:
-    before = dict(matplotlib.rcParams)
+    before = dict(matplotlib.rcParams.copy())
     build(few())
-    assert dict(matplotlib.rcParams) == before
+    assert dict(matplotlib.rcParams.copy()) == before
     assert "matplotlib.pyplot" not in sys.modules
 
 
