@@ -80,7 +80,7 @@ def _whole_numbers(context: click.Context, parameter: click.Parameter, text: str
     metavar="PATH=VALUE",
     help="Set a value in every recipe (sampler.solver.alpha=0.5), or in the comparison (grid_nfe=20).",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Directory for the results.  [default: edm-compare/NAME]")
+@click.option("--out", type=options.PATH, help="Directory for the results.  [default: edm-compare/NAME]")
 @click.option("--fresh", is_flag=True, help="Start over instead of continuing what is there.")
 @click.option(
     "--batch",

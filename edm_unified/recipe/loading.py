@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 
-from edm_unified.components import shipped
+from edm_unified.components import paths, shipped
 from edm_unified.recipe import codec, reader
 from edm_unified.recipe import overrides as overriding
 from edm_unified.recipe.codec import Fault
@@ -32,15 +32,19 @@ def load_any(name: Names, overrides: Sequence[str] = ()) -> Recipe | Comparison:
 def load(cls: type[Recipe] | type[Comparison] | None, name: Names, overrides: Sequence[str]) -> Recipe | Comparison:
     """The file ``name``, which must hold a ``cls`` where one is given."""
     label = os.fspath(name)
+    try:
+        place = paths.expanded(label)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
     if checkpoint.is_run(label):
         if label in shipped.recipe_names():
             raise RecipeError(
                 f"{label}: is a run in this directory and a shipped recipe too; write ./{label} for the run, or give "
                 "it another name"
             )
-        tree = reader.read(Path(label).expanduser() / "recipe.yaml", label)
+        tree = reader.read(place / "recipe.yaml", label)
         return from_tree(tree | {"denoiser": {"kind": "checkpoint", "path": label}}, label, overrides, cls)
-    if (Path(label).expanduser() / "run.json").is_file():
+    if (place / "run.json").is_file():
         raise RecipeError(
             f"{Path(label) / 'recipe.yaml'}: is missing; copy that of one of the run's checkpoints back to its place"
         )
