@@ -6,6 +6,17 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+SYMBOLS = {
+    "s": "s(t)",
+    "sigma": "σ(t)",
+    "f": "f(t) = s'/s",
+    "g": "g(t)",
+    "time": "σ⁻¹",
+    "p": "p(σ)",
+    "lambda": "λ(σ)",
+    "corrector": "step size",
+}
+"""How the symbols of a component's formulas are written."""
 _BITS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # the dots of a braille cell, by column and row
 
 

@@ -6,15 +6,15 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
-from edm_unified.components import paths, shipped
+from edm_unified.components import shipped
 
 if TYPE_CHECKING:
     import torch
@@ -24,24 +24,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class UserPath(click.ParamType):
-    """A path as users write it: ``~`` is the home folder also where no shell has seen it, as in ``--out=~/runs``."""
-
-    name = "path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        try:
-            return paths.expanded(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return [CompletionItem(incomplete, type="file")]
-
-
-PATH = UserPath()
-
-
 def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Shipped recipes by name, and files."""
     titles = shipped.titles()
@@ -49,29 +31,122 @@ def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str)
     return named or [CompletionItem(incomplete, type="file")]
 
 
-def _complete(family: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+def complete_kind(family: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """The kinds of a family, on the Tab key."""
+
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return [CompletionItem(kind) for kind in shipped.kinds(family) if kind.startswith(incomplete)]
 
     return complete
 
 
-complete_solver = _complete("solvers")
+class Part(NamedTuple):
+    """What an option puts into the place of a recipe's own: ``value`` at ``path``. ``text`` is how it was written."""
+
+    path: str
+    value: Any
+    text: str
 
 
-def complete_solvers(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Solvers, and the sets of them that a comparison can name."""
-    sets = [
-        CompletionItem(name, help=words) for name, words in shipped.SOLVER_SETS.items() if name.startswith(incomplete)
-    ]
-    return sets + complete_solver(ctx, param, incomplete)
+class PartType(click.ParamType):
+    """The value of an option that replaces a part of a recipe, by the annotation of that part: a component
+    (``second_order:alpha=0.5``), one of some words, or any other value as YAML; ``none`` where the part may be absent.
+    """
+
+    def __init__(self, path: str) -> None:
+        place = shipped.index()["places"][path]
+        self.path, self.option, self.family, self.optional = path, place["option"], place["family"], place["optional"]
+        self.words: list[str] = place["words"]
+        self.name = "kind" if self.family else "|".join(self.words) or "value"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return self.name if self.words else self.name.upper()
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Raises ``ValueError``, and not click's ``BadParameter``: the message is the one that a recipe gives."""
+        if isinstance(value, Part) or (
+            ctx is not None and ctx.resilient_parsing
+        ):  # the Tab key does not wait for torch
+            return value
+        if self.optional and value.strip() == "none":
+            return Part(self.path, None, value)
+        return Part(self.path, self.decoded(value), value)
+
+    def decoded(self, text: str) -> Any:
+        from edm_unified.recipe import codec, parse_component, reader
+        from edm_unified.recipe.catalogue import place_of
+
+        hint = place_of(self.path).hint
+        if self.family:
+            return parse_component(hint, text, self.option)
+        return codec.checked(hint, reader.parse(text, f"{self.option} {text}"), f"{self.option} {text}")
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        known = [
+            *self.words,
+            *(shipped.kinds(self.family) if self.family else ()),
+            *(["none"] if self.optional else ()),
+        ]
+        return [CompletionItem(word) for word in known if word.startswith(incomplete)]
 
 
-complete_schedule = _complete("schedules")
-complete_steps = _complete("steps")
-complete_renoising = _complete("renoising")
-complete_analytic_start = _complete("analytic_starts")
-complete_guidance = _complete("guidances")
+class SolversType(PartType):
+    """A solver, or one of the sets of them that a comparison can name; the value is a tuple of solvers."""
+
+    def decoded(self, text: str) -> Any:
+        from edm_unified.compare.sets import solver_set
+
+        name: Any = text.strip()
+        return solver_set(name) if name in shipped.SOLVER_SETS else (super().decoded(text),)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        sets = [CompletionItem(name, help=words) for name, words in shipped.SOLVER_SETS.items()]
+        return [item for item in sets if item.value.startswith(incomplete)] + super().shell_complete(
+            ctx, param, incomplete
+        )
+
+
+class NumbersType(click.ParamType):
+    """Whole numbers with commas between, each from ``least`` to a million, each once: ``5,10,20``."""
+
+    def __init__(self, least: int, name: str = "N,N,...") -> None:
+        self.least, self.name = least, name
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return self.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        numbers = _whole_numbers(value)
+        if numbers is None:
+            self.fail(f"must be whole numbers with commas between, such as 5,10,20; got {value!r}", param, ctx)
+        if wrong := [n for n in numbers if not self.least <= n <= 1_000_000]:
+            self.fail(f"must be from {self.least} to 1,000,000, got {wrong[0]}", param, ctx)
+        return tuple(dict.fromkeys(numbers))
+
+
+class SizesType(click.ParamType):
+    """The shape of a sample: ``3,32,32``."""
+
+    name = "C,H,W"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return self.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        sizes = value if isinstance(value, tuple) else _whole_numbers(value)
+        if not sizes or min(sizes) < 1:
+            self.fail(f"must be sizes with commas between, such as 3,32,32; got {value!r}", param, ctx)
+        return sizes
+
+
+def _whole_numbers(text: str) -> tuple[int, ...] | None:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        return None
+
 
 recipe_argument = click.argument("recipe", shell_complete=complete_recipe)
 device = click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, mps.")
@@ -89,87 +164,74 @@ sets = click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE",
                     help="Set any value of the recipe, e.g. sampler.steps.rho=5; may be repeated.")  # fmt: skip
 
 
-def swaps(command: F) -> F:
-    """The options that replace a part of a recipe; :func:`load` takes what they give."""
-    for option in (
-        sets,
-        click.option("--steps", type=int, metavar="N", help="The number of steps."),
-        click.option("--steps-rule", metavar="KIND", shell_complete=complete_steps,
-                     help="Another rule for the noise levels, e.g. karras or log_linear:sigma_max=100"),
-        click.option("--schedule", metavar="KIND", shell_complete=complete_schedule,
-                     help="Another schedule, e.g. vp or flow_matching:shift=3, over the same range of noise levels."),
-        click.option("--analytic-start", metavar="KIND", shell_complete=complete_analytic_start,
-                     help="The highest levels without the network, e.g. gaussian_jump:sigma=20, or none."),
-        click.option("--guidance", metavar="KIND", shell_complete=complete_guidance,
-                     help="Lean on the class, e.g. classifier_free:w=2, or away from a lesser network, "
-                     "autoguidance:w=2,guide=RUN, or none."),
-        click.option("--solver", metavar="KIND", shell_complete=complete_solver,
-                     help="Another solver, e.g. heun or second_order:alpha=0.5"),
-    ):  # fmt: skip
-        command = option(command)
+def _part_options(command: F, **settings: Any) -> F:
+    """An option for every part of a recipe that may be changed after training: those of the index, in its order."""
+    for path, place in reversed(shipped.index()["places"].items()):
+        if place["option"]:
+            kind = SolversType(path) if settings.get("multiple") and path == "sampler.solver" else PartType(path)
+            more = settings.get("help", "{}").format(place["help"])
+            name = path.replace(".", "__")
+            command = click.option(place["option"], name, type=kind, **settings | {"help": more})(command)
     return command
 
 
-def load(
-    name: str,
-    overrides: Sequence[str] = (),
-    solver: str | None = None,
-    schedule: str | None = None,
-    steps_rule: str | None = None,
-    steps: int | None = None,
-    analytic_start: str | None = None,
-    guidance: str | None = None,
-) -> Recipe:
+def swaps(command: F) -> F:
+    """The options that replace a part of a recipe; :func:`load` takes what they give."""
+    steps = click.option("--steps", type=int, metavar="N", help="The number of steps.")
+    return sets(steps(_part_options(command)))
+
+
+def crossings(command: F) -> F:
+    """The options of :func:`swaps` for a comparison, each of which may be given several times."""
+    return _part_options(command, multiple=True)
+
+
+def crossed(parts: Mapping[str, tuple[Part, ...]]) -> dict[str, tuple[Any, ...]]:
+    """What the options of :func:`crossings` gave, as values by their paths; a set of solvers is all of them."""
+    return {
+        given[0].path: tuple(
+            value for part in given for value in (part.value if isinstance(part.value, tuple) else (part.value,))
+        )
+        for given in parts.values()
+        if given
+    }
+
+
+@contextmanager
+def old_forms_noted() -> Iterator[None]:
+    """A line on stderr for a file that is written in an old form."""
+    import warnings
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FutureWarning)
+        yield
+    for warning in caught:
+        click.echo(f"note: {warning.message}", err=True)
+
+
+def load(name: str, overrides: Sequence[str] = (), steps: int | None = None, **parts: Part | None) -> Recipe:
     """The recipe ``name`` with the parts that the options of :func:`swaps` name in place of its own."""
-    from edm_unified.recipe import Recipe, parse_component, replace
-    from edm_unified.sampling.levels import AnySteps
-    from edm_unified.sampling.solvers import AnySolver
-    from edm_unified.schedules import AnySchedule
+    from edm_unified.recipe import Recipe, changed
 
     recipe = Recipe.load(name, overrides)
-    parts: dict[str, Any] = {}
-    if solver is not None:
-        parts["solver"] = parse_component(AnySolver, solver, "--solver")
-    if schedule is not None:
-        parts["schedule"] = parse_component(AnySchedule, schedule, "--schedule")
-    if analytic_start is not None:
-        parts["analytic_start"] = parse_analytic_start(analytic_start)
-    if guidance is not None:
-        parts["guidance"] = parse_guidance(guidance)
-    if steps_rule is not None:
-        parts["steps"] = _with_n(parse_component(AnySteps, steps_rule, "--steps-rule"), recipe, steps_rule)
+    given = [part for part in parts.values() if part is not None]
     try:
-        recipe = replace(recipe, **parts) if parts else recipe
+        if given:
+            recipe = changed(recipe, {part.path: _with_n(part, recipe) for part in given})
         if steps is not None:
-            recipe = replace(recipe, steps=_count(recipe, steps))
+            recipe = changed(recipe, {"sampler.steps": _count(recipe, steps)})
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     return recipe
 
 
-def parse_analytic_start(text: str) -> Any:
-    """What --analytic-start says: an analytic start, or None for ``none``."""
-    from edm_unified.recipe import parse_component
-    from edm_unified.sampling.analytic_starts import AnyAnalyticStart
-
-    return None if text.strip() == "none" else parse_component(AnyAnalyticStart, text, "--analytic-start")
-
-
-def parse_guidance(text: str) -> Any:
-    """What --guidance says: a guidance, or None for ``none``."""
-    from edm_unified.recipe import parse_component
-    from edm_unified.recipe.guidances import AnyGuidance
-
-    return None if text.strip() == "none" else parse_component(AnyGuidance, text, "--guidance")
-
-
-def _with_n(rule: Any, recipe: Recipe, text: str) -> Any:
-    """``rule`` with as many steps as the recipe had, unless it names a number itself."""
+def _with_n(part: Part, recipe: Recipe) -> Any:
+    """The value of ``part``; a rule for the levels takes the recipe's number of steps, unless it names one itself."""
     import dataclasses
 
     n = getattr(recipe.sampler.steps, "n", None)
-    names_n = any(part.strip() == "n" for part in re.split("[:,=]", text))
-    return rule if n is None or names_n or not hasattr(rule, "n") else dataclasses.replace(rule, n=n)
+    own = n is None or not hasattr(part.value, "n") or any(word.strip() == "n" for word in re.split("[:,=]", part.text))
+    return part.value if own or part.path != "sampler.steps" else dataclasses.replace(part.value, n=n)
 
 
 def _count(recipe: Recipe, n: int) -> Any:
@@ -186,11 +248,8 @@ def _count(recipe: Recipe, n: int) -> Any:
 
 def check_file(path: Path, option: str) -> None:
     """Raise ``ValueError`` unless a file ``path`` can be written, before the work whose result it is to hold."""
-    paths.regular(path, f"{option} {path}")
     if path.is_dir():
         raise ValueError(f"{option} {path}: is a directory; name a file")
-    if path.absolute().parent == Path("/dev"):  # /dev/stdout, a link: a file would take its place
-        raise ValueError(f"{option} {path}: is a device; name a file")
     folder = next(folder for folder in path.absolute().parents if folder.exists())
     try:
         with tempfile.TemporaryFile(dir=folder):
@@ -200,31 +259,18 @@ def check_file(path: Path, option: str) -> None:
 
 
 def torch_device(text: str) -> torch.device:
-    """The device of that name. Raises ``ValueError``, with those of this machine, where it has none."""
+    """The device of that name. Raises ``ValueError`` where this machine has none."""
     import torch
 
     try:
         found = torch.device(text)
     except RuntimeError:
-        raise ValueError(f"--device {text}: no such kind of device; choose from {', '.join(_devices())}") from None
+        raise ValueError(f"--device {text}: no such kind of device; choose from cpu, cuda, cuda:1, mps") from None
     try:
-        there = torch.zeros(1, device=found).item() == 0  # computes: meta has shapes alone, and gives no number
-    except Exception:  # each foreign backend fails in its own way, some by an import
-        there = False
-    if not there:
-        raise ValueError(f"--device {text}: not available on this machine; choose from {', '.join(_devices())}")
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(f"--device {text}: not available on this machine; use --device cpu") from None
     return found
-
-
-def _devices() -> list[str]:
-    """The devices of this machine by name."""
-    import torch
-
-    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if kind is None:
-        return ["cpu"]
-    numbered = [f"{kind.type}:{i}" for i in range(torch.accelerator.device_count())]
-    return ["cpu", *(numbered if len(numbered) > 1 else [kind.type])]
 
 
 @contextmanager

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
+
+from edm_unified.components import shipped
 
 
 @click.command(short_help="Print the JSON Schema of recipes, for editors.")
@@ -16,6 +16,4 @@ def schema() -> None:
     then, as the first line of a recipe, for the YAML language server (VS Code, Neovim, Emacs):
     # yaml-language-server: $schema=recipe.schema.json
     """
-    from edm_unified.recipe import schema as make
-
-    click.echo(json.dumps(make(), indent=2, ensure_ascii=False))
+    click.echo(shipped.schema(), nl=False)

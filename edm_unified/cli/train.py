@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edm_unified.cli import options
-from edm_unified.components import paths, shipped
+from edm_unified.components import shipped
 from edm_unified.components.files import write_atomic
 
 if TYPE_CHECKING:
@@ -34,26 +34,12 @@ PAGE_EVERY = 60.0
 """Seconds between two pages of a run that goes on: drawing one takes about a second."""
 
 
-def _sizes(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    try:
-        sizes = tuple(int(part) for part in value.split(","))
-    except ValueError:
-        sizes = ()
-    if not sizes or min(sizes) < 1:
-        raise click.BadParameter(f"must be sizes with commas between, such as 3,32,32; got {value!r}")
-    return sizes
-
-
 @click.command(short_help="Train a network as a recipe says; continues what was interrupted.")
 @options.recipe_argument
 @options.sets
-@click.option("--out", type=options.PATH, help="Directory of the run.  [default: edm-runs/RECIPE]")
+@click.option("--out", type=click.Path(path_type=Path), help="Directory of the run.  [default: edm-runs/RECIPE]")
 @click.option("--dry-run", is_flag=True, help="Print the recipe and what it costs; train nothing.")
-@click.option(
-    "--shape", callback=_sizes, metavar="C,H,W", help="With --dry-run: of a sample, where the data are not at hand."
-)
+@click.option("--shape", type=options.SizesType(), help="With --dry-run: of a sample, where the data are not at hand.")
 @click.option("--classes", type=click.IntRange(0), help="With --dry-run: of the data, where they are not at hand.")
 @click.option("--fresh", is_flag=True, help="Start over instead of continuing what is there.")
 @click.option("--device", help="Where to compute: cpu, cuda, cuda:1, mps.  [default: cuda if there is one, else cpu]")
@@ -115,8 +101,8 @@ def train(
         raise ValueError(f"{named}: is for --dry-run alone, training asks the data themselves; leave it out")
     chosen = options.torch_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     directory = out or Path("edm-runs") / Path(recipe).stem
-    if (paths.expanded(recipe) / "run.json").is_file():  # a run, which is continued where it is
-        directory = out or paths.expanded(recipe)
+    if (Path(recipe).expanduser() / "run.json").is_file():  # a run, which is continued where it is
+        directory = out or Path(recipe).expanduser()
         resolved = dataclasses.replace(resolved, denoiser=None)
     job = _job(recipe, resolved)
     with team(chosen) as peers:

@@ -1,45 +1,17 @@
-"""The weight of an objective over the log-SNR: a line of blocks in the terminal, and a figure of several methods."""
+"""The weight of an objective over the log-SNR: a figure of several methods."""
 
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edm_unified.cli import options
 from edm_unified.components import shipped
 from edm_unified.components.files import write_atomic
 
 if TYPE_CHECKING:
     from edm_unified.recipe import Comparison, Recipe
-
-_BLOCKS = "▁▂▃▄▅▆▇█"
-_REACH = 10.0  # ln SNR from −10 to 10: σ from 148 to 0.0067
-_DECADES = 3.0
-
-
-def sparkline(recipe: Recipe, columns: int = 41) -> str | None:
-    """w from high noise to low in blocks, three decades high, ``·`` where it is less or nothing, and where it peaks.
-
-    None where the training has a single noise level, which has no density.
-    """
-    import torch
-
-    from edm_unified.training.objective.weighting import on_grid, weighting
-
-    assert recipe.objective is not None
-    if recipe.objective.noise.kind == "one_level":
-        return None
-    grid = torch.linspace(-_REACH, _REACH, columns, dtype=torch.float64)
-    w = on_grid(weighting(recipe.objective, recipe.schedule), grid)
-    if not float(w.max()) > 0:
-        return "nothing between −10 and 10"
-    heights = (1 + (w / w.max()).log10() / _DECADES) * len(_BLOCKS)
-    shown = "".join(_BLOCKS[min(math.floor(h), 7)] if h >= 0 else "·" for h in heights.tolist())
-    peak = float(grid[w.argmax()])
-    return f"{shown}  from −10 to 10, three decades high; largest at {peak:.1f}, where σ = {math.exp(-peak / 2):.3g}"
 
 
 def figure(recipes: Mapping[str, Recipe]) -> bytes:
@@ -94,7 +66,8 @@ def draw(file: str, found: Recipe | Comparison, out: Path) -> None:
     """Write :func:`figure` of the recipe of that name, or of all those of a comparison, to ``out``."""
     from edm_unified.recipe import Recipe
 
-    options.check_file(out, "--weights")
+    if out.is_dir():
+        raise ValueError(f"--weights: {out} is a folder; name a PNG file")
     if isinstance(found, Recipe):
         recipes = {Path(file).stem: found}
     else:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edm_unified.compare.sets import solver_set
 from edm_unified.components import shipped
-from edm_unified.recipe import Comparison, Recipe, from_tree, load_any, parse_component
-from edm_unified.recipe.guidances import AnyGuidance
-from edm_unified.sampling.analytic_starts import AnyAnalyticStart
-from edm_unified.sampling.levels import AnySteps
-from edm_unified.sampling.solvers import AnySolver
-from edm_unified.schedules import AnySchedule
+from edm_unified.recipe import Comparison, Recipe, RecipeError, from_tree, load_any, paths, reader
+from edm_unified.recipe.codec import Fault
 
 
 def load(names: Sequence[str], overrides: Sequence[str] = ()) -> tuple[Comparison, list[tuple[str, Recipe]]]:
@@ -77,35 +72,18 @@ def _told_apart(loaded: list[tuple[str, Recipe]], paths: list[str]) -> list[tupl
 
 def with_options(
     comparison: Comparison,
-    solvers: Sequence[str],
-    schedules: Sequence[str],
-    steps_rules: Sequence[str],
+    crossed: Mapping[str, Sequence[Any]],
     nfe: tuple[int, ...] | None,
     samples: int | None,
     seeds: tuple[int, ...] | None,
-    analytic_starts: tuple[AnyAnalyticStart | None, ...] = (),
-    guidances: tuple[AnyGuidance | None, ...] = (),
 ) -> Comparison:
-    """``comparison`` with what the options of the command line say; components as text, ``kind:name=value``."""
+    """``comparison`` with what the options of the command line say; ``crossed`` are values to cross, by their paths."""
     changes: dict[str, Any] = {}
-    if solvers:
-        chosen: list[Any] = []
-        for text in solvers:
-            named = text.strip() in shipped.SOLVER_SETS
-            chosen += solver_set(text.strip()) if named else [parse_component(AnySolver, text, "--solver")]  # type: ignore[arg-type]
-        changes |= {"solvers": tuple(dict.fromkeys(chosen)), "solver_set": None}
-    if schedules:
-        changes["schedules"] = tuple(
-            parse_component(AnySchedule, text, "--schedule") for text in dict.fromkeys(schedules)
-        )
-    if steps_rules:
-        changes["steps_rules"] = tuple(
-            parse_component(AnySteps, text, "--steps-rule") for text in dict.fromkeys(steps_rules)
-        )
-    if analytic_starts:
-        changes["analytic_starts"] = tuple(dict.fromkeys(analytic_starts))
-    if guidances:
-        changes["guidances"] = tuple(dict.fromkeys(guidances))
+    given = {path: tuple(dict.fromkeys(values)) for path, values in crossed.items() if values}
+    if given:
+        changes["cross"] = {**comparison.cross, **given}
+    if "sampler.solver" in given:
+        changes["solver_set"] = None
     if nfe is not None:
         changes["nfe"] = nfe
         if comparison.grid_nfe not in nfe:
@@ -115,3 +93,21 @@ def with_options(
     if seeds is not None:
         changes["seeds"] = seeds
     return dataclasses.replace(comparison, **changes) if changes else comparison
+
+
+def parse_sweep(text: str) -> tuple[str, tuple[Any, ...]]:
+    """``sampler.renoising.S_churn=0,10,40``: the path, and the values that it is to have.
+
+    Raises ``ValueError`` for no path, no values, and values that do not fit.
+    """
+    path, equals, values = text.partition("=")
+    path, label = path.strip(), f"--sweep {text}"
+    if not equals or not path or not values.strip():
+        raise RecipeError(f"{label}: must be path=value,value,..., such as sampler.renoising.S_churn=0,10,40")
+    items = reader.parse(f"[{values}]", label)
+    faults: list[Fault] = []
+    found = paths.Crossed(Recipe).decode({path: items}, "", faults)
+    if faults:
+        where = faults[0].path.rpartition(".")[0]
+        raise RecipeError(f"{label}: {where}: {faults[0].message}" if where else f"{label}: {faults[0].message}")
+    return path, found[path]

@@ -7,13 +7,15 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
 from edm_unified.compare.sets import solver_set
-from edm_unified.recipe import Comparison, Recipe, Sampler, same_range
+from edm_unified.recipe import Comparison, Recipe, Sampler, paths, same_range
+from edm_unified.recipe.labels import label as label
+from edm_unified.recipe.labels import words_of
 from edm_unified.sampling.levels import Explicit, TableSubset
 from edm_unified.schedules import BetaTable
 
@@ -27,6 +29,8 @@ class Method:
 
     name: str
     recipe: Recipe
+    swept: tuple[tuple[str, float], ...] = ()
+    """The numbers that the comparison gave it, with their paths: ``(("sampler.renoising.S_churn", 40.0),)``."""
 
     @property
     def stochastic(self) -> bool:
@@ -106,10 +110,31 @@ class Plan:
             recipe = cell.method.with_steps(cell.n)
             if recipe.sampler.shortfall(recipe.schedule):
                 short.setdefault(cell.budget, {})[label(recipe.sampler.solver)] = None
-        return tuple(
+        too_few = [
             f"note: {budget} evaluations are too few for the order of {', '.join(names)}, which is lower throughout"
             for budget, names in sorted(short.items())
-        )
+        ]
+        return (*too_few, *self._coincidences())
+
+    def _coincidences(self) -> Iterator[str]:
+        """A line for each budget at which values of a swept parameter of the renoising give one and the same walk."""
+        same: dict[Any, list[Cell]] = {}
+        for cell in self.cells:
+            if cell.method.swept and cell.seed == self.comparison.seeds[0]:
+                recipe = cell.method.with_steps(cell.n)
+                rest = dataclasses.replace(recipe.sampler, renoising=None)
+                S_noise = getattr(recipe.sampler.renoising, "S_noise", 1.0)
+                key = (cell.method.name, cell.budget, recipe.levels, S_noise, rest, recipe.schedule)
+                same.setdefault(key, []).append(cell)
+        for cells in same.values():
+            for path in dict(cells[0].method.swept):
+                values = list(dict.fromkeys(dict(cell.method.swept)[path] for cell in cells))
+                if path.startswith("sampler.renoising.") and len(values) > 1:
+                    words = f"{', '.join(f'{value:g}' for value in values[:-1])} and {values[-1]:g}"
+                    yield (
+                        f"note: {path} = {words} visit the same noise levels at {cells[0].budget} evaluations, where a "
+                        "limit of the renoising acts; their results are equal"
+                    )
 
 
 def digest(value: Any) -> str:
@@ -117,53 +142,26 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def label(component: Any) -> str:
-    """A component in a few words: its kind, and what differs from the defaults, without the number of steps.
-
-    >>> label(Karras(n=5, rho=5.0))
-    'karras(rho=5)'
-    """
-    changed = []
-    for field in dataclasses.fields(component):
-        value = getattr(component, field.name)
-        if field.name in ("kind", "n") or value == field.default or value is None:
-            continue
-        changed.append(f"{field.name}={_short(value)}")
-    return f"{component.kind}({', '.join(changed)})" if changed else component.kind
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    if dataclasses.is_dataclass(value):
-        return label(value)
-    if isinstance(value, tuple) and len(value) > 4:
-        return f"<{len(value)} values>"
-    return str(value)
-
-
 def make_plan(comparison: Comparison, recipes: Sequence[tuple[str, Recipe]]) -> Plan:
     """Methods and cells of ``comparison`` over the loaded ``recipes`` (name, recipe).
 
-    Each of ``comparison``'s solvers, schedules, steps rules, analytic starts and guidances replaces the recipe's own,
-    in all combinations; the denoiser and data, where given, replace everyone's. A schedule that replaces another keeps
-    the noise levels' range.
+    The values that ``comparison`` crosses replace the recipe's own, in all combinations; the denoiser and data, where
+    given, replace everyone's. A schedule that replaces another keeps the noise levels' range.
 
     Raises ``ValueError`` where nothing is left to run, where two methods are the same, for a rule of fixed length, and
     for an adaptive solver, which has no fixed number of evaluations.
     """
     methods = []
     named = () if comparison.solver_set is None else solver_set(comparison.solver_set)
-    solvers = tuple(dict.fromkeys((*comparison.solvers, *named)))
+    solvers = (*comparison.cross.get("sampler.solver", ()), *named)
+    crossed: dict[str, tuple[Any, ...]] = dict(comparison.cross)
+    if solvers:
+        crossed["sampler.solver"] = tuple(dict.fromkeys(solvers))
+    crossed = dict(dataclasses.replace(comparison, cross=crossed).cross)  # in the order of the recipe's fields
     for name, recipe in recipes:
-        choices = itertools.product(
-            comparison.schedules or [None],
-            comparison.steps_rules or [None],
-            solvers or [None],
-            comparison.analytic_starts or [recipe.sampler.analytic_start],
-            comparison.guidances or [recipe.sampler.guidance],
-        )
-        methods += [Method(name, _override(name, recipe, comparison, *choice)) for choice in choices]
+        for choice in itertools.product(*crossed.values()):
+            given = dict(zip(crossed, choice, strict=True))
+            methods.append(_method(name, _override(name, recipe, comparison, given), given))
     twice = [m for m, times in Counter((m.name, m.recipe.hash) for m in methods).items() if times > 1]
     if twice:
         raise ValueError(f"recipes: {twice[0][0]} is named twice with the same settings; name it once")
@@ -182,37 +180,40 @@ def make_plan(comparison: Comparison, recipes: Sequence[tuple[str, Recipe]]) -> 
     return Plan(comparison, tuple(methods), tuple(cells), tuple(skipped))
 
 
-def _override(
-    name: str,
-    recipe: Recipe,
-    comparison: Comparison,
-    schedule: Any | None,
-    steps: Any | None,
-    solver: Any | None,
-    analytic_start: Any | None,
-    guidance: Any | None,
-) -> Recipe:
-    sampler = dataclasses.replace(recipe.sampler, analytic_start=analytic_start, guidance=guidance)
-    if isinstance(steps or sampler.steps, Explicit):
+def _method(name: str, recipe: Recipe, given: Mapping[str, Any]) -> Method:
+    """``recipe`` under ``name``, and with what no label of the records tells: a value outside schedule and sampler."""
+    untold = [path for path in given if not path.startswith(("schedule", "sampler"))]
+    name = ", ".join([name, *(f"{path}={words_of(given[path])}" for path in untold)])
+    swept = {path: float(value) for path, value in given.items() if _is_number(value)}
+    return Method(name, recipe, tuple(swept.items()))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _override(name: str, recipe: Recipe, comparison: Comparison, given: Mapping[str, Any]) -> Recipe:
+    """``recipe`` on the comparison's data and denoiser, with the values ``given`` at their paths."""
+    changes: dict[str, Any] = {}
+    changes |= {"denoiser": comparison.denoiser} if comparison.denoiser is not None else {}
+    changes |= {"data": comparison.data} if comparison.data is not None else {}
+    if "schedule" in given and "sampler.steps" not in given:
+        changes["sampler.steps"] = same_range(recipe.sampler.steps, recipe.schedule)
+    try:
+        for path, value in (changes | dict(given)).items():
+            recipe = paths.put(recipe, path, value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    sampler = recipe.sampler
+    if isinstance(sampler.steps, Explicit):
         raise ValueError(
             f"{name}: sampler.steps: a list of levels has one length and no budgets; use --steps-rule karras"
         )
-    if steps is not None:
-        sampler = dataclasses.replace(sampler, steps=steps)
-    elif schedule is not None:
-        sampler = dataclasses.replace(sampler, steps=cast(Any, same_range(sampler.steps, recipe.schedule)))
-    if solver is not None:
-        sampler = dataclasses.replace(sampler, solver=solver)
     if getattr(sampler.solver, "adaptive", False):
         raise ValueError(
             f"{name}: sampler.solver: {sampler.solver.kind} is adaptive and takes as many evaluations as its tolerance "
             "asks for, so that no budget fits it; leave it out, or run it with `edm-unified sample`"
         )
-    changes: dict[str, Any] = {"sampler": sampler}
-    changes |= {"schedule": schedule} if schedule is not None else {}
-    changes |= {"denoiser": comparison.denoiser} if comparison.denoiser is not None else {}
-    changes |= {"data": comparison.data} if comparison.data is not None else {}
-    recipe = dataclasses.replace(recipe, **changes)
     try:
         # a walk that this schedule does not have is found here, not after an hour
         Method(name, recipe).nfe(2 if sampler.last == "stop" else 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from numbers import Integral
@@ -82,4 +82,6 @@ def encode(value: Any, brief: bool = False) -> Any:
         return {name: encode(getattr(value, name), brief) for name in names}
     if isinstance(value, (tuple, list)):
         return [encode(item, brief) for item in value]
+    if isinstance(value, Mapping):
+        return {key: encode(item, brief) for key, item in value.items()}
     return value

@@ -1,17 +1,20 @@
-"""What ships with the package, found without importing torch: the recipes by name, and the kinds of each family.
+"""What ships with the package, found without importing torch: the recipes by name, and an index of all components.
 
-The command line answers ``--help`` and the Tab key from here.
+The command line answers ``--help``, the Tab key, ``list``, ``show`` and ``schema`` from here. The index is made from
+the annotations of the recipe's tree by :mod:`edm_unified.recipe.index`.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
-
-from edm_unified.components import paths
+from typing import Any
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 SUFFIXES = (".yaml", ".yml")
@@ -47,9 +50,9 @@ def find(name: str | os.PathLike[str]) -> Path:
     exist.
     """
     text = os.fspath(name)
-    path, names = paths.regular(paths.expanded(text), text), recipe_names()
+    path, names = Path(text).expanduser(), recipe_names()
     folders = {name.rpartition("/")[0] for name in names} - {""}
-    bare = len(path.parts) == 1 or (path.parent.as_posix() in folders and not path.exists())
+    bare = not text or len(path.parts) == 1 or (path.parent.as_posix() in folders and not path.exists())
     if path.is_file() or path.suffix.lower() in SUFFIXES or not bare:
         shipped = {name.rpartition("/")[2]: name for name in reversed(names)}
         if not path.exists() and path.suffix.lower() not in SUFFIXES:
@@ -58,7 +61,7 @@ def find(name: str | os.PathLike[str]) -> Path:
             raise ValueError(f"{text}: no such file; the shipped recipe is called {shipped[path.stem]!r}")
         return path
     if text not in names:
-        raise ValueError(f"{text}: no such recipe{suggest(text, names, 'edm-unified list recipes')}")
+        raise ValueError(f"{text or repr(text)}: no such recipe{suggest(text, names, 'edm-unified list recipes')}")
     return recipes_folder() / f"{text}.yaml"
 
 
@@ -76,22 +79,22 @@ def beside(comparison: str, recipe: str) -> str:
 
 def is_absent_run(name: str) -> bool:
     """Whether ``name`` is that of a run (``runs/edm``) which is not there."""
-    path = paths.expanded(name)
+    path = Path(name).expanduser()
     return len(path.parts) > 1 and not path.suffix and not path.exists() and name not in recipe_names()
 
 
-def suggest(word: object, options: Iterable[object], listing: str = "") -> str:
+def suggest(word: object, options: Iterable[str], listing: str = "") -> str:
     """``; did you mean 'heun'?`` for a word near one of the options; else all of them, or the command that does so."""
-    names = [str(option) for option in options]
-    folded = {name.lower(): name for name in reversed(names)}
+    options = list(options)
+    folded = {option.lower(): option for option in reversed(options)}
     near = difflib.get_close_matches(str(word).lower(), folded, n=1, cutoff=0.6)
     if near:
         return f"; did you mean {folded[near[0]]!r}?"
     if listing:
         return f"; see `{listing}`"
-    if len(names) > MOST_NAMED:
-        return f"; `edm-unified list` names all {len(names)}"
-    return f"; choose from {', '.join(names)}" if names else ""
+    if len(options) > MOST_NAMED:
+        return f"; `edm-unified list` names all {len(options)}"
+    return f"; choose from {', '.join(options)}" if options else ""
 
 
 SOLVER_SETS = {
@@ -101,33 +104,46 @@ SOLVER_SETS = {
 }
 """What ``compare --solver`` and a comparison's ``solver_set`` take besides single solvers."""
 
-FAMILIES = {
-    "schedules": "schedules",
-    "steps": "sampling/levels",
-    "solvers": "sampling/solvers",
-    "renoising": "sampling/renoising",
-    "correctors": "sampling/correctors",
-    "analytic_starts": "sampling/analytic_starts",
-    "guidances": "recipe/guidances",
-    "thresholds": "denoisers/thresholding",
-    "preconditioning": "denoisers/preconditioning",
-    "noise": "training/objective/noise",
-    "weights": "training/objective/weights",
-    "matching": "training/objective/score_matching",
-    "uncertainty": "training/objective/uncertainty",
-    "data": "data",
-    "denoisers": "recipe/denoisers",
-    "networks": "networks",
-    "optimizers": "training/optimization/optimizers",
-    "rates": "training/optimization/rates",
-    "averages": "training/optimization/ema",
-    "augmentations": "training/augment",
-}
-"""What the command line calls a family, and the module that holds it."""
+INDEX = Path(__file__).resolve().parent / "index"
+"""The files that ``python -m edm_unified.recipe.index`` makes from the annotations."""
+
+
+@cache
+def index() -> dict[str, Any]:
+    """The families with their places in a recipe, the components by ``family/kind``, and the metrics."""
+    return _read("families.json")
+
+
+def families() -> dict[str, dict[str, Any]]:
+    """Every family by its name: ``path`` in a recipe, ``option`` (or null), ``help``, ``optional``."""
+    return {place["family"]: {"path": path, **place} for path, place in index()["places"].items() if place["family"]}
+
+
+def members(family: str) -> dict[str, dict[str, Any]]:
+    """The components of a family by kind: ``class``, ``text``, ``formulas``, ``parameters``."""
+    parts = ((name.partition("/"), item) for name, item in index()["components"].items())
+    return {kind: item for (here, _, kind), item in parts if here == family}
 
 
 def kinds(family: str) -> list[str]:
-    """The kinds of a family, read off the source text: a tenth of a millisecond where importing takes two seconds."""
-    place = _PACKAGE / FAMILIES[family]
-    files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
-    return sorted({kind for file in files for kind in re.findall(r'kind: Literal\["(\w+)"\]', file.read_text("utf-8"))})
+    """The kinds of a family, sorted."""
+    return sorted(members(family))
+
+
+def schema() -> str:
+    """The JSON Schema of recipes and comparisons."""
+    return (INDEX / "schema.json").read_text("utf-8")
+
+
+def card(name: str) -> dict[str, Any] | None:
+    """The card of a shipped recipe; None for any other name, and where the file was changed since it was made."""
+    if name not in recipe_names() or Path(name, "run.json").is_file():
+        return None
+    found: dict[str, Any] | None = _read("cards.json").get(name)
+    text = (recipes_folder() / f"{name}.yaml").read_bytes()
+    return found if found is not None and found["sha256"] == hashlib.sha256(text).hexdigest() else None
+
+
+def _read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((INDEX / name).read_text("utf-8"))
+    return found

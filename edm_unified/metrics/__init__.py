@@ -25,8 +25,22 @@ from edm_unified.metrics.distances import (
 from edm_unified.metrics.features import Features
 from edm_unified.metrics.manifolds import K, precision, recall
 
+MEASURES = {
+    "error_median": endpoint_error,
+    "error_rms": endpoint_error,
+    "sliced_wasserstein": sliced_wasserstein,
+    "energy_distance": energy_distance,
+    "frechet": frechet,
+    "frechet_features": Features,
+    "precision": precision,
+    "recall": recall,
+    "log_density_gap": log_density_gap,
+}
+"""The metrics that a comparison can name, and where each is explained."""
+
 __all__ = [
     "DIVERGED",
+    "MEASURES",
     "Density",
     "EndpointError",
     "Estimate",

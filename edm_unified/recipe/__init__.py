@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edm_unified.recipe.loading import from_tree, load_any, loads, parse_component, replace, same_range
+from edm_unified.recipe.loading import changed, from_tree, load_any, loads, parse_component, replace, same_range
 from edm_unified.recipe.reader import RecipeError
 from edm_unified.recipe.tree import Comparison, Recipe, Sampler
 
@@ -33,6 +33,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Sampler",
+    "changed",
     "from_tree",
     "load_any",
     "loads",

@@ -15,7 +15,18 @@ import math
 import types
 from collections.abc import Callable
 from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -31,10 +42,21 @@ class Fault(NamedTuple):
     message: str
 
 
+@runtime_checkable
+class Decoder(Protocol):
+    """In ``Annotated[…, decoder]``: the annotation decides for itself what it makes of plain data."""
+
+    def decode(self, value: Any, path: str, faults: list[Fault]) -> Any: ...
+
+
+def bare(hint: Any) -> Any:
+    """The annotation without what ``Annotated`` adds to it."""
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
 def members(hint: Any) -> tuple[Any, ...]:
     """The alternatives of an annotation: those of a union, or the annotation itself."""
-    if get_origin(hint) is Annotated:
-        return members(get_args(hint)[0])
+    hint = bare(hint)
     if get_origin(hint) in (Union, types.UnionType):
         return tuple(member for arg in get_args(hint) for member in members(arg))
     return (hint,)
@@ -58,7 +80,7 @@ def has_kind(cls: type) -> bool:
 @cache
 def _fields(cls: type) -> dict[str, Any]:
     """Field names of a component and their annotations, in the order of the constructor."""
-    hints = get_type_hints(cls)
+    hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
 
 
@@ -74,7 +96,10 @@ def join(path: str, name: str) -> str:
 
 def decode(hint: Any, value: Any, path: str, faults: list[Fault]) -> Any:
     """``value`` as what ``hint`` says; what is wrong is appended to ``faults`` and the result is then meaningless."""
-    by_kind = components(hint)
+    for mark in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
+        if isinstance(mark, Decoder):
+            return mark.decode(value, path, faults)
+    by_kind, hint = components(hint), bare(hint)
     if by_kind and not (value is None and type(None) in members(hint)):
         return _component(by_kind, value, path, faults)
     if get_origin(hint) is tuple and components(get_args(hint)[0]):
@@ -174,7 +199,7 @@ def _words(hint: Any) -> tuple[str, ...]:
 
 def _mismatch(hint: Any, value: Any) -> str:
     words = _words(hint)
-    if isinstance(value, str) and any(isinstance(word, str) for word in words):
+    if isinstance(value, str) and words:
         return f"unknown {_show(value)}{suggest(value, words)}"
     items = get_args(hint)[:1] if get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis else ()
     if items and isinstance(value, list):  # name the first item that is wrong
@@ -183,8 +208,7 @@ def _mismatch(hint: Any, value: Any) -> str:
             _leaf(items[0], item, "", inner)
             if inner:
                 return f"item {i}: {inner[0].message}"
-    numeric = {int, float} & {*members(hint), *map(type, words)}
-    quoted = isinstance(value, str) and bool(numeric) and _is_number(value)
+    quoted = isinstance(value, str) and bool({int, float} & set(members(hint))) and _is_number(value)
     return f"must be {describe(hint)}, got {_show(value)}" + ("; remove the quotes" if quoted else "")
 
 

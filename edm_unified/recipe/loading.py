@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from edm_unified.components import paths, shipped
-from edm_unified.recipe import codec, reader
+from edm_unified.components import shipped
+from edm_unified.recipe import codec, crossing, paths, reader
 from edm_unified.recipe import overrides as overriding
 from edm_unified.recipe.codec import Fault
 from edm_unified.recipe.reader import RecipeError
@@ -32,19 +32,15 @@ def load_any(name: Names, overrides: Sequence[str] = ()) -> Recipe | Comparison:
 def load(cls: type[Recipe] | type[Comparison] | None, name: Names, overrides: Sequence[str]) -> Recipe | Comparison:
     """The file ``name``, which must hold a ``cls`` where one is given."""
     label = os.fspath(name)
-    try:
-        place = paths.expanded(label)
-    except ValueError as error:
-        raise RecipeError(str(error)) from None
     if checkpoint.is_run(label):
         if label in shipped.recipe_names():
             raise RecipeError(
                 f"{label}: is a run in this directory and a shipped recipe too; write ./{label} for the run, or give "
                 "it another name"
             )
-        tree = reader.read(place / "recipe.yaml", label)
+        tree = reader.read(Path(label).expanduser() / "recipe.yaml", label)
         return from_tree(tree | {"denoiser": {"kind": "checkpoint", "path": label}}, label, overrides, cls)
-    if (place / "run.json").is_file():
+    if (Path(label).expanduser() / "run.json").is_file():
         raise RecipeError(
             f"{Path(label) / 'recipe.yaml'}: is missing; copy that of one of the run's checkpoints back to its place"
         )
@@ -72,8 +68,9 @@ def from_tree(
         if found is Comparison:
             raise RecipeError(f"{label}: is a comparison, not a recipe; run it with `edm-unified compare {label}`")
         raise RecipeError(f"{label}: is a recipe, not a comparison, which is a file with the key 'recipes'")
-    changed = overriding.apply(found, tree, overrides)
-    result = codec.checked(found, changed, label, lambda fault: overriding.blame(fault, overrides))
+    tree = crossing.modernised(tree, label) if found is Comparison else tree
+    whole = overriding.apply(found, tree, overrides)
+    result = codec.checked(found, whole, label, lambda fault: overriding.blame(fault, overrides))
     fault = walk_fault(result) if isinstance(result, Recipe) else None
     if fault is not None:
         raise RecipeError(f"{label}: {fault.path}: {fault.message}{overriding.blame(fault, overrides)}")
@@ -107,20 +104,26 @@ def _identity(x: torch.Tensor, sigma: torch.Tensor, **cond: Any) -> torch.Tensor
 
 
 def replace(recipe: Recipe, **parts: Any) -> Recipe:
-    """``recipe`` with any part of it or of its sampler replaced (schedule, steps, solver, …), and checked again.
+    """``recipe`` with any part of it or of its sampler replaced (schedule, steps, solver, …); see :func:`changed`."""
+    inner = [field.name for field in dataclasses.fields(Sampler)]  # type: ignore[arg-type]  # a dataclass by @component
+    return changed(recipe, {f"sampler.{name}" if name in inner else name: value for name, value in parts.items()})
 
-    A schedule that replaces another keeps the range of noise levels (see :func:`same_range`), unless ``steps`` says
-    otherwise. Raises ``ValueError`` where the parts do not fit.
+
+def changed(recipe: Recipe, parts: Mapping[str, Any]) -> Recipe:
+    """``recipe`` with other values at some paths (``sampler.solver``, ``sampler.steps.rho``), and checked again.
+
+    A schedule that replaces another keeps the range of noise levels (see :func:`same_range`), unless the levels are
+    given too. Raises ``ValueError`` where the parts do not fit.
     """
-    names = [field.name for field in dataclasses.fields(Sampler)]  # type: ignore[arg-type]  # a dataclass by @component
-    inner = {name: parts.pop(name) for name in names if name in parts}
-    if "schedule" in parts and "steps" not in inner:
-        inner["steps"] = same_range(recipe.sampler.steps, recipe.schedule)
-    changed = dataclasses.replace(recipe, sampler=dataclasses.replace(recipe.sampler, **inner), **parts)  # type: ignore[type-var]
-    fault = walk_fault(changed)
+    result = recipe
+    if "schedule" in parts and "sampler.steps" not in parts:
+        result = paths.put(result, "sampler.steps", same_range(recipe.sampler.steps, recipe.schedule))
+    for path, value in parts.items():
+        result = paths.put(result, path, value)
+    fault = walk_fault(result)
     if fault is not None:
         raise ValueError(f"{fault.path}: {fault.message}")
-    return changed
+    return result
 
 
 def same_range(steps: Steps, schedule: Schedule) -> Steps:

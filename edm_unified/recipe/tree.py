@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import field
 from functools import cached_property
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 import torch
 import yaml
 
 from edm_unified.components.component import component, count, positive
+from edm_unified.components.family import Family
 from edm_unified.data import AnyData, Dataset
 from edm_unified.denoisers import exact
 from edm_unified.denoisers.denoiser import Denoiser
 from edm_unified.denoisers.preconditioning import AnyPreconditioning
 from edm_unified.denoisers.thresholding import AnyThreshold, Thresholded
 from edm_unified.networks import AnyNetwork
-from edm_unified.recipe import codec
+from edm_unified.recipe import codec, crossing, paths
 from edm_unified.recipe.denoisers import AnyDenoiser
 from edm_unified.recipe.guidances import AnyGuidance, ClassifierFree, Guide
 from edm_unified.sampling.analytic_starts import AnalyticStart, AnyAnalyticStart
@@ -59,14 +61,39 @@ class Sampler:
     on a class or away from a lesser network; ``threshold`` keeps what comes of it within the range of the data.
     """
 
-    steps: AnySteps
-    solver: AnySolver
-    renoising: AnyRenoising | None = None
-    corrector: AnyCorrector | None = None
-    analytic_start: AnyAnalyticStart | None = None
-    last: Last = "solver"
-    threshold: AnyThreshold | None = None
-    guidance: AnyGuidance | None = None
+    steps: Annotated[
+        AnySteps,
+        Family(
+            help="Another rule for the noise levels, e.g. karras or log_linear:sigma_max=100", option="--steps-rule"
+        ),
+    ]
+    solver: Annotated[AnySolver, Family("solvers", "Another solver, e.g. heun or second_order:alpha=0.5")]
+    renoising: Annotated[
+        AnyRenoising | None, Family(help="Noise added on the way, e.g. churn:S_churn=40 or ancestral:eta=0.5, or none.")
+    ] = None
+    corrector: Annotated[
+        AnyCorrector | None,
+        Family("correctors", "What acts on repeated levels, e.g. langevin:snr=0.16 beside --renoising corrected."),
+    ] = None
+    analytic_start: Annotated[
+        AnyAnalyticStart | None,
+        Family("analytic_starts", "The highest levels without the network, e.g. gaussian_jump:sigma=20, or none."),
+    ] = None
+    last: Annotated[Last, Family(help="The fall to 0: the solver's own rule, D of the level above, or none.")] = (
+        "solver"
+    )
+    threshold: Annotated[
+        AnyThreshold | None,
+        Family("thresholds", "Keep D within the range of the data, e.g. static:low=-1,high=1, or none."),
+    ] = None
+    guidance: Annotated[
+        AnyGuidance | None,
+        Family(
+            "guidances",
+            "Lean on the class, e.g. classifier_free:w=2, or away from a lesser network, "
+            "autoguidance:w=2,guide=RUN, or none.",
+        ),
+    ] = None
     later: ClassVar[tuple[str, ...]] = ("analytic_start", "last", "threshold", "guidance")
 
     def analytic_start_for(self, dataset: Dataset) -> AnalyticStart | None:
@@ -118,13 +145,16 @@ class Recipe:
 
     title: str
     source: str
-    schedule: AnySchedule
+    schedule: Annotated[
+        AnySchedule,
+        Family("schedules", "Another schedule, e.g. vp or flow_matching:shift=3, over the same range of noise levels."),
+    ]
     sampler: Sampler
-    denoiser: AnyDenoiser | None = None
+    denoiser: Annotated[AnyDenoiser | None, Family("denoisers")] = None
     data: AnyData | None = None
     preconditioning: AnyPreconditioning | None = None
     objective: Objective | None = None
-    network: AnyNetwork | None = None
+    network: Annotated[AnyNetwork | None, Family("networks")] = None
     training: Training | None = None
     later: ClassVar[tuple[str, ...]] = ("network", "training")
 
@@ -194,11 +224,13 @@ class Comparison:
     """Several recipes on the same denoiser, the same noise and the same budgets of evaluations.
 
     ``recipes`` are names of shipped recipes or paths. ``data`` and ``denoiser``, where given, replace those of the
-    recipes. ``solvers``, ``schedules``, ``steps_rules``, ``analytic_starts`` and ``guidances`` (null: none) cross
-    every recipe with each of their members; ``solver_set`` adds to the solvers ``all`` there are, the
-    ``deterministic`` ones, or the ten best at small budgets (``fast``). ``nfe`` are the budgets; ``samples`` are drawn
-    for each of ``seeds``. ``grid_nfe`` and ``grid_samples`` set the pictures. The endpoint errors are those of the
-    first ``reference_samples`` against a solution to ``reference_tolerance``.
+    recipes. ``cross`` runs every recipe with each of the values at a path, in all combinations: ``{sampler.solver:
+    [{kind: heun}, {kind: euler}], sampler.steps.rho: [5.0, 7.0]}``; null is none. ``solver_set`` adds to the solvers
+    ``all`` there are, the ``deterministic`` ones, or the ten best at small budgets (``fast``). ``nfe`` are the
+    budgets; ``samples`` are drawn for each of ``seeds``. ``grid_nfe`` and ``grid_samples`` set the pictures. The
+    endpoint errors are those of the first ``reference_samples`` against a solution to ``reference_tolerance``.
+
+    The order of the methods is that of the recipe's fields, whatever the order of the paths.
     """
 
     title: str
@@ -206,12 +238,8 @@ class Comparison:
     description: str = ""
     data: AnyData | None = None
     denoiser: AnyDenoiser | None = None
-    solvers: tuple[AnySolver, ...] = ()
+    cross: Annotated[Mapping[str, tuple[Any, ...]], paths.Crossed(Recipe)] = field(default_factory=dict)
     solver_set: Literal["all", "deterministic", "fast"] | None = None
-    schedules: tuple[AnySchedule, ...] = ()
-    steps_rules: tuple[AnySteps, ...] = ()
-    analytic_starts: tuple[AnyAnalyticStart | None, ...] = ()
-    guidances: tuple[AnyGuidance | None, ...] = ()
     nfe: tuple[int, ...] = (5, 8, 10, 20, 40)
     samples: int = 512
     seeds: tuple[int, ...] = (0,)
@@ -228,9 +256,15 @@ class Comparison:
     grid_samples: int = 25
     reference_samples: int = 256
     reference_tolerance: float = 1e-8
-    later: ClassVar[tuple[str, ...]] = ("analytic_starts", "guidances")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "cross", {path: tuple(self.cross[path]) for path in _in_order(self.cross)})
+        for path, crossed in self.cross.items():
+            if path in ("title", "source", "sampler.steps.n"):
+                why = "follows from the budget; give --nfe" if path == "sampler.steps.n" else "changes no sample"
+                raise ValueError(f"cross: {path}: {why}")
+            if not crossed:
+                raise ValueError(f"cross: {path}: at least one value is needed")
         for name in ("recipes", "nfe", "seeds", "metrics"):
             values = getattr(self, name)
             if not values:
@@ -259,7 +293,36 @@ class Comparison:
     @property
     def hash(self) -> str:
         """12 hexadecimal digits of the canonical comparison without its title and description."""
-        return _hash(self, ("title", "description"))
+        tree = codec.encode(_canonical(self), brief=True)
+        crossed = tree.pop("cross")
+        # the names under which the hashes of comparisons were published
+        tree |= {
+            name: crossed.pop(path, []) for name, path in crossing.OLD.items() if path in crossed or name in _ALWAYS
+        }
+        return _digest(tree | ({"cross": crossed} if crossed else {}), ("title", "description"))
+
+
+_ALWAYS = ("solvers", "schedules", "steps_rules")
+
+
+def _in_order(given: Mapping[str, object]) -> list[str]:
+    """Paths in the order of the recipe's fields, those of a part after the part. Raises ``ValueError`` for no path."""
+
+    def place(path: str) -> list[int]:
+        found, cls = [], cast(Any, Recipe)
+        for name in path.split("."):
+            names = list(codec.parameters(cls)) if cls is not None else []
+            found.append(names.index(name) if name in names else 0)
+            inner = list(codec.components(codec.parameters(cls)[name]).values()) if name in names else []
+            cls = inner[0] if len(inner) == 1 else None
+        return found
+
+    for path in given:
+        try:
+            paths.hints(Recipe, path)
+        except ValueError as error:
+            raise ValueError(f"cross: {error}") from None
+    return sorted(given, key=place)
 
 
 def _loading() -> Any:
@@ -290,5 +353,9 @@ def _dump(value: object) -> str:
 
 
 def _hash(value: object, without: tuple[str, ...]) -> str:
-    tree = {key: item for key, item in codec.encode(_canonical(value), brief=True).items() if key not in without}
+    return _digest(codec.encode(_canonical(value), brief=True), without)
+
+
+def _digest(tree: Mapping[str, Any], without: tuple[str, ...]) -> str:
+    tree = {key: item for key, item in tree.items() if key not in without}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]

@@ -7,9 +7,10 @@ work is cut up, not what is computed.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from edm_unified.components.component import component, count, nonnegative, positive
+from edm_unified.components.family import Family
 from edm_unified.training.augment import AnyAugment
 from edm_unified.training.optimization.ema import AnyEMA, HalfLife
 from edm_unified.training.optimization.optimizers import Adam, AnyOptimizer
@@ -40,11 +41,11 @@ class Training:
     accumulation: int = 1
     conditional: bool = False
     label_dropout: float = 0.0
-    augment: AnyAugment | None = None
+    augment: Annotated[AnyAugment | None, Family("augmentations")] = None
     stratified: bool = False
-    optimizer: AnyOptimizer = Adam()
-    rate: AnyRate = Constant()
-    ema: AnyEMA | None = HalfLife()
+    optimizer: Annotated[AnyOptimizer, Family("optimizers")] = Adam()
+    rate: Annotated[AnyRate, Family("rates")] = Constant()
+    ema: Annotated[AnyEMA | None, Family("averages")] = HalfLife()
     clip: float | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: bool = False

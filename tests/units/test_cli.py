@@ -42,7 +42,10 @@ import sys
 from click.testing import CliRunner
 from click.shell_completion import ShellComplete
 from edm_unified.cli import main
-for arguments in ("--help", "--version", "sample --help", "show --help", "compare --help", "list recipes"):
+for arguments in (
+    "--help", "--version", "sample --help", "show --help", "compare --help", "list recipes", "list", "list heun",
+    "list metrics", "show heun", "show edm", "show quickstart", "schema",
+):
     result = CliRunner().invoke(main, arguments.split())
     assert result.exit_code == 0, (arguments, result.output)
 assert ShellComplete(main, {}, "edm-unified", "X").get_completions(["sample", "edm", "--solver"], "he")
@@ -99,8 +102,11 @@ def test_another_rule_takes_the_number_of_steps_along_unless_it_has_its_own() ->
 
 
 def test_the_walk_marks_rises_and_repeats_and_leaves_out_the_middle() -> None:
-    assert walk_text([80, 1, 2, 2, 0.5, 0], 80) == "80  1  ^2  =2  0.5  0"
-    long = walk_text([float(i) for i in range(1000, -1, -1)], 100)
+    parts = ("--renoising", "corrected:repeats=2", "--corrector", "langevin")
+    shown = run("show", "edm", "--set", "sampler.steps={kind: explicit, sigmas: [80, 1, 0.5, 0]}", *parts)
+    assert "80  =80  =80  1  =1  =1  0.5  =0.5  =0.5  0" in shown
+    assert " ^" in run("show", "edm", "--renoising", "churn:S_churn=40")
+    long = walk_text([f"{i:.3g}" for i in range(1000, -1, -1)], 1001, 100)
     assert long.startswith("1e+03  999  998")
     assert long.endswith("1  0   (1001 levels)")
     assert "…" in long
@@ -219,7 +225,10 @@ def completions(arguments: str, incomplete: str) -> list[CompletionItem]:
         ("sample edm --schedule", "v", ["ve", "vp"]),
         ("compare edm --schedule", "co", ["cosine"]),
         ("show edm --steps-rule", "k", ["karras"]),
-        ("list", "so", ["solvers"]),
+        ("list", "solv", ["solvers"]),
+        ("list", "heu", ["heun"]),
+        ("sample edm --renoising", "ch", ["churn"]),
+        ("compare edm --last", "s", ["solver", "stop"]),
     ],
 )
 def test_the_tab_key_knows_commands_recipes_solvers_and_schedules(

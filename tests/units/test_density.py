@@ -56,7 +56,7 @@ def test_the_cost_is_one_evaluation_for_each_node_and_batch() -> None:
 def test_the_density_of_the_solver_atlas_is_the_measured_one() -> None:
     """The mean of its four problems; 512 draws here and 2048 there leave some per cent."""
     atlas = Comparison.load("solver_atlas")
-    rule = next(rule for rule in atlas.steps_rules if isinstance(rule, DensitySpaced))
+    rule = next(rule for rule in atlas.cross["sampler.steps"] if isinstance(rule, DensitySpaced))
     nodes = slice(0, None, 5)
     found = torch.zeros(len(rule.sigmas[nodes]), dtype=torch.float64)
     names = [name.removesuffix(".yaml") for name in atlas.recipes]

@@ -139,7 +139,11 @@ def test_what_is_counted_is_what_was_done() -> None:
 
 def test_budgets_are_kept_and_methods_crossed() -> None:
     chosen = (None, ClassifierFree(2.0), ClassifierFree(3.0, high=5.0))
-    comparison = Comparison(title="t", recipes=("edm",), guidances=chosen, solvers=(solvers.Heun(), solvers.Euler()))
+    comparison = Comparison(
+        title="t",
+        recipes=("edm",),
+        cross={"sampler.guidance": chosen, "sampler.solver": (solvers.Heun(), solvers.Euler())},
+    )
     plan = make_plan(comparison, [("edm", Recipe.load("edm"))])
     assert len(plan.methods) == 6
     assert all(cell.nfe <= cell.budget for cell in plan.cells)
@@ -242,8 +246,8 @@ def test_a_recipe_says_it() -> None:
     code, out, _ = run("show", "r.yaml", "--guidance", "none")
     assert "classifier_free" not in out
     Path("c.yaml").write_text("title: t\nrecipes: [edm]\nguidances: [null, {kind: classifier_free, w: 2.0}]\n")
-    assert load(("c.yaml",), ())[0].guidances == (None, ClassifierFree(2.0))
-    assert "guidances" in run("show", "c.yaml")[1]
+    assert load(("c.yaml",), ())[0].cross["sampler.guidance"] == (None, ClassifierFree(2.0))
+    assert "sampler.guidance" in run("show", "c.yaml")[1]
 
 
 @pytest.mark.parametrize(

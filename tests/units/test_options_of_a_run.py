@@ -82,7 +82,7 @@ def plan_of(*overrides: str, **changes: Any) -> Any:
 def test_a_head_buys_steps() -> None:
     """At a budget of evaluations a method takes the more steps, the more of them cost nothing."""
     chosen = (None, analytic_starts.AnalyticFirstStep(levels=2), analytic_starts.GaussianJump(sigma=20.0))
-    plan = plan_of(analytic_starts=chosen, solvers=(solvers.DDIM(),), nfe=(10,))
+    plan = plan_of(cross={"sampler.analytic_start": chosen, "sampler.solver": (solvers.DDIM(),)}, nfe=(10,))
     steps = {cell.method.recipe.sampler.analytic_start: (cell.n, cell.nfe) for cell in plan.cells}
     assert steps == {chosen[0]: (10, 10), chosen[1]: (12, 10), chosen[2]: (12, 10)}
     named = [method.labels["solver"] for method in plan.methods]
@@ -90,13 +90,13 @@ def test_a_head_buys_steps() -> None:
 
 
 def test_a_budget_has_no_end_where_nothing_is_left_to_D() -> None:
-    plan = plan_of(analytic_starts=(analytic_starts.GaussianJump(sigma=1e-9),), nfe=(3,))
+    plan = plan_of(cross={"sampler.analytic_start": (analytic_starts.GaussianJump(sigma=1e-9),)}, nfe=(3,))
     assert [cell.nfe for cell in plan.cells] == [1]
     assert plan.cells[0].n < 1000
 
 
 def test_last_steps_are_told_apart() -> None:
-    plan = plan_of("sampler.last=stop", solvers=(solvers.DDIM(),), nfe=(5,))
+    plan = plan_of("sampler.last=stop", cross={"sampler.solver": (solvers.DDIM(),)}, nfe=(5,))
     assert plan.methods[0].labels["solver"] == "ddim + last=stop"
     assert [(cell.n, cell.nfe) for cell in plan.cells] == [(5, 4)]
 
@@ -120,13 +120,15 @@ def test_compare_crosses_analytic_starts(tmp_path: Path) -> None:
 
 def test_a_comparison_file_names_analytic_starts(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
-    file.write_text("title: t\nrecipes: [edm]\nanalytic_starts: [null, {kind: gaussian_jump, sigma: 20.0}]\n")
+    file.write_text(
+        "title: t\nrecipes: [edm]\ncross: {sampler.analytic_start: [null, {kind: gaussian_jump, sigma: 20.0}]}\n"
+    )
     comparison, _ = load((str(file),), ())
-    assert comparison.analytic_starts == (None, analytic_starts.GaussianJump(sigma=20.0))
+    assert comparison.cross["sampler.analytic_start"] == (None, analytic_starts.GaussianJump(sigma=20.0))
     assert loads(comparison.dump()) == comparison
     code, out, _ = run("show", file)
     assert code == 0
-    assert re.search(r"analytic_starts +none, gaussian_jump", out)
+    assert re.search(r"sampler\.analytic_start +none, gaussian_jump", out)
 
 
 # -- the command line --------------------------------------------------------------------------------------------------

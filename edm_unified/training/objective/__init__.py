@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
 from edm_unified.components.component import component
+from edm_unified.components.family import Family
 from edm_unified.denoisers.denoiser import Denoiser
 from edm_unified.denoisers.parametrization import along
 from edm_unified.training.objective.noise import (
@@ -64,7 +65,7 @@ class Objective:
     """
 
     noise: AnyNoise = LogNormal()
-    weight: AnyWeight = EDMWeight()
+    weight: Annotated[AnyWeight, Family("weights")] = EDMWeight()
     matching: AnyMatching = Denoising()
     uncertainty: AnyUncertainty | None = None
     later: ClassVar[tuple[str, ...]] = ("matching", "uncertainty")
