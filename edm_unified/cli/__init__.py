@@ -3,13 +3,17 @@
 A command is imported when it is run, and it imports torch when it works, so that ``--help`` and the Tab key answer at
 once. What goes wrong below becomes one line on stderr here, and here alone:
 
+    exit code 1     a fault of this package: the line asks for a report and names a file with the traceback
     exit code 2     wrong input, an unreadable file, a full disk, a denoiser that returned NaN
     exit code 130   Ctrl-C
 """
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -47,6 +51,12 @@ class Problem(click.ClickException):
         click.echo(f"Error: {self.message}", file=file or sys.stderr)
 
 
+class Fault(Problem):
+    """What nobody foresaw, as one line."""
+
+    exit_code = 1
+
+
 class Commands(click.Group):
     """The group: imports commands when they are run, and turns errors into one line and an exit code."""
 
@@ -71,6 +81,10 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        whole_streams()
+        return super().main(*args, **kwargs)
+
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with one_line():
             return super().make_context(*args, **kwargs)
@@ -82,10 +96,10 @@ class Commands(click.Group):
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """Turn the errors that users cause into one line; bugs keep their traceback."""
+    """Turn errors into one line: those that users cause, those of the machine, and our own, with a file for each."""
     try:
         yield
-    except click.exceptions.NoArgsIsHelpError:
+    except (click.exceptions.NoArgsIsHelpError, click.exceptions.Exit, click.Abort, Problem):
         raise
     except click.NoSuchOption as error:
         near = suggest(error.option_name, error.possibilities) if error.possibilities else ""
@@ -105,19 +119,54 @@ def one_line() -> Iterator[None]:
         raise Problem(str(error)) from None
     except MemoryError:
         raise Problem("not enough memory; lower --batch") from None
-    except RuntimeError as error:
-        if not _out_of_memory(error):
-            raise
-        raise Problem("not enough memory on the device; lower --batch") from None
+    except Exception as error:
+        if _out_of_memory(error):
+            raise Problem("not enough memory on the device; lower --batch") from None
+        raise Fault(_unforeseen(error)) from None
+
+
+def _unforeseen(error: Exception) -> str:
+    """What is said of an error that nobody foresaw, whose traceback is in a file by then."""
+    from edm_unified.cli.faults import report
+
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"in {last.name}, line {last.lineno} of {os.path.basename(last.filename)}"
+    words = " ".join(str(error).split())[:200]
+    file = report(error)
+    kept = f"with {file}, which has the traceback" if file is not None else f"{where}; no folder took the traceback"
+    what = f"{type(error).__name__}{': ' + words if words else ''}"
+    return f"{what}; this is a fault of edm_unified, please report it {kept}"
 
 
 def _usage(error: click.UsageError) -> str:
     return f"; see {error.ctx.command_path} --help" if error.ctx is not None else ""
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def _out_of_memory(error: Exception) -> bool:
     """Torch has a class for this on GPUs and a sentence for it on CPUs. Torch itself need not be imported here."""
     return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def whole_streams() -> None:
+    """Standard streams that take whatever is printed: none is closed, and no letter is more than its encoding has.
+
+    A closed one (``2>&-``) goes to the null device, also because the next file opened would get its number, and with it
+    what a library prints. Into a file or pipe everything is UTF-8, as recipes are read; a terminal shows ``?`` for what
+    it has no letter for. PYTHONIOENCODING is obeyed.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number: this one
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # until the process ends
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            known = stream.isatty() or "PYTHONIOENCODING" in os.environ
+            wide = stream.encoding.lower().startswith("utf") or not known
+            stream.reconfigure(encoding=None if known else "utf-8", errors="backslashreplace" if wide else "replace")
 
 
 @click.group(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edm_unified.cli import options
+from edm_unified.components import paths
 
 if TYPE_CHECKING:
     from edm_unified.certify import Certificate
@@ -28,8 +29,8 @@ MARKS = ("<!-- certificates: written by edm-unified certify -->", "<!-- end of c
     metavar="MODULE:CLASS",
     help="A solver class of your own, e.g. mylab.solvers:Mine; its module is imported. May be repeated.",
 )
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with log-log plots.")
-@click.option("--into", type=click.Path(path_type=Path), metavar="FILE",
+@click.option("--html", type=options.PATH, metavar="FILE", help="Write a page with log-log plots.")
+@click.option("--into", type=options.PATH, metavar="FILE",
               help="Write this run's table between the marks of a Markdown file, for what stands there, as in "
               "docs/certificates.md.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per solver, and nothing else.")
@@ -124,7 +125,10 @@ def _plugin(text: str) -> Any:
 
 def _split(path: Path) -> tuple[str, str]:
     """What stands before and after the marks."""
-    content = path.read_text("utf-8")
+    try:
+        content = paths.regular(path, f"--into {path}").read_text("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"--into {path}: is not UTF-8 text; name a Markdown file") from None
     before, begin, rest = content.partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     if not (begin and end):

@@ -14,7 +14,7 @@ import click
 from edm_unified.cli import options
 
 if TYPE_CHECKING:
-    from edm_unified.compare import Event
+    from edm_unified.compare import Event, Plan, Problems, Settings
 
 
 @click.command(short_help="Compare methods at equal budgets; writes tables, figures and a report.")
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     metavar="PATH=VALUE",
     help="Set a value in every recipe (sampler.solver.alpha=0.5), or in the comparison (grid_nfe=20).",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Directory for the results.  [default: edm-compare/NAME]")
+@click.option("--out", type=options.PATH, help="Directory for the results.  [default: edm-compare/NAME]")
 @click.option("--fresh", is_flag=True, help="Start over instead of continuing what is there.")
 @click.option(
     "--batch",
@@ -85,7 +85,7 @@ def compare(
     from edm_unified import report
     from edm_unified.cli.tables import print_tables
     from edm_unified.compare import loading
-    from edm_unified.compare.view import remember, write_report
+    from edm_unified.compare.view import recipe_files, remember, write_report
 
     with options.old_forms_noted():
         comparison, loaded = loading.load(recipes, overrides)
@@ -93,21 +93,22 @@ def compare(
     comparison = loading.with_options(comparison, crossed, nfe, samples, seeds)
     settings = comparing.Settings(options.torch_device(device), options.torch_dtype(dtype), batch)
     plan = comparing.make_plan(comparison, loaded)
-    problems = comparing.Problems(settings)
-    for method in plan.methods:
-        problems.of(method.recipe).check(method.recipe.sampler)
-    tasks = [problems.of(method.recipe) for method in plan.methods]
-    largest = max(math.inf if problem.learnt else math.prod(problem.shape) for problem in tasks)
     directory = out or Path("edm-compare") / loading.short_name(recipes)
-
-    with options.few_threads(largest, threads), comparing.Store(directory, fresh=fresh) as store:
-        talk = not (quiet or as_json)
-        with options.progress(talk) as bar:
-            comparing.run(plan, store, settings, problems, _observer(bar))
-            bar.say("writing the report")
-            commands = remember(store, shlex.join(["edm-unified", *sys.argv[1:]]))
-            data = comparing.report_data(plan, store, settings, problems, commands)
-            write_report(plan, store, data)
+    command = shlex.join(["edm-unified", *sys.argv[1:]])
+    warn = lambda line: click.echo(f"warning: {line}", err=True)  # noqa: E731
+    with comparing.Store(directory, fresh=fresh, warn=warn) as store:
+        for name in recipe_files(plan):
+            store.output.check_ours(name)
+        with options.progress(not (quiet or as_json)) as bar:
+            problems = _problems(plan, settings)
+            tasks = [problems.of(method.recipe) for method in plan.methods]
+            largest = max(math.inf if problem.learnt else math.prod(problem.shape) for problem in tasks)
+            with options.few_threads(largest, threads):
+                comparing.run(plan, store, settings, problems, _observer(bar))
+                bar.say("writing the report")
+                data = comparing.report_data(plan, store, settings, problems, remember(store, command))
+                write_report(plan, store, data)
+        replaced = store.show(set(comparing.keys_of(plan, settings, problems).values()), command)
         if as_json:
             for record in data.records:
                 click.echo(json.dumps(record))
@@ -116,6 +117,21 @@ def compare(
                 click.echo(line)
             print_tables(report.tabulate(data))
             click.echo(f"\nreport: {directory / 'report.html'}")
+            if replaced is not None:
+                click.echo(
+                    f"note: it takes the place of the report of `{replaced}`, whose cells stay in "
+                    f"{directory / 'records.jsonl'}; with another --out there would be both"
+                )
+
+
+def _problems(plan: Plan, settings: Settings) -> Problems:
+    """The problems of all methods, which are asked whether they suit the samplers."""
+    from edm_unified.compare import Problems
+
+    problems = Problems(settings)
+    for method in plan.methods:
+        problems.of(method.recipe).check(method.recipe.sampler)
+    return problems
 
 
 def _observer(bar: options.Progress) -> Any:

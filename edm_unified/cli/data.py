@@ -31,7 +31,7 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
 @options.sets
 @click.option("--samples", type=click.IntRange(4, 100_000_000), default=10_000, show_default=True,
               help="How many samples to look at; classes are counted over all.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), help="A PNG file for a picture of some samples.")
+@click.option("--out", type=options.PATH, help="A PNG file for a picture of some samples.")
 @click.option("--yaml", "as_yaml", is_flag=True, help="Print the suggestion alone, as YAML to paste into a recipe.")
 @options.quiet
 def data(data: str, overrides: tuple[str, ...], samples: int, out: Path | None, as_yaml: bool, quiet: bool) -> None:
@@ -47,8 +47,8 @@ def data(data: str, overrides: tuple[str, ...], samples: int, out: Path | None, 
     from edm_unified.data.suggest import suggest
     from edm_unified.data.survey import survey
 
-    if out is not None and out.is_dir():
-        raise ValueError(f"--out: {out} is a folder; name a PNG file")
+    if out is not None:
+        options.check_file(out, "--out")
     with options.progress(not quiet) as bar:
         bar.say("reading the data")
         dataset = _load(data, overrides)

@@ -20,7 +20,7 @@ def _widths(context: click.Context, parameter: click.Parameter, value: str) -> t
 
 
 @click.command(short_help="Put averages of any length together, after the training.")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=options.PATH)
 @click.option("--std", "stds", required=True, callback=_widths, metavar="S,S,...",
               help="Standard deviations of the averages, as shares of the training's length, up to 0.288.")  # fmt: skip
 @options.quiet

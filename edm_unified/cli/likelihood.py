@@ -63,7 +63,7 @@ were up to 3.4 bits/dim off and did not show it."""
 @click.option("--encode", "check", is_flag=True, help="Encode and decode too, and print the largest difference.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of probes and noise.")
 @click.option("--batch", type=click.IntRange(1, 1_000_000), default=64, show_default=True, help="Samples at a time.")
-@click.option("--out", type=click.Path(path_type=Path), help="A .npy or .jsonl file for the value of every sample.")
+@click.option("--out", type=options.PATH, help="A .npy or .jsonl file for the value of every sample.")
 @options.device
 @options.dtype
 @options.quiet

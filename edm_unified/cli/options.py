@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from edm_unified.components import shipped
+from edm_unified.components import paths, shipped
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +22,24 @@ if TYPE_CHECKING:
     from edm_unified.recipe import Recipe
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class UserPath(click.ParamType):
+    """A path as users write it: ``~`` is the home folder also where no shell has seen it, as in ``--out=~/runs``."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        try:
+            return paths.expanded(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
+
+
+PATH = UserPath()
 
 
 def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -248,8 +266,11 @@ def _count(recipe: Recipe, n: int) -> Any:
 
 def check_file(path: Path, option: str) -> None:
     """Raise ``ValueError`` unless a file ``path`` can be written, before the work whose result it is to hold."""
+    paths.regular(path, f"{option} {path}")
     if path.is_dir():
         raise ValueError(f"{option} {path}: is a directory; name a file")
+    if path.absolute().parent == Path("/dev"):  # /dev/stdout, a link: a file would take its place
+        raise ValueError(f"{option} {path}: is a device; name a file")
     folder = next(folder for folder in path.absolute().parents if folder.exists())
     try:
         with tempfile.TemporaryFile(dir=folder):
@@ -259,18 +280,31 @@ def check_file(path: Path, option: str) -> None:
 
 
 def torch_device(text: str) -> torch.device:
-    """The device of that name. Raises ``ValueError`` where this machine has none."""
+    """The device of that name. Raises ``ValueError``, with those of this machine, where it has none."""
     import torch
 
     try:
         found = torch.device(text)
     except RuntimeError:
-        raise ValueError(f"--device {text}: no such kind of device; choose from cpu, cuda, cuda:1, mps") from None
+        raise ValueError(f"--device {text}: no such kind of device; choose from {', '.join(_devices())}") from None
     try:
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise ValueError(f"--device {text}: not available on this machine; use --device cpu") from None
+        there = torch.zeros(1, device=found).item() == 0  # computes: meta has shapes alone, and gives no number
+    except Exception:  # each foreign backend fails in its own way, some by an import
+        there = False
+    if not there:
+        raise ValueError(f"--device {text}: not available on this machine; choose from {', '.join(_devices())}")
     return found
+
+
+def _devices() -> list[str]:
+    """The devices of this machine by name."""
+    import torch
+
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if kind is None:
+        return ["cpu"]
+    numbered = [f"{kind.type}:{i}" for i in range(torch.accelerator.device_count())]
+    return ["cpu", *(numbered if len(numbered) > 1 else [kind.type])]
 
 
 @contextmanager

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True,
               help="Sample i of a seed is the same whatever --n and --batch.")  # fmt: skip
 @click.option("--class", "label", type=int, metavar="K", help="Condition on class K, where the denoiser has classes.")
-@click.option("--out", type=click.Path(path_type=Path), help="Directory for the results  [default: edm-samples/RECIPE]")
+@click.option("--out", type=options.PATH, help="Directory for the results  [default: edm-samples/RECIPE]")
 @click.option("--batch", type=click.IntRange(1, 1_000_000), default=256, show_default=True, help="Samples at a time.")
 @options.threads
 @options.device

@@ -30,7 +30,7 @@ _INDENT = 18
     type=click.Choice(["entropy", "rescaled_entropy"]),
     help="Print levels by equal shares of this, measured on the denoiser, as YAML for sampler.steps.",
 )
-@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE",
+@click.option("--weights", type=options.PATH, metavar="FILE",
               help="Draw p and w over the log-SNR, of one recipe or all of a comparison, as a PNG.")  # fmt: skip
 def show(
     recipe: str, as_yaml: bool, density: str | None, weights: Path | None, overrides: tuple[str, ...], **swaps: Any

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edm_unified.cli import options
-from edm_unified.components import shipped
+from edm_unified.components import paths, shipped
 from edm_unified.components.files import write_atomic
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ PAGE_EVERY = 60.0
 @click.command(short_help="Train a network as a recipe says; continues what was interrupted.")
 @options.recipe_argument
 @options.sets
-@click.option("--out", type=click.Path(path_type=Path), help="Directory of the run.  [default: edm-runs/RECIPE]")
+@click.option("--out", type=options.PATH, help="Directory of the run.  [default: edm-runs/RECIPE]")
 @click.option("--dry-run", is_flag=True, help="Print the recipe and what it costs; train nothing.")
 @click.option("--shape", type=options.SizesType(), help="With --dry-run: of a sample, where the data are not at hand.")
 @click.option("--classes", type=click.IntRange(0), help="With --dry-run: of the data, where they are not at hand.")
@@ -101,8 +101,8 @@ def train(
         raise ValueError(f"{named}: is for --dry-run alone, training asks the data themselves; leave it out")
     chosen = options.torch_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     directory = out or Path("edm-runs") / Path(recipe).stem
-    if (Path(recipe).expanduser() / "run.json").is_file():  # a run, which is continued where it is
-        directory = out or Path(recipe).expanduser()
+    if (paths.expanded(recipe) / "run.json").is_file():  # a run, which is continued where it is
+        directory = out or paths.expanded(recipe)
         resolved = dataclasses.replace(resolved, denoiser=None)
     job = _job(recipe, resolved)
     with team(chosen) as peers:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edm_unified.cli import options
 from edm_unified.components import shipped
 from edm_unified.components.files import write_atomic
 
@@ -66,8 +67,7 @@ def draw(file: str, found: Recipe | Comparison, out: Path) -> None:
     """Write :func:`figure` of the recipe of that name, or of all those of a comparison, to ``out``."""
     from edm_unified.recipe import Recipe
 
-    if out.is_dir():
-        raise ValueError(f"--weights: {out} is a folder; name a PNG file")
+    options.check_file(out, "--weights")
     if isinstance(found, Recipe):
         recipes = {Path(file).stem: found}
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edm_unified.components import shipped
-from edm_unified.recipe import Comparison, Recipe, RecipeError, from_tree, load_any, paths, reader
+from edm_unified.recipe import Comparison, Recipe, RecipeError, by_path, from_tree, load_any, reader
 from edm_unified.recipe.codec import Fault
 
 
@@ -106,7 +106,7 @@ def parse_sweep(text: str) -> tuple[str, tuple[Any, ...]]:
         raise RecipeError(f"{label}: must be path=value,value,..., such as sampler.renoising.S_churn=0,10,40")
     items = reader.parse(f"[{values}]", label)
     faults: list[Fault] = []
-    found = paths.Crossed(Recipe).decode({path: items}, "", faults)
+    found = by_path.Crossed(Recipe).decode({path: items}, "", faults)
     if faults:
         where = faults[0].path.rpartition(".")[0]
         raise RecipeError(f"{label}: {where}: {faults[0].message}" if where else f"{label}: {faults[0].message}")

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 from edm_unified.compare.sets import solver_set
-from edm_unified.recipe import Comparison, Recipe, Sampler, paths, same_range
+from edm_unified.recipe import Comparison, Recipe, Sampler, by_path, same_range
 from edm_unified.recipe.labels import label as label
 from edm_unified.recipe.labels import words_of
 from edm_unified.sampling.levels import Explicit, TableSubset
@@ -201,7 +201,7 @@ def _override(name: str, recipe: Recipe, comparison: Comparison, given: Mapping[
         changes["sampler.steps"] = same_range(recipe.sampler.steps, recipe.schedule)
     try:
         for path, value in (changes | dict(given)).items():
-            recipe = paths.put(recipe, path, value)
+            recipe = by_path.put(recipe, path, value)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     sampler = recipe.sampler

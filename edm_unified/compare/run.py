@@ -48,6 +48,12 @@ def common_key(plan: Plan, method: Method, problem: Problem, settings: Settings)
     return digest([problem.fingerprint, str(settings.dtype), plan.comparison.samples, TARGET_SAMPLES, *second])
 
 
+def keys_of(plan: Plan, settings: Settings, problems: Problems) -> dict[Cell, str]:
+    """What every cell of ``plan`` is called in the records."""
+    common = {method: common_key(plan, method, problems.of(method.recipe), settings) for method in plan.methods}
+    return {cell: cell.key(common[cell.method]) for cell in plan.cells}
+
+
 def metrics_of(plan: Plan, cell: Cell, problem: Problem) -> tuple[str, ...]:
     """The metrics that apply to a cell."""
     names = plan.comparison.metrics
@@ -57,9 +63,7 @@ def metrics_of(plan: Plan, cell: Cell, problem: Problem) -> tuple[str, ...]:
 
 def run(plan: Plan, store: Store, settings: Settings, problems: Problems, observe: Observer | None = None) -> None:
     """Run every unfinished cell of ``plan`` and append it to ``store``."""
-    keys = {
-        cell: cell.key(common_key(plan, cell.method, problems.of(cell.method.recipe), settings)) for cell in plan.cells
-    }
+    keys = keys_of(plan, settings, problems)
     todo = [
         cell
         for cell in plan.cells
@@ -98,7 +102,7 @@ def pictured(comparison: Comparison, shape: tuple[int, ...]) -> int:
 def _unsaved(plan: Plan, cell: Cell, key: str, store: Store, problem: Problem) -> bool:
     if not _shown(plan, cell):
         return False
-    kept = store.load(f"samples/{key}")
+    kept = store.load(f"samples/{key}", problem.shape)
     return kept is None or len(kept) < pictured(plan.comparison, problem.shape)
 
 
@@ -186,7 +190,7 @@ def _reference(plan: Plan, cell: Cell, problem: Problem, store: Store, settings:
     recipe = cell.method.with_steps(cell.n)
     sigma_max = start_of(recipe)
     name = reference_name(plan, problem, recipe, sigma_max, cell.seed)
-    saved = store.load(name)
+    saved = store.load(name, problem.shape)
     if saved is not None:
         return saved.to(settings.device)
     number = min(plan.comparison.reference_samples, plan.comparison.samples)
@@ -251,8 +255,9 @@ class _Ledger:
         for cell in todo:
             if not cell.method.stochastic and set(ENDPOINT) & set(plan.comparison.metrics):
                 recipe = cell.method.with_steps(cell.n)
-                name = reference_name(plan, problems.of(recipe), recipe, start_of(recipe), cell.seed)
-                if store.load(name) is None:
+                problem = problems.of(recipe)
+                name = reference_name(plan, problem, recipe, start_of(recipe), cell.seed)
+                if store.load(name, problem.shape) is None:
                     missing.add(name)
         number = min(plan.comparison.reference_samples, plan.comparison.samples)
         self._total += len(missing) * REFERENCE_EVALUATIONS * number

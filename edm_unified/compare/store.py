@@ -4,21 +4,20 @@
     reference/        exact endpoints, by starting level and seed
     samples/          the samples that the report shows
     recipes/          every method as it was resolved
+    comparison.json   the command of the report, and the cells that are on it
     environment.json, commands.txt, figures/*.png, report.html
 
 A kill at any moment loses at most the cell in flight: a last line that was cut off is dropped when the directory is
-opened again. One process at a time may write.
+opened again. A line or an array that is not as it was written is told of, set aside and computed again. One process at
+a time may write; whose the directory is, and what in it is ours, see :mod:`edm_unified.components.outputs`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import io
 import json
-import os
-import shutil
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,35 +26,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edm_unified.components.files import claim, write_atomic
+from edm_unified.compare import records as lines_of
+from edm_unified.components.files import append, write_atomic
+from edm_unified.components.outputs import COMPARISON, DamagedError, OutputDirectory
 
-_OURS = (
-    "records.jsonl",
-    "reference",
-    "samples",
-    "recipes",
-    "environment.json",
-    "commands.txt",
-    "figures",
-    "report.html",
-)
+RECORDS = "records.jsonl"
+ABOUT = "comparison.json"
 
 
 class Store:
     """Opens ``directory``, making it where needed; ``fresh`` removes what an earlier comparison left in it.
 
-    Raises ``OSError`` where it cannot be written, and ``ValueError`` where another run is writing to it, where it is a
-    file, or where ``records.jsonl`` is not ours.
+    ``warn`` is told, in one line, of every file that was damaged. Raises ``OSError`` where the disk is full, and
+    ``ValueError`` where the directory cannot be written, where another run is writing to it, where it is a file, and
+    where something is in it that no comparison has put there.
     """
 
-    def __init__(self, directory: Path, fresh: bool = False) -> None:
-        self.directory = directory
-        self._lock = claim(directory)
+    def __init__(self, directory: Path, fresh: bool = False, warn: Callable[[str], object] = lambda line: None) -> None:
+        self.directory, self._warn = directory, warn
+        self.output = OutputDirectory(directory, COMPARISON)
         try:
             if fresh:
-                self._clear()
-            for name in ("reference", "samples", "recipes", "figures"):
-                (directory / name).mkdir(exist_ok=True)
+                self.output.clear()
+            for name in (RECORDS, ABOUT, "commands.txt", "environment.json", "report.html"):
+                self.output.check_ours(name)
             self._records = self._load()
         except BaseException:
             self.close()
@@ -71,41 +65,40 @@ class Store:
 
     def close(self) -> None:
         """Give the directory free."""
-        self._lock.close()
-        with contextlib.suppress(OSError):
-            (self.directory / ".lock").unlink()
-
-    def _clear(self) -> None:
-        for name in _OURS:
-            path = self.directory / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        self.output.close()
 
     @property
     def _path(self) -> Path:
-        return self.directory / "records.jsonl"
+        return self.directory / RECORDS
 
     def _load(self) -> dict[str, list[dict[str, Any]]]:
         records: dict[str, list[dict[str, Any]]] = defaultdict(list)
         if not self._path.exists():
             return records
-        lines = self._path.read_bytes().splitlines(keepends=True)
-        if lines and not lines[-1].endswith(b"\n"):  # cut off by a kill or a full disk
-            write_atomic(self._path, b"".join(lines[:-1]))
-            lines = lines[:-1]
-        for number, line in enumerate(lines, start=1):
+        found = self._path.read_bytes().splitlines(keepends=True)
+        if found and not found[-1].endswith(b"\n"):  # cut off by a kill or a full disk
+            found = found[:-1]
+            write_atomic(self._path, b"".join(found))
+        whole, faults = [], []
+        for number, line in enumerate(found, start=1):
             try:
-                record = json.loads(line)
-                records[record["cell"]].append(
-                    {key: record[key] for key in ("metric", "value", "low", "high")} | record
-                )
-            except (ValueError, KeyError, TypeError, UnicodeDecodeError):
-                raise ValueError(f"{self._path}: line {number} is not a record; start over with --fresh") from None
+                record = lines_of.parse(line)
+            except ValueError as error:
+                faults.append(f"line {number} {error}")
+                continue
+            whole.append(line)
+            records[record["cell"]].append(record)
+        if faults:
+            aside = self.output.set_aside(RECORDS)
+            write_atomic(self._path, b"".join(whole))
+            more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+            self._warn(f"{self._path}: {faults[0]}{more}; kept as {aside.name}, and what it said is computed again")
         return records
 
     def finished(self, cell: str, metrics: tuple[str, ...], budget: int | None = None) -> bool:
         """Whether every one of ``metrics`` is on file for the cell (under that budget, where one is given)."""
         known = self._records.get(cell, ())
-        return set(metrics) <= {r["metric"] for r in known if budget is None or r.get("budget", budget) == budget}
+        return set(metrics) <= {r["metric"] for r in known if budget is None or r["budget"] == budget}
 
     def records(self, cell: str) -> list[dict[str, Any]]:
         """The records of a cell, one per metric (the last written, should there be two)."""
@@ -113,40 +106,65 @@ class Store:
 
     def append(self, cell: str, records: list[dict[str, Any]]) -> None:
         """Add the records of a finished cell, all or none."""
-        text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()
-        size = self._path.stat().st_size if self._path.exists() else 0
-        handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            try:
-                written = os.write(handle, text)
-                if written != len(text):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(handle)
-            except OSError as error:
-                os.ftruncate(handle, size)  # nothing half-written
-                raise OSError(error.errno, error.strerror, str(self._path)) from None
-        finally:
-            os.close(handle)
+        self.output.own(RECORDS)
+        append(self._path, lines_of.lines(records))
         self._records[cell] += records
 
     def write(self, name: str, content: bytes | str) -> Path:
         """Write a whole file, atomically; returns its path."""
-        path = self.directory / name
-        write_atomic(path, content)
-        return path
+        return self.output.write(name, content)
+
+    def write_report(self, files: Mapping[str, bytes | str]) -> None:
+        """Write the report and all that belongs to it: a kill leaves no old page beside new figures, or the reverse."""
+        figures = {path.relative_to(self.directory).as_posix() for path in self.directory.glob("figures/*.png")}
+        self.output.write_together(files, gone=[name for name in figures - set(files) if self.output.owns(name)])
+
+    def show(self, cells: set[str], command: str) -> str | None:
+        """Note which cells the report is of; the command of the one there was, where it had others that now leave it.
+
+        They stay in ``records.jsonl``.
+        """
+        try:
+            before = json.loads((self.directory / ABOUT).read_text("utf-8"))
+            was, others = str(before["command"]), set(map(str, before["cells"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            was, others = "", set()
+        self.output.write(ABOUT, json.dumps({"command": command, "cells": sorted(cells)}, indent=1) + "\n")
+        return was if others - cells else None
 
     def save(self, name: str, x: Tensor) -> None:
-        """Write a tensor as ``name``.npy, atomically."""
+        """Write a tensor as ``name``.npy, atomically, with its digest."""
         buffer = io.BytesIO()
         np.save(buffer, x.detach().cpu().numpy(), allow_pickle=False)
-        self.write(f"{name}.npy", buffer.getvalue())
+        self.output.write(f"{name}.npy", buffer.getvalue(), sealed=True)
 
-    def load(self, name: str) -> Tensor | None:
-        """The tensor saved as ``name``, or None where there is none."""
-        path = self.directory / f"{name}.npy"
+    def load(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor | None:
+        """The tensor saved as ``name``, or None where there is none, or a damaged one, which is set aside.
+
+        ``shape``: without the first axis, where that of the saved one is known.
+        """
         try:
-            return torch.from_numpy(np.load(path, allow_pickle=False))
-        except FileNotFoundError:
-            return None
-        except (ValueError, EOFError, OSError) as error:
-            raise ValueError(f"{path}: cannot be read ({error}); start over with --fresh") from None
+            content = self.output.read(f"{name}.npy")
+            return None if content is None else _tensor(content, shape)
+        except DamagedError as error:
+            reason = str(error)
+        except ValueError as error:
+            reason = f"{self.directory / name}.npy: {error}"
+        aside = self.output.set_aside(f"{name}.npy")
+        self._warn(f"{reason}; kept as {aside.name}, and computed again")
+        return None
+
+
+def _tensor(content: bytes, shape: tuple[int, ...] | None) -> Tensor:
+    """Raises ``ValueError`` where the bytes are no array of real numbers, or one of another shape."""
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except MemoryError:
+        raise ValueError("is no array: its head claims more than there is") from None
+    except Exception as error:  # a head is read by Python's own parser: whatever that makes of garbage
+        raise ValueError(f"is no array ({next(iter(str(error).splitlines()), type(error).__name__)[:120]})") from None
+    if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64) or array.ndim < 1:
+        raise ValueError("holds no numbers of float32 or float64")
+    if shape is not None and array.shape[1:] != shape:
+        raise ValueError(f"holds samples of shape {array.shape[1:]}, not {shape}")
+    return torch.from_numpy(array)

@@ -181,7 +181,7 @@ def _shown_reference(plan: Plan, problem: Problem, store: Store, settings: Setti
     name += f"-{problem.fingerprint}" if problem.learnt else ""
     if (guide := problem.guide(sampler)) is not None:
         name += f"-{digest([repr(sampler.guidance), guide.fingerprint])}"
-    saved = store.load(name)
+    saved = store.load(name, problem.shape)
     if saved is None and set(ENDPOINT) & set(plan.comparison.metrics):
         # a network is not asked for more than is shown: its floors would be those of its own errors
         number = plan.comparison.samples
@@ -228,13 +228,22 @@ def remember(store: Store, command: str) -> list[str]:
     return known
 
 
+def recipe_files(plan: Plan) -> dict[str, str]:
+    """The files of the recipes as they were resolved."""
+    labels = short_labels([Key(**method.labels) for method in plan.methods])
+    return {
+        f"recipes/{_file_name(label)}.yaml": f"# {label}\n{method.recipe.dump()}"
+        for method, label in zip(plan.methods, labels, strict=True)
+    }
+
+
+def _file_name(label: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in label)
+
+
 def write_report(plan: Plan, store: Store, data: ReportData) -> None:
     """Write the report with its figures, the recipes as they were resolved, and the environment."""
-    for method, view in zip(plan.methods, data.methods, strict=True):
-        name = "".join(c if c.isalnum() or c in "-_." else "-" for c in view.label)
-        text = f"# {view.label}\n{method.recipe.dump()}"
-        store.write(f"recipes/{name}.yaml", text)
-    store.write("environment.json", json.dumps(dict(data.environment), indent=2) + "\n")
-    for name, png in report.figures(data).items():
-        store.write(f"figures/{name}", png)
-    store.write("report.html", report.build(data))
+    files: dict[str, bytes | str] = dict(recipe_files(plan))
+    files["environment.json"] = json.dumps(dict(data.environment), indent=2) + "\n"
+    files |= {f"figures/{name}": png for name, png in report.figures(data).items()}
+    store.write_report(files | {"report.html": report.build(data)})

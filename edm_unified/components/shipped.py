@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from edm_unified.components import paths
+
 _PACKAGE = Path(__file__).resolve().parent.parent
 SUFFIXES = (".yaml", ".yml")
 MOST_NAMED = 16
@@ -50,9 +52,9 @@ def find(name: str | os.PathLike[str]) -> Path:
     exist.
     """
     text = os.fspath(name)
-    path, names = Path(text).expanduser(), recipe_names()
+    path, names = paths.regular(paths.expanded(text), text), recipe_names()
     folders = {name.rpartition("/")[0] for name in names} - {""}
-    bare = not text or len(path.parts) == 1 or (path.parent.as_posix() in folders and not path.exists())
+    bare = len(path.parts) == 1 or (path.parent.as_posix() in folders and not path.exists())
     if path.is_file() or path.suffix.lower() in SUFFIXES or not bare:
         shipped = {name.rpartition("/")[2]: name for name in reversed(names)}
         if not path.exists() and path.suffix.lower() not in SUFFIXES:
@@ -61,7 +63,7 @@ def find(name: str | os.PathLike[str]) -> Path:
             raise ValueError(f"{text}: no such file; the shipped recipe is called {shipped[path.stem]!r}")
         return path
     if text not in names:
-        raise ValueError(f"{text or repr(text)}: no such recipe{suggest(text, names, 'edm-unified list recipes')}")
+        raise ValueError(f"{text}: no such recipe{suggest(text, names, 'edm-unified list recipes')}")
     return recipes_folder() / f"{text}.yaml"
 
 
@@ -79,22 +81,22 @@ def beside(comparison: str, recipe: str) -> str:
 
 def is_absent_run(name: str) -> bool:
     """Whether ``name`` is that of a run (``runs/edm``) which is not there."""
-    path = Path(name).expanduser()
+    path = paths.expanded(name)
     return len(path.parts) > 1 and not path.suffix and not path.exists() and name not in recipe_names()
 
 
-def suggest(word: object, options: Iterable[str], listing: str = "") -> str:
+def suggest(word: object, options: Iterable[object], listing: str = "") -> str:
     """``; did you mean 'heun'?`` for a word near one of the options; else all of them, or the command that does so."""
-    options = list(options)
-    folded = {option.lower(): option for option in reversed(options)}
+    names = [str(option) for option in options]
+    folded = {name.lower(): name for name in reversed(names)}
     near = difflib.get_close_matches(str(word).lower(), folded, n=1, cutoff=0.6)
     if near:
         return f"; did you mean {folded[near[0]]!r}?"
     if listing:
         return f"; see `{listing}`"
-    if len(options) > MOST_NAMED:
-        return f"; `edm-unified list` names all {len(options)}"
-    return f"; choose from {', '.join(options)}" if options else ""
+    if len(names) > MOST_NAMED:
+        return f"; `edm-unified list` names all {len(names)}"
+    return f"; choose from {', '.join(names)}" if names else ""
 
 
 SOLVER_SETS = {

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
+from edm_unified.components import paths
 from edm_unified.components.component import component, positive
 
 from .dataset import AS_STORED, BYTES, Dataset, Scaling
@@ -49,7 +49,7 @@ class Arrays:
 
     def load(self) -> Dataset:
         """Map and check the array. Raises ValueError naming the file and what is wrong in it."""
-        file = Path(self.path).expanduser()
+        file = paths.regular(paths.expanded(self.path, "path"), f"path: {self.path}")
         if file.is_dir():
             raise ValueError(
                 f"path: {self.path}: is a folder; name a .npy, .npz or .safetensors file, or use image_folder"

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from edm_unified.components import paths
 from edm_unified.components.component import choice, component, count
 
 from .dataset import BYTES, Dataset, Rows
@@ -85,7 +86,7 @@ class ImageNet:
     def load(self) -> Dataset:
         """Find the files. Raises ValueError where the folders are not those of ImageNet."""
         part = "train" if self.train else "val"
-        root = directory("root", str(Path(self.root) / part))
+        root = directory("root", str(paths.expanded(self.root, "root") / part))
         seen = sorted(f for f in root.iterdir() if not f.name.startswith("."))
         strange = [f.name for f in seen if not (f.is_dir() and re.fullmatch(r"n\d{8}", f.name))]
         if strange:
@@ -118,7 +119,7 @@ class CelebA:
 
     def load(self) -> Dataset:
         """Find the files of the split. Raises ValueError naming the file that is missing or damaged."""
-        root = directory("root", str(Path(self.root) / "celeba"))
+        root = directory("root", str(paths.expanded(self.root, "root") / "celeba"))
         pictures = directory("root", str(root / "img_align_celeba"))
         wanted = {"train": "0", "valid": "1", "test": "2"}.get(self.split)
         rows = _table(root / "list_eval_partition.txt", 0)
@@ -206,7 +207,7 @@ def check_size(size: int | tuple[int, int] | None) -> None:
 
 def directory(field: str, path: str) -> Path:
     """The folder of that name. Raises ValueError, naming the field, where there is none."""
-    root = Path(path).expanduser()
+    root = paths.expanded(path, field)
     if not root.is_dir():
         raise ValueError(f"{field}: {path}: {'a file, not a folder' if root.exists() else 'no such folder'}")
     return root

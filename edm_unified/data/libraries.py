@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from edm_unified.components import paths
 from edm_unified.components.component import choice, component
 
 from .dataset import BYTES, Dataset, Rows
@@ -38,7 +38,7 @@ class TorchVision:
         from torchvision import datasets
 
         readers = {"MNIST": datasets.MNIST, "FashionMNIST": datasets.FashionMNIST, "CIFAR10": datasets.CIFAR10}
-        root = Path(self.root).expanduser()
+        root = paths.expanded(self.root, "root")
         remedy = (
             f'download it once with python -c "from torchvision.datasets import {self.name}; '
             f"{self.name}('{root}', train={self.train}, download=True)\""

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from edm_unified.components import shipped
-from edm_unified.recipe import codec, paths
+from edm_unified.recipe import by_path, codec
 from edm_unified.recipe.catalogue import places, summary
 from edm_unified.recipe.labels import describe, words_of
 from edm_unified.recipe.loading import load_any
@@ -70,7 +70,7 @@ def _parts(recipe: Recipe) -> Iterator[list[Any]]:
     """Every component of the recipe, with what there is to say beside it; training has a page of its own."""
     found = [place for place in places() if not place.path.startswith("training.")]
     for place in sorted(found, key=lambda place: _ORDER.index(place.path.partition(".")[0])):
-        value = paths.get(recipe, place.path)
+        value = by_path.get(recipe, place.path)
         name = _NAMES.get(place.path, place.path.rpartition(".")[2])
         if place.family is None:
             if value in _LAST:

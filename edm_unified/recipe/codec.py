@@ -199,7 +199,7 @@ def _words(hint: Any) -> tuple[str, ...]:
 
 def _mismatch(hint: Any, value: Any) -> str:
     words = _words(hint)
-    if isinstance(value, str) and words:
+    if isinstance(value, str) and any(isinstance(word, str) for word in words):
         return f"unknown {_show(value)}{suggest(value, words)}"
     items = get_args(hint)[:1] if get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis else ()
     if items and isinstance(value, list):  # name the first item that is wrong
@@ -208,7 +208,8 @@ def _mismatch(hint: Any, value: Any) -> str:
             _leaf(items[0], item, "", inner)
             if inner:
                 return f"item {i}: {inner[0].message}"
-    quoted = isinstance(value, str) and bool({int, float} & set(members(hint))) and _is_number(value)
+    numeric = {int, float} & {*members(hint), *map(type, words)}
+    quoted = isinstance(value, str) and bool(numeric) and _is_number(value)
     return f"must be {describe(hint)}, got {_show(value)}" + ("; remove the quotes" if quoted else "")
 
 

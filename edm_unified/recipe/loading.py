@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import torch
 
-from edm_unified.components import shipped
-from edm_unified.recipe import codec, crossing, paths, reader
+from edm_unified.components import paths, shipped
+from edm_unified.recipe import by_path, codec, crossing, reader
 from edm_unified.recipe import overrides as overriding
 from edm_unified.recipe.codec import Fault
 from edm_unified.recipe.reader import RecipeError
@@ -32,15 +32,19 @@ def load_any(name: Names, overrides: Sequence[str] = ()) -> Recipe | Comparison:
 def load(cls: type[Recipe] | type[Comparison] | None, name: Names, overrides: Sequence[str]) -> Recipe | Comparison:
     """The file ``name``, which must hold a ``cls`` where one is given."""
     label = os.fspath(name)
+    try:
+        place = paths.expanded(label)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
     if checkpoint.is_run(label):
         if label in shipped.recipe_names():
             raise RecipeError(
                 f"{label}: is a run in this directory and a shipped recipe too; write ./{label} for the run, or give "
                 "it another name"
             )
-        tree = reader.read(Path(label).expanduser() / "recipe.yaml", label)
+        tree = reader.read(place / "recipe.yaml", label)
         return from_tree(tree | {"denoiser": {"kind": "checkpoint", "path": label}}, label, overrides, cls)
-    if (Path(label).expanduser() / "run.json").is_file():
+    if (place / "run.json").is_file():
         raise RecipeError(
             f"{Path(label) / 'recipe.yaml'}: is missing; copy that of one of the run's checkpoints back to its place"
         )
@@ -117,9 +121,9 @@ def changed(recipe: Recipe, parts: Mapping[str, Any]) -> Recipe:
     """
     result = recipe
     if "schedule" in parts and "sampler.steps" not in parts:
-        result = paths.put(result, "sampler.steps", same_range(recipe.sampler.steps, recipe.schedule))
+        result = by_path.put(result, "sampler.steps", same_range(recipe.sampler.steps, recipe.schedule))
     for path, value in parts.items():
-        result = paths.put(result, path, value)
+        result = by_path.put(result, path, value)
     fault = walk_fault(result)
     if fault is not None:
         raise ValueError(f"{fault.path}: {fault.message}")

@@ -21,7 +21,7 @@ from edm_unified.denoisers.denoiser import Denoiser
 from edm_unified.denoisers.preconditioning import AnyPreconditioning
 from edm_unified.denoisers.thresholding import AnyThreshold, Thresholded
 from edm_unified.networks import AnyNetwork
-from edm_unified.recipe import codec, crossing, paths
+from edm_unified.recipe import by_path, codec, crossing
 from edm_unified.recipe.denoisers import AnyDenoiser
 from edm_unified.recipe.guidances import AnyGuidance, ClassifierFree, Guide
 from edm_unified.sampling.analytic_starts import AnalyticStart, AnyAnalyticStart
@@ -223,14 +223,14 @@ class Recipe:
 class Comparison:
     """Several recipes on the same denoiser, the same noise and the same budgets of evaluations.
 
-    ``recipes`` are names of shipped recipes or paths. ``data`` and ``denoiser``, where given, replace those of the
+    ``recipes`` are names of shipped recipes or by_path. ``data`` and ``denoiser``, where given, replace those of the
     recipes. ``cross`` runs every recipe with each of the values at a path, in all combinations: ``{sampler.solver:
     [{kind: heun}, {kind: euler}], sampler.steps.rho: [5.0, 7.0]}``; null is none. ``solver_set`` adds to the solvers
     ``all`` there are, the ``deterministic`` ones, or the ten best at small budgets (``fast``). ``nfe`` are the
     budgets; ``samples`` are drawn for each of ``seeds``. ``grid_nfe`` and ``grid_samples`` set the pictures. The
     endpoint errors are those of the first ``reference_samples`` against a solution to ``reference_tolerance``.
 
-    The order of the methods is that of the recipe's fields, whatever the order of the paths.
+    The order of the methods is that of the recipe's fields, whatever the order of the by_path.
     """
 
     title: str
@@ -238,7 +238,7 @@ class Comparison:
     description: str = ""
     data: AnyData | None = None
     denoiser: AnyDenoiser | None = None
-    cross: Annotated[Mapping[str, tuple[Any, ...]], paths.Crossed(Recipe)] = field(default_factory=dict)
+    cross: Annotated[Mapping[str, tuple[Any, ...]], by_path.Crossed(Recipe)] = field(default_factory=dict)
     solver_set: Literal["all", "deterministic", "fast"] | None = None
     nfe: tuple[int, ...] = (5, 8, 10, 20, 40)
     samples: int = 512
@@ -319,7 +319,7 @@ def _in_order(given: Mapping[str, object]) -> list[str]:
 
     for path in given:
         try:
-            paths.hints(Recipe, path)
+            by_path.hints(Recipe, path)
         except ValueError as error:
             raise ValueError(f"cross: {error}") from None
     return sorted(given, key=place)

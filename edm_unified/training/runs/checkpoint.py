@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from edm_unified.components import paths
 from edm_unified.components.component import encode
 from edm_unified.components.files import write_atomic
 from edm_unified.denoisers.denoiser import Preconditioned
@@ -106,13 +107,13 @@ def folders(run: Path) -> list[Path]:
 
 def is_run(path: str | os.PathLike[str]) -> bool:
     """Whether ``path`` is the directory of a run, or of one of its checkpoints."""
-    given = Path(path).expanduser()
+    given = paths.expanded(path)
     return (given / "recipe.yaml").is_file() and ((given / META).is_file() or (given / "run.json").is_file())
 
 
 def find(path: str | os.PathLike[str]) -> Path:
     """The folder of a checkpoint: ``path`` itself, or the newest one of the run ``path``."""
-    given = Path(path).expanduser()
+    given = paths.expanded(path)
     if (given / META).is_file():
         return given
     found = folders(given)

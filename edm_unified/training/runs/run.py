@@ -18,11 +18,11 @@ import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from edm_unified.components.files import claim, write_atomic
+from edm_unified.components.files import Lock, claim, write_atomic
 from edm_unified.training.denoiser import Trained
 from edm_unified.training.job import Job
 from edm_unified.training.loop import Progress, train
@@ -66,7 +66,7 @@ class Run:
 
     def __init__(self, directory: Path, job: Job, team: Team, fresh: bool = False) -> None:
         self.directory, self.job, self.team = directory, job, team
-        self._lock: IO[str] | None = None
+        self._lock: Lock | None = None
         self._before: Training | None = None
         self._spare: Path | None = None
         self._training: Generator[Progress, None, None] | None = None

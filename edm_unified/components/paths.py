@@ -1,0 +1,42 @@
+"""Paths as users write them, and what may be read at them: regular files and folders, and nothing that could hang."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+
+def expanded(path: str | os.PathLike[str], label: str = "") -> Path:
+    """The path that a user wrote, with ``~`` and ``~name`` as home folders. Nothing is looked up but the home.
+
+    Raises ``ValueError``, begun with ``label``, for no path at all, a NUL in it, and the home of nobody.
+    """
+    text = os.fspath(path)
+    head = f"{label}: " if label else ""
+    if not text:
+        raise ValueError(f"{head}'': is an empty path; name a file or folder")
+    if "\0" in text:
+        raise ValueError(f"{head}{text!r}: has a NUL in it, as no path can have")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        name = text.split("/")[0]
+        who = f"there is no user {name[1:]!r}" if len(name) > 1 else "the home folder is not known"
+        raise ValueError(f"{head}{text}: {who}; write the path without {name}") from None
+
+
+def regular(path: Path, label: str) -> Path:
+    """``path``, unless what is there is neither file nor folder: a pipe would be waited for, a device has no end.
+
+    Raises ``ValueError``, begun with ``label``; ``OSError`` where it cannot be looked at.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+        kind = next((word for test, word in kinds if test(mode)), "a device")
+        raise ValueError(f"{label}: is {kind}, not a file; save what it gives to a file and name that")
+    return path
