@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from edm_unified.components.component import choice, component
 
 from .dataset import BYTES, Dataset, Rows
 from .folders import check_size, directory
-from .readers import line, pixels, whole_labels
+from .readers import line, pixels, readable, whole_labels
 from .rows import stacked
 
 
@@ -46,14 +47,22 @@ class TorchVision:
         try:
             # MNIST's and CIFAR10's readers check what they read: CIFAR10's pickle by its MD5 before it is opened.
             read: Any = readers[self.name](str(root), train=self.train, download=False)
+            raw, labels = torch.as_tensor(read.data), torch.as_tensor(read.targets).long()
+        except pickle.UnpicklingError:  # torch's words advise to execute what is in it
+            raise ValueError(
+                f"root: {root / self.name / 'processed'}: holds files of an old torchvision (.pt) that are no plain "
+                f"tensors; remove that folder and {remedy}"
+            ) from None
         except RuntimeError as error:
             raise ValueError(f"root: {self.root}: {self.name} is not there or damaged; {remedy}") from error
-        except (OSError, ValueError, AssertionError) as error:
+        except Exception as error:  # whatever else comes of a damaged file
             raise ValueError(f"root: {self.root}: cannot read {self.name}: {line(error)}; {remedy}") from error
-        raw = torch.as_tensor(read.data)
+        if raw.dtype != torch.uint8 or raw.ndim not in (3, 4) or labels.shape != raw.shape[:1]:
+            found = f"{raw.dtype} of shape {tuple(raw.shape)}"
+            raise ValueError(f"root: {self.root}: {self.name} holds {found}, not images in bytes; {remedy}")
         stored = raw[:, None] if raw.ndim == 3 else raw.movedim(3, 1).contiguous()
         names = tuple(str(name) for name in read.classes)
-        return Dataset(stored, torch.as_tensor(read.targets).long(), self.name.lower(), BYTES, names)
+        return Dataset(stored, labels, self.name.lower(), BYTES, names)
 
 
 @component
@@ -85,10 +94,8 @@ class HuggingFace:
         except ImportError:
             raise ValueError("kind: hugging_face needs `datasets`; pip install 'edm_unified[hf]'") from None
         root = directory("path", self.path)
-        try:
+        with readable(f"path: {self.path}", "folder of save_to_disk"):
             table: Any = load_from_disk(str(root))
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"path: {self.path}: not a folder of save_to_disk ({line(error)})") from error
         if hasattr(table, "keys"):  # several splits
             splits = sorted(table.keys())
             if self.split is None and len(splits) > 1:
@@ -102,7 +109,9 @@ class HuggingFace:
         if self.label is None:
             return Dataset(rows, None, root.resolve().name, BYTES)
         choice("label", self.label, table.column_names)
-        labels = whole_labels(np.asarray(table[self.label][:]), len(table), f"{self.path} ({self.label})")
+        with readable(f"label: {self.path}", f"column '{self.label}' of classes"):
+            column = np.asarray(table[self.label][:])
+        labels = whole_labels(column, len(table), f"{self.path} ({self.label})")
         named = getattr(table.features.get(self.label), "names", None) or ()
         return Dataset(rows, labels, root.resolve().name, BYTES, tuple(named))
 
@@ -128,8 +137,10 @@ class _TableRows:
     def _read(self, indices: list[int]) -> list[Tensor]:
         from PIL import Image
 
-        found = self._table[indices][self._column]
-        opened = [v if isinstance(v, Image.Image) else Image.fromarray(np.asarray(v, np.uint8)) for v in found]
+        what = f"column '{self._column}' of images"
+        with readable(f"path: {self._path}", what, f", in samples {indices[0]} to {indices[-1]}"):
+            found = self._table[indices][self._column]
+            opened = [v if isinstance(v, Image.Image) else Image.fromarray(np.asarray(v, np.uint8)) for v in found]
         return [
             pixels(image, self._size, self._channels, f"path: {self._path}: sample {i}")
             for i, image in zip(indices, opened, strict=True)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
+import os
 import zipfile
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,27 +20,44 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+@contextmanager
+def readable(where: str, what: str, remedy: str = "") -> Iterator[None]:
+    """Whatever a library raises over a damaged file, as one line: ``where: not a readable image (why); remedy``.
+
+    Nearly every kind of exception has been seen to come out of some decoder. What is told with ``_RefusedError`` passes
+    as it is worded; what does not fit in memory is told as that.
+    """
+    try:
+        yield
+    except _RefusedError as error:
+        raise ValueError(str(error)) from None
+    except MemoryError:
+        raise ValueError(f"{where}: does not fit in memory; use less of it, or .npy, which stays on disk") from None
+    except Exception as error:
+        raise ValueError(f"{where}: not a readable {what} ({line(error)}){remedy}") from error
+
+
+_MEND = "; repair or remove it"
+
+
 def read_image(file: Path, size: int | tuple[int, int] | None, channels: int) -> Tensor:
     """One image file as (channels, H, W): bytes, or float32 in 0 … 255 where the file has 16 bits."""
     from PIL import Image  # only needed here
 
-    try:
-        with Image.open(file) as opened:
-            return pixels(opened, size, channels, f"path: {file}")
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"path: {file}: not a readable image ({line(error)}); repair or remove it") from error
+    with readable(f"path: {file}", "image", _MEND):
+        found = Image.open(file)  # the header alone
+    with found as opened:
+        return pixels(opened, size, channels, f"path: {file}")
 
 
 def pixels(opened: Image.Image, size: int | tuple[int, int] | None, channels: int, where: str) -> Tensor:
     """An opened image as :func:`read_image` gives it; ``where`` starts the message of what is wrong."""
     from PIL import Image, ImageOps
 
-    try:
+    with readable(where, "image", _MEND):
         ImageOps.exif_transpose(opened, in_place=True)  # as a viewer shows it
         image: Image.Image = opened
         image.load()
-    except ValueError as error:
-        raise ValueError(f"{where}: not a readable image ({line(error)}); repair or remove it") from error
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion to 8 would clip instead of scale
         image = Image.fromarray(np.asarray(image).astype(np.float32) / 257)
     elif image.mode == "F":
@@ -61,41 +81,78 @@ def image_size(file: Path) -> tuple[int, int]:
     """(height, width) of an image file as a viewer shows it, from its header alone."""
     from PIL import Image
 
-    try:
-        with Image.open(file) as opened:
-            width, height = opened.size
-            turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"path: {file}: not a readable image ({line(error)}); repair or remove it") from error
+    with readable(f"path: {file}", "image", _MEND), Image.open(file) as opened:
+        width, height = opened.size
+        turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
 
 
 def read_numpy(file: Path, key: str | None, label_key: str | None) -> tuple[np.ndarray, np.ndarray | None]:
-    try:
+    """The array of a ``.npy``, mapped, or those of a ``.npz``, in memory. Raises ValueError naming the file.
+
+    What a header claims is compared with what is there before any memory is asked for.
+    """
+    with readable(f"path: {file}", "NumPy file"), file.open("rb") as opened:
         if file.suffix.lower() == ".npy":
             for name, value in (("key", key), ("label_key", label_key)):
                 if value is not None:
                     raise _RefusedError(f"{name}: {file} holds a single array without a name; leave it out")
+            _check_claim(opened, os.fstat(opened.fileno()).st_size, f"path: {file}")
             return np.load(file, mmap_mode="r", allow_pickle=False), None
-        # Opened here, because NumPy leaves the handle of a damaged archive open.
-        with file.open("rb") as handle:
-            zipfile.ZipFile(handle).close()  # raises unless it is an archive: np.load would take other things too
-            handle.seek(0)
-            with np.load(handle, allow_pickle=False) as opened:
-                wanted, classes = _choose(opened.files, key, label_key, file)
-                return opened[wanted], None if classes is None else opened[classes]
-    except _RefusedError as error:
-        raise ValueError(str(error)) from None
-    except (OSError, ValueError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
-        if "pickle" in str(error) or "Python objects" in str(error):
-            raise ValueError(
-                f"path: {file}: holds pickled objects, or is not a NumPy file; save plain arrays"
-            ) from error
-        raise ValueError(f"path: {file}: not a readable NumPy file ({line(error)})") from error
+        with zipfile.ZipFile(opened) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            wanted, classes = _choose(list(members), key, label_key, file)
+            arrays = [_member(archive, members[name], file) for name in (wanted, classes) if name is not None]
+            return arrays[0], arrays[1] if classes is not None else None
+
+
+_MOST_DEFLATED = 1032
+"""Bytes that one byte can stand for in DEFLATE, at most (zlib's technical details)."""
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file: Path) -> np.ndarray:
+    """One array of an archive. The directory of the archive can lie about sizes as the header of the array can."""
+    where = f"path: {file}: '{info.filename.removesuffix('.npy')}'"
+    most = _MOST_DEFLATED * min(info.compress_size, file.stat().st_size)
+    if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and info.file_size > most:
+        raise _RefusedError(f"{where}: says that it holds {info.file_size:,} bytes, more than can be in it")
+    with archive.open(info) as opened:
+        _check_claim(opened, info.file_size, where)
+    with archive.open(info) as opened:
+        found: np.ndarray = np.lib.format.read_array(opened, allow_pickle=False)
+        return found
+
+
+def _check_claim(opened: IO[bytes], size: int, where: str) -> None:
+    """Raise unless the header of an array in ``size`` bytes asks for no more than there are, and for plain numbers."""
+    magic = np.lib.format.MAGIC_PREFIX
+    start = opened.read(len(magic) + 6)  # and the version in two bytes, the length of the header in two or four
+    if not start.startswith(magic):
+        raise _RefusedError(f"{where}: not a readable NumPy file, or one of pickled objects, which are not opened")
+    first = start[len(magic) : len(magic) + 1] == b"\1"
+    if int.from_bytes(start[len(magic) + 2 :][: 2 if first else 4], "little") > size:
+        raise _RefusedError(f"{where}: not a readable NumPy file (its header is longer than the file)")
+    opened.seek(0)
+    np.lib.format.read_magic(opened)
+    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(opened)
+    if dtype.hasobject:
+        raise _RefusedError(f"{where}: holds pickled objects, which are not opened; save plain arrays")
+    wanted, there = math.prod(shape) * dtype.itemsize, size - opened.tell()
+    if min(shape, default=0) < 0 or wanted > there:
+        raise _RefusedError(
+            f"{where}: its header says shape {_short(shape)} of {dtype}, {_short(wanted)} bytes, and there are "
+            f"{max(there, 0):,}; it is damaged or was cut off, copy it again"
+        )
+
+
+def _short(value: object) -> str:
+    text = f"{value:,}" if isinstance(value, int) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def read_safetensors(file: Path, key: str | None, label_key: str | None) -> tuple[np.ndarray, np.ndarray | None]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     def array(field: str, name: str) -> np.ndarray:
         about = opened.get_slice(name)
@@ -111,14 +168,12 @@ def read_safetensors(file: Path, key: str | None, label_key: str | None) -> tupl
             return np.empty(shape, _DTYPES[about.get_dtype()])
         return np.memmap(file, _DTYPES[about.get_dtype()], "r", first, tuple(shape))
 
-    try:
-        with safe_open(file, framework="pt") as opened:  # checks the header and the length of the file
-            wanted, classes = _choose(list(opened.keys()), key, label_key, file)
-            return array("key", wanted), None if classes is None else array("label_key", classes)
-    except _RefusedError as error:
-        raise ValueError(str(error)) from None
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"path: {file}: not a readable safetensors file ({line(error)})") from error
+    with (
+        readable(f"path: {file}", "safetensors file"),
+        safe_open(file, framework="pt") as opened,  # checks the header and the length of the file
+    ):
+        wanted, classes = _choose(list(opened.keys()), key, label_key, file)
+        return array("key", wanted), None if classes is None else array("label_key", classes)
 
 
 _DTYPES = {"U8": "u1", "F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}

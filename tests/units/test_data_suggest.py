@@ -299,7 +299,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         words="must be below 1,000,000, got 1000000000 for sample 1; number the classes from 0",
     )
     fails("digits", "--out", str(tmp_path), words="is a directory; name a file")
-    np.save(tmp_path / "z.npy", np.random.default_rng(0).normal(size=(50, 4, 8, 8)))
+    np.save(tmp_path / "z.npy", np.random.default_rng(0).uniform(-1, 1, (50, 4, 8, 8)))
     fails(f"arrays:path={tmp_path / 'z.npy'}", "--out", str(tmp_path / "z.png"), words="no picture of samples of shape")
     np.save(tmp_path / "n.npy", np.array([[0.0, np.nan]]))
     fails(f"arrays:path={tmp_path / 'n.npy'}", words="has NaN")
