@@ -17,8 +17,7 @@ from torch.nn import functional
 
 def each(function: Callable[..., float], *values: Tensor) -> Tensor:
     """``function`` of the numbers of each sample, computed by Python: (B,), … to (B,) in float64 on the CPU."""
-    columns = (value.tolist() for value in values)
-    return torch.tensor([function(*numbers) for numbers in zip(*columns, strict=True)], dtype=torch.float64)
+    return torch.tensor(list(map(function, *(value.tolist() for value in values))), dtype=torch.float64)
 
 
 def row_sum(x: Tensor) -> Tensor:

@@ -117,7 +117,7 @@ class Adaptive(ABC):
         H = math.log(a.sigma / b.sigma)
 
         def evaluate(x: Tensor, u: Tensor) -> Tensor:
-            sigma = each(lambda u: a.sigma * math.exp(-u) if u < H else b.sigma, u)  # the end is the walk's own number
+            sigma = torch.where(u < H, a.sigma * decay(u), b.sigma)  # the end is the walk's own number
             return dynamics.denoise(x, a._replace(sigma_tensor=sigma.to(x.device)))
 
         u = torch.zeros(B, dtype=torch.float64)

@@ -163,10 +163,10 @@ class AdaptiveSDE:
         H = math.log(a.sigma / b.sigma)
 
         def sigma_at(u: Tensor) -> Tensor:
-            return each(lambda u: a.sigma * math.exp(-u) if u < H else b.sigma, u)  # the end is the walk's own number
+            return torch.where(u < H, a.sigma * decay(u), b.sigma)  # the end is the walk's own number
 
-        def evaluate(x: Tensor, u: Tensor) -> Tensor:
-            return dynamics.denoise(x, a._replace(sigma_tensor=sigma_at(u).to(x.device)))
+        def evaluate(x: Tensor, sigma: Tensor) -> Tensor:
+            return dynamics.denoise(x, a._replace(sigma_tensor=sigma.to(x.device)))
 
         u = torch.zeros(B, dtype=torch.float64)
         h = torch.full(B, FIRST_STEP, dtype=torch.float64) if state.step is None else state.step
@@ -174,7 +174,7 @@ class AdaptiveSDE:
         lost = Lost(stale, stale)
         while bool((active := (u < H) & ~lost.any).any()):
             if bool(stale.any()):
-                D = torch.where(along(stale, x), evaluate(x, u), D)
+                D = torch.where(along(stale, x), evaluate(x, sigma_at(u)), D)
                 evaluations = evaluations + stale
 
             end, known = path.top(x)
@@ -184,14 +184,16 @@ class AdaptiveSDE:
             fresh = active & ~torch.isfinite(end)
             z, drawn = drawn.next(fresh | bridged, x, randn)
             length, rest = reach - u, end - reach  # the rest is infinite where nothing is known, and then plays no part
-            kept, spread = each(self._kept, length, rest), each(self._spread, length, rest)
-            increment = along(kept, x) * known + along(spread, x) * z
-            path.replace_top(bridged, known - along(decay(eta2 * rest), x) * increment)
+            now, later, both = (saturation(2 * eta2 * part) for part in (length, rest, length + rest))
+            share, fade = torch.where(both > 0, now / both, 0.0), decay(eta2 * rest)
+            increment = along(fade * share, x) * known + along(torch.sqrt(share * later), x) * z
+            path.replace_top(bridged, known - along(fade, x) * increment)
             path.push(fresh | bridged, reach, increment)
 
             whole = along(saturation((1 + eta2) * length), x)
-            low = torch.lerp(x, D, whole) + along(sigma_at(reach), x) * increment
-            high = low + 0.5 * whole * (evaluate(low, reach) - D)
+            sigma = sigma_at(reach)
+            low = torch.lerp(x, D, whole) + along(sigma, x) * increment
+            high = low + 0.5 * whole * (evaluate(low, sigma) - D)
             error = size(high - low, x, low, self.rtol, self.atol)
             accepted = active & (error <= 1)
             evaluations = evaluations + active
@@ -207,20 +209,6 @@ class AdaptiveSDE:
             stale = accepted & (u < H)
         lost.report(self, a.sigma * decay(u))
         return x, State(h, drawn, evaluations, rejected)
-
-    def _renewed(self, length: float) -> float:
-        """r(z) of the module docstring: the share of the noise that is new after ``length``."""
-        return -math.expm1(-2 * self.eta**2 * length)
-
-    def _kept(self, length: float, rest: float) -> float:
-        """The weight of a known increment in that over its first part, ``length``; ``rest`` is the other part."""
-        whole = self._renewed(length + rest)
-        return math.exp(-(self.eta**2) * rest) * self._renewed(length) / whole if whole > 0 else 0.0
-
-    def _spread(self, length: float, rest: float) -> float:
-        """The standard deviation of what is not known of the first part."""
-        whole = self._renewed(length + rest)
-        return math.sqrt(self._renewed(length) * self._renewed(rest) / whole) if whole > 0 else 0.0
 
     def _factor(self, error: float, accepted: bool) -> float:
         """What the next step of a sample is of this one, given its error."""

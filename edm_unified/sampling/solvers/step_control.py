@@ -59,12 +59,12 @@ def log_size(error: float) -> float:
 
 def decay(z: Tensor) -> Tensor:
     """e^{−z} of each sample, (B,)."""
-    return each(lambda z: math.exp(-z), z)
+    return each(math.exp, -z)
 
 
 def saturation(z: Tensor) -> Tensor:
     """1 − e^{−z} of each sample, (B,)."""
-    return each(lambda z: -math.expm1(-z), z)
+    return -each(math.expm1, -z)
 
 
 class Tolerances(Protocol):
