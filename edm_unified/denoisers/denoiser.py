@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -30,6 +30,43 @@ class Denoiser(Protocol):
     def __call__(
         self, x: Float[Tensor, "B *shape"], sigma: Float[Tensor, ""] | Float[Tensor, " B"], **cond: Any
     ) -> Float[Tensor, "B *shape"]: ...
+
+
+class OutputError(ValueError):
+    """A denoiser returned something that is not an estimate of x_0, or changed what it was given."""
+
+
+def estimate(denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Mapping[str, object]) -> Tensor:
+    """D(x; σ) in the dtype of x, of a denoiser that may be anybody's.
+
+    Raises :class:`OutputError` where it returns another shape, which might broadcast, or complex numbers, or has
+    written into x or σ, which are the run's. Writing is seen by torch's counter of versions, which costs nothing; what
+    goes past it (``x.data``, ``x.numpy()``) is not seen. Inference tensors have no counter: D gets copies.
+    """
+    if torch.is_inference_mode_enabled() or x.is_inference():
+        out = denoiser(x.clone(), sigma.clone(), **cond)
+    else:
+        versions = x._version, sigma._version
+        out = denoiser(x, sigma, **cond)
+        if (x._version, sigma._version) != versions:
+            name = "x" if x._version != versions[0] else "sigma"
+            raise OutputError(
+                f"denoiser: wrote into its input {name}{_at(sigma)}, which the run still needs; compute a new tensor, "
+                "as in x = c_in * x in place of x *= c_in"
+            )
+    if not isinstance(out, Tensor) or out.shape != x.shape or out.is_complex():
+        got = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+        got = f"complex numbers, {out.dtype}," if got == f"shape {tuple(x.shape)}" else got
+        raise OutputError(
+            f"denoiser: returned {got} for x of shape {tuple(x.shape)}{_at(sigma)}; "
+            "D(x, sigma) must return an estimate of x_0, real and in the shape of x"
+        )
+    return out if out.dtype == x.dtype else out.to(x.dtype)
+
+
+def _at(sigma: Tensor) -> str:
+    """Where on the noise axis, as far as it is one place."""
+    return f" at sigma = {float(sigma):.6g}" if sigma.ndim == 0 else ""
 
 
 class Preconditioned(nn.Module):

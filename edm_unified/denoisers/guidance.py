@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edm_unified.denoisers.denoiser import Around, Denoiser, supported_range
+from edm_unified.denoisers.denoiser import Around, Denoiser, OutputError, supported_range
 from edm_unified.denoisers.parametrization import along
 from edm_unified.schedules.base import float64
 
@@ -103,7 +103,10 @@ def _guide(
     inside = (sigma > low) & (sigma <= high)
     if sigma.device.type == "cpu" and not inside.any():
         return first
+    version = None if first.is_inference() else first._version
     other = second()
+    if version is not None and first._version != version:
+        raise OutputError("denoiser: wrote into a tensor that it had returned before; return a new one each time")
     guided = other + guidance.w * (first - other)
     # chosen, not blended with a weight of 1: outside the interval the answer is ``first`` to the last bit
     return torch.where(along(inside, x).bool(), guided, first)

@@ -34,10 +34,9 @@ from torch import Tensor
 from edm_unified.components.component import choice, count, positive
 from edm_unified.data import BYTES, Scaling
 from edm_unified.denoisers import exact
-from edm_unified.denoisers.denoiser import Counted, Denoiser, check_range
+from edm_unified.denoisers.denoiser import Counted, Denoiser, check_range, estimate
 from edm_unified.denoisers.parametrization import along
 from edm_unified.likelihood.decoder import Decoder, decoded
-from edm_unified.likelihood.path import denoised
 from edm_unified.likelihood.prior import check_levels, isotropic
 from edm_unified.sampling.by_sample import row_sum
 from edm_unified.sampling.streams import Source
@@ -131,7 +130,7 @@ def variational_bound(
     def error(sigma: Tensor) -> Tensor:
         """‖x − D‖²/σ² under fresh noise, less that of the control; σ () or (B,), on the device of x."""
         z = clean + along(sigma, clean) * randn()
-        out = _squared(denoised(counted, z, sigma, kwargs) - clean)
+        out = _squared(estimate(counted, z, sigma, kwargs) - clean)
         if control is not None:
             out = out - _squared(control(z, sigma) - clean)
         return out / sigma.square()

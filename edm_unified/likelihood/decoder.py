@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from edm_unified.data import Scaling
-from edm_unified.denoisers.denoiser import Denoiser
-from edm_unified.likelihood.path import denoised
+from edm_unified.denoisers.denoiser import Denoiser, estimate
 from edm_unified.sampling.by_sample import row_sum
 from edm_unified.sampling.streams import Source
 
@@ -47,7 +46,7 @@ def decoded(
     level = torch.tensor(sigma, dtype=torch.float64, device=x.device)
     out = []
     for _ in range(repeats):
-        away = x.double() - denoised(denoiser, x + sigma * randn(), level, cond).double()
+        away = x.double() - estimate(denoiser, x + sigma * randn(), level, cond).double()
         above = torch.where(raw == values - 1, math.inf, (away + 0.5 / scale) / std)
         below = torch.where(raw == 0, -math.inf, (away - 0.5 / scale) / std)
         out.append(-row_sum(_log_between(below, above)))

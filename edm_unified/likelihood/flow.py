@@ -27,8 +27,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edm_unified.denoisers.denoiser import Counted, Denoiser, check_range
-from edm_unified.likelihood.path import Told, denoised, integrate
+from edm_unified.denoisers.denoiser import Counted, Denoiser, check_range, estimate
+from edm_unified.likelihood.path import Told, integrate
 from edm_unified.likelihood.prior import Density, PriorWarning, check_levels, isotropic, prior_error, prior_warning
 from edm_unified.likelihood.trace import Probe, Trace, estimator
 from edm_unified.sampling.by_sample import row_sum
@@ -104,7 +104,7 @@ def log_likelihood(
     def rate(y: Tensor, sigma: Tensor) -> Tensor:
         with torch.enable_grad():
             state = y[:, :d].reshape(shape).detach().requires_grad_(True)
-            out = denoised(counted, state, sigma, kwargs)
+            out = estimate(counted, state.clone(), sigma, kwargs)  # a leaf that is written into is torch's error
             if not out.requires_grad:
                 raise ValueError("denoiser: its output carries no gradient, which the trace needs; drop torch.no_grad")
             traces = how.of(out, state)
@@ -175,7 +175,7 @@ def _carry(
     kwargs = dict(cond or {})
 
     def rate(y: Tensor, sigma: Tensor) -> Tensor:
-        return y - denoised(denoiser, y.reshape(x.shape), sigma, kwargs).flatten(1)
+        return y - estimate(denoiser, y.reshape(x.shape), sigma, kwargs).flatten(1)
 
     with torch.no_grad():
         return integrate(rate, x.to(dtype).flatten(1), start, end, steps, tolerance).reshape(x.shape)

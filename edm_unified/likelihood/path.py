@@ -9,14 +9,13 @@ A walk falls. A path that rises is followed on the mirrored levels σ_start σ_e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from edm_unified.components.component import count, positive
-from edm_unified.denoisers.denoiser import Denoiser
 from edm_unified.sampling.dynamics import Dynamics
 from edm_unified.sampling.loop import Progress, walk
 from edm_unified.sampling.solvers import RK4, DormandPrince45, Solver
@@ -26,14 +25,6 @@ Rate = Callable[[Tensor, Tensor], Tensor]
 """dy/d ln σ of y (B, n) at σ, () or (B,) on the device of y."""
 Told = Callable[[int, int, float], object]
 """A callback: steps done, steps in all, σ."""
-
-
-def denoised(denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Mapping[str, object]) -> Tensor:
-    """D(x; σ) in the dtype of x. Raises ``ValueError`` where it has another shape, which might broadcast."""
-    out = denoiser(x, sigma, **cond)
-    if out.shape != x.shape:
-        raise ValueError(f"denoiser: returned shape {tuple(out.shape)} for x of shape {tuple(x.shape)}")
-    return out.to(x.dtype)
 
 
 def integrate(

@@ -16,21 +16,18 @@ loop. The loop itself only combines tensors with Python numbers, so it never wai
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor
 
-from edm_unified.denoisers.denoiser import Denoiser
+from edm_unified.denoisers.denoiser import Denoiser, OutputError, estimate
 from edm_unified.schedules import PRACTICAL_INFINITY, Schedule, is_value
 from edm_unified.schedules.base import float64
-
-
-class OutputError(ValueError):
-    """A denoiser returned something that is not an estimate of x_0; the loop adds in which move."""
 
 
 class Level(NamedTuple):
@@ -128,6 +125,19 @@ class Substitute(NamedTuple):
     denoise: Callable[[Tensor, float], Tensor]
 
 
+class Returned(NamedTuple):
+    """An output of D and how often it had been written into when it was returned."""
+
+    output: ref[Tensor]
+    version: int
+
+    def check(self) -> None:
+        """Raise :class:`OutputError` if it was written into since, and is still used."""
+        output = self.output()
+        if output is not None and output._version != self.version:
+            raise OutputError("denoiser: wrote into a tensor that it had returned before; return a new one each time")
+
+
 @dataclass(frozen=True)
 class Dynamics:
     """A denoiser with its conditioning, under a schedule."""
@@ -137,6 +147,8 @@ class Dynamics:
     cond: Mapping[str, object]
     device: torch.device
     substitute: Substitute | None = None
+    previous: list[Returned] = field(default_factory=list, compare=False, repr=False)
+    """The last output, where somebody still has it."""
 
     def levels(self, sigmas: Sequence[float], times: Sequence[float] | None = None) -> tuple[Level, ...]:
         """Levels for ``sigmas``; ``times`` where they are known already, or else σ⁻¹."""
@@ -147,17 +159,18 @@ class Dynamics:
         return Walk(self.levels(sigmas))
 
     def denoise(self, x: Tensor, level: Level) -> Tensor:
-        """D(x; σ) in the dtype of x. Raises :class:`OutputError` where D returns another shape."""
+        """D(x; σ) in the dtype of x. Raises :class:`OutputError` for what :func:`estimate` refuses, and where D has
+        written into what it returned the last time (a buffer of its own), which a multistep method may still need.
+        """
         if self.substitute is not None and level.sigma >= self.substitute.sigma:
             return self.substitute.denoise(x, level.sigma)
-        out = self.denoiser(x, level.sigma_tensor, **self.cond)
-        if not isinstance(out, Tensor) or out.shape != x.shape:
-            got = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
-            raise OutputError(
-                f"denoiser: returned {got} for x of shape {tuple(x.shape)} at sigma = {level.sigma:.6g}; "
-                "D(x, sigma) must return an estimate of x_0 in the shape of x"
-            )
-        return out if out.dtype == x.dtype else out.to(x.dtype)
+        previous = self.previous.pop() if self.previous else None
+        out = estimate(self.denoiser, x, level.sigma_tensor, self.cond)
+        if previous is not None:
+            previous.check()
+        if not out.is_inference():
+            self.previous.append(Returned(ref(out), out._version))
+        return out
 
     def velocity(self, x: Tensor, level: Level) -> Tensor:
         """dx/dσ = (x − D(x; σ))/σ = ε."""

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from edm_unified.components.component import choice
 from edm_unified.denoisers import exact
-from edm_unified.denoisers.denoiser import Counted, Denoiser, check_range
+from edm_unified.denoisers.denoiser import Counted, Denoiser, OutputError, check_range
 from edm_unified.sampling.analytic_starts import AnalyticStart, Fitted, applied
 from edm_unified.sampling.correctors import Corrector
-from edm_unified.sampling.dynamics import Dynamics, OutputError, Walk
+from edm_unified.sampling.dynamics import Dynamics, Walk
 from edm_unified.sampling.levels import Karras, Steps
 from edm_unified.sampling.renoising import MOST_LEVELS, Renoising
 from edm_unified.sampling.solvers import LAST, AnySolver, DenoisedLast, Heun, Last, Randn, Solver

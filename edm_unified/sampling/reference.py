@@ -17,7 +17,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from edm_unified.components.component import falling, nonnegative, positive
-from edm_unified.denoisers.denoiser import Denoiser
+from edm_unified.denoisers.denoiser import Denoiser, estimate
 
 
 def reference(
@@ -53,12 +53,7 @@ def reference(
 
     def denoise(x: np.ndarray, sigma: float) -> Tensor:
         state = torch.from_numpy(x).to(device).view(shape)
-        out = denoiser(state, torch.tensor(sigma, dtype=torch.float64, device=device), **kwargs)
-        if out.shape != shape:
-            raise ValueError(
-                f"denoiser: returned shape {tuple(out.shape)} for x of shape {tuple(shape)} at sigma = {sigma:.6g}"
-            )
-        return out.double()
+        return estimate(denoiser, state, torch.tensor(sigma, dtype=torch.float64, device=device), kwargs)
 
     def slope(lam: float, x: np.ndarray) -> np.ndarray:
         nonlocal evaluations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 import edm_unified as edm
-from edm_unified import schedules, solvers
+from edm_unified import correctors, schedules, solvers
 from edm_unified.sampling.levels import Explicit, Karras, UniformTime
+from edm_unified.sampling.levels.measured import mean_squared_errors
 from edm_unified.sampling.loop import levels_of
 from edm_unified.sampling.renoising import Churn, Corrected
 from edm_unified.schedules import EDM, BetaTable, FlowMatching
@@ -100,6 +102,75 @@ def test_a_wrong_shape_names_the_move_and_the_level(bad: Any, got: str) -> None:
     ) as error:
         edm.sample(below_one(bad), NOISE, solver=solvers.DDIM())
     assert f"(in move {move} of 18)" in str(error.value)
+
+
+def writes_into_x(x: Tensor, sigma: Tensor) -> Tensor:
+    out = x / (1 + sigma.view(-1, *[1] * (x.ndim - 1)) ** 2)
+    x.mul_(0.5)
+    return out
+
+
+def writes_into_sigma(x: Tensor, sigma: Tensor) -> Tensor:
+    sigma += 1
+    return x / (1 + sigma.view(-1, *[1] * (x.ndim - 1)) ** 2)
+
+
+def returns_complex(x: Tensor, sigma: Tensor) -> Tensor:
+    return x / (1 + 1j * sigma.view(-1, *[1] * (x.ndim - 1)))
+
+
+WAYS: dict[str, Callable[[Any], object]] = {
+    "sample": lambda D: edm.sample(D, NOISE),
+    "adaptive": lambda D: edm.sample(D, NOISE, solver=solvers.DormandPrince45()),
+    "corrector": lambda D: edm.sample(
+        D, NOISE, renoising=Corrected(), corrector=correctors.Langevin(), solver=solvers.NoPredictor()
+    ),
+    "guidance": lambda D: edm.sample(edm.guidance.Autoguidance(D, D, w=2.0), NOISE),
+    "reference": lambda D: edm.reference(D, NOISE),
+    "log_likelihood": lambda D: edm.likelihood.log_likelihood(D, NOISE, steps=2),
+    "encode": lambda D: edm.likelihood.encode(D, NOISE, steps=2),
+    "variational_bound": lambda D: edm.likelihood.variational_bound(D, NOISE, points=2, repeats=1),
+    "mean_squared_errors": lambda D: mean_squared_errors(D, NOISE, (1.0,)),
+}
+"""Whatever evaluates a denoiser that may be the user's."""
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (writes_into_x, "^denoiser: wrote into its input x.*; compute a new tensor, as in"),
+        (writes_into_sigma, "^denoiser: wrote into its input sigma"),
+        (returns_complex, "^denoiser: returned complex numbers, torch.complex128, for x of shape"),
+    ],
+    ids=["x", "sigma", "complex"],
+)
+def test_a_denoiser_that_spoils_the_run_is_named(way: str, bad: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        WAYS[way](bad)
+
+
+def test_a_denoiser_that_returns_one_buffer_again_and_again_is_named() -> None:
+    """Where an output is still needed: of a multistep method, or of guidance. Else it does no harm."""
+    buffer = torch.empty_like(NOISE)
+
+    def into_a_buffer(x: Tensor, sigma: Tensor) -> Tensor:
+        return torch.div(x, 1 + sigma**2, out=buffer)
+
+    words = "^denoiser: wrote into a tensor that it had returned before"
+    for solver in (solvers.DPMSolverPP2M(), solvers.Heun()):
+        with pytest.raises(ValueError, match=words):
+            edm.sample(into_a_buffer, NOISE, solver=solver)
+    with pytest.raises(ValueError, match=words):
+        edm.sample(edm.guidance.Autoguidance(into_a_buffer, into_a_buffer, w=2.0), NOISE)
+
+
+def test_what_is_written_into_does_no_harm_under_inference_mode() -> None:
+    """Inference tensors do not count what is written into them: the denoiser gets copies."""
+    clean = lambda x, sigma: x / (1 + sigma**2)  # noqa: E731
+    with torch.inference_mode():
+        assert torch.equal(edm.sample(writes_into_x, NOISE), edm.sample(clean, NOISE))
+    assert torch.equal(edm.sample(clean, NOISE), edm.sample(lambda x, sigma: clean(x.clone(), sigma), NOISE))
 
 
 def test_an_error_of_the_denoiser_itself_passes_through() -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from edm_unified.components.component import choice, count, falling
-from edm_unified.denoisers.denoiser import Denoiser
+from edm_unified.denoisers.denoiser import Denoiser, estimate
 from edm_unified.sampling.levels.base import ramp
 from edm_unified.sampling.levels.density import DensitySpaced
 
@@ -42,7 +42,7 @@ def mean_squared_errors(
         for sigma in sigmas:
             level = torch.tensor(sigma, dtype=torch.float64, device=x0.device)
             parts = zip(x0.split(batch), noise.split(batch), strict=True)
-            total = sum(float((denoiser(x + sigma * n, level) - x).square().sum()) for x, n in parts)
+            total = sum(float((estimate(denoiser, x + sigma * n, level, {}) - x).square().sum()) for x, n in parts)
             found.append(total / x0.numel())
     return tuple(found)
 
