@@ -14,6 +14,8 @@ from typing import Any, cast
 
 from edm_unified.compare.sets import solver_set
 from edm_unified.recipe import Comparison, Recipe, Sampler, by_path, same_range
+from edm_unified.recipe.denoisers import Checkpoint
+from edm_unified.recipe.guidances import Autoguidance
 from edm_unified.recipe.labels import label as label
 from edm_unified.recipe.labels import words_of
 from edm_unified.sampling.levels import Explicit, TableSubset
@@ -88,8 +90,8 @@ class Cell:
     seed: int
 
     def key(self, common: str) -> str:
-        """Two cells of one key give the same samples. ``common`` covers data, dtype and number of samples."""
-        return digest([self.method.with_steps(self.n).hash, self.seed, common])
+        """Two cells of one key give the same samples. ``common`` covers data, dtype, number of samples, weights."""
+        return digest([placeless(self.method.with_steps(self.n)).hash, self.seed, common])
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,19 @@ class Plan:
                         f"note: {path} = {words} visit the same noise levels at {cells[0].budget} evaluations, where a "
                         "limit of the renoising acts; their results are equal"
                     )
+
+
+@lru_cache(maxsize=16384)
+def placeless(recipe: Recipe) -> Recipe:
+    """``recipe`` without the folders of its networks, which say where their weights are and not what they are."""
+    changes: dict[str, Any] = {}
+    if isinstance(recipe.denoiser, Checkpoint):
+        changes["denoiser"] = dataclasses.replace(recipe.denoiser, path="")
+    guidance = recipe.sampler.guidance
+    if isinstance(guidance, Autoguidance):
+        nowhere = dataclasses.replace(guidance, guide="")
+        changes["sampler"] = dataclasses.replace(recipe.sampler, guidance=nowhere)
+    return dataclasses.replace(recipe, **changes) if changes else recipe
 
 
 def digest(value: Any) -> str:

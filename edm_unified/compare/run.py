@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from edm_unified import metrics as measure
-from edm_unified.compare.plan import Cell, Method, Plan, digest
+from edm_unified.compare.plan import Cell, Method, Plan, digest, placeless
 from edm_unified.compare.problem import ENDPOINT, TARGET_SAMPLES, Problem, Problems, Settings
 from edm_unified.compare.store import Store
 from edm_unified.denoisers.denoiser import Counted, Denoiser, supported_range
@@ -54,6 +54,11 @@ def keys_of(plan: Plan, settings: Settings, problems: Problems) -> dict[Cell, st
     return {cell: cell.key(common[cell.method]) for cell in plan.cells}
 
 
+def told_as(cell: Cell) -> dict[str, Any]:
+    """What a record says of who made it and for which budget. Cells of one key may differ in it and in nothing else."""
+    return cell.method.labels | {"budget": cell.budget, "hash": cell.method.recipe.hash}
+
+
 def metrics_of(plan: Plan, cell: Cell, problem: Problem) -> tuple[str, ...]:
     """The metrics that apply to a cell."""
     names = plan.comparison.metrics
@@ -67,7 +72,7 @@ def run(plan: Plan, store: Store, settings: Settings, problems: Problems, observ
     todo = [
         cell
         for cell in plan.cells
-        if not store.finished(keys[cell], metrics_of(plan, cell, problems.of(cell.method.recipe)), cell.budget)
+        if not store.finished(keys[cell], metrics_of(plan, cell, problems.of(cell.method.recipe)), told_as(cell))
         or _unsaved(plan, cell, keys[cell], store, problems.of(cell.method.recipe))
     ]
     ledger = _Ledger(plan, todo, store, problems, settings, observe)
@@ -78,8 +83,7 @@ def run(plan: Plan, store: Store, settings: Settings, problems: Problems, observ
             plan, cell, keys[cell], store, problem
         ):
             # two budgets buy the same number of steps, or two recipes are equal: one run, told of under each
-            own = cell.method.labels | {"budget": cell.budget}
-            store.append(keys[cell], [record | own for record in store.records(keys[cell])])
+            store.append(keys[cell], [record | told_as(cell) for record in store.records(keys[cell])])
             continue
         exact = None
         if not cell.method.stochastic and set(ENDPOINT) & set(plan.comparison.metrics):
@@ -88,7 +92,7 @@ def run(plan: Plan, store: Store, settings: Settings, problems: Problems, observ
         records = _records(plan, cell, problem, keys[cell], x, exact, seconds)
         if _shown(plan, cell):
             store.save(f"samples/{keys[cell]}", x[: pictured(plan.comparison, problem.shape)].float())
-        if not store.finished(keys[cell], metrics_of(plan, cell, problem), cell.budget):  # else a picture was wanted
+        if not store.finished(keys[cell], metrics_of(plan, cell, problem), told_as(cell)):  # else a picture was wanted
             store.append(keys[cell], records)
     ledger.end(len(todo))
 
@@ -120,9 +124,8 @@ def _records(
         estimate = getattr(endpoint, name[6:], None) if name in ENDPOINT else problem.measure(x, name)
         if estimate is not None:
             records.append(
-                cell.method.labels
+                told_as(cell)
                 | {
-                    "budget": cell.budget,
                     "nfe": cell.nfe,
                     "n": cell.n,
                     "seed": cell.seed,
@@ -130,7 +133,6 @@ def _records(
                     "metric": name,
                     **estimate._asdict(),
                     "seconds": round(seconds, 4),
-                    "hash": cell.method.recipe.hash,
                     "cell": key,
                 }
             )
@@ -180,9 +182,10 @@ def reference_name(plan: Plan, problem: Problem, recipe: Recipe, sigma_max: floa
     """Where the reference from σ_max is kept; references of equal problem, guidance, start and seed are shared."""
     c = plan.comparison
     number = min(c.reference_samples, c.samples)
-    whole = [repr(recipe.denoiser), problem.fingerprint, number, c.reference_tolerance]
+    same = placeless(recipe)
+    whole = [repr(same.denoiser), problem.fingerprint, number, c.reference_tolerance]
     guide = problem.guide(recipe.sampler)
-    denoiser = digest(whole if guide is None else [*whole, repr(recipe.sampler.guidance), guide.fingerprint])
+    denoiser = digest(whole if guide is None else [*whole, repr(same.sampler.guidance), guide.fingerprint])
     return f"reference/{digest([denoiser, sigma_max, seed])}"
 
 

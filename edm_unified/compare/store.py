@@ -95,10 +95,10 @@ class Store:
             self._warn(f"{self._path}: {faults[0]}{more}; kept as {aside.name}, and what it said is computed again")
         return records
 
-    def finished(self, cell: str, metrics: tuple[str, ...], budget: int | None = None) -> bool:
-        """Whether every one of ``metrics`` is on file for the cell (under that budget, where one is given)."""
-        known = self._records.get(cell, ())
-        return set(metrics) <= {r["metric"] for r in known if budget is None or r["budget"] == budget}
+    def finished(self, cell: str, metrics: tuple[str, ...], told_as: Mapping[str, Any] | None = None) -> bool:
+        """Whether every one of ``metrics`` is on file for the cell: under these names and budget, where given."""
+        own = (told_as or {}).items()
+        return set(metrics) <= {r["metric"] for r in self._records.get(cell, ()) if r.items() >= own}
 
     def records(self, cell: str) -> list[dict[str, Any]]:
         """The records of a cell, one per metric (the last written, should there be two)."""

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from edm_unified import report
-from edm_unified.compare.plan import Cell, Method, Plan, digest, label
+from edm_unified.compare.plan import Cell, Method, Plan, digest, label, placeless
 from edm_unified.compare.problem import ENDPOINT, Problem, Problems, Settings
-from edm_unified.compare.run import common_key, pictured, solve_reference, start_of
+from edm_unified.compare.run import common_key, pictured, solve_reference, start_of, told_as
 from edm_unified.compare.store import Store
 from edm_unified.data import Dataset, batch, order
 from edm_unified.recipe import Recipe
@@ -53,7 +53,7 @@ def report_data(
     pictures = pictured(plan.comparison, problem.shape)
     words = _problems_in_words(plan, problems)
     records = [  # under the names of this plan: another comparison may have made them under others
-        record | cell.method.labels | {"budget": cell.budget, "hash": cell.method.recipe.hash}
+        record | told_as(cell)
         for cell in plan.cells
         for record in store.records(cell.key(_common(plan, cell.method, problems, settings)))
     ]
@@ -180,7 +180,7 @@ def _shown_reference(plan: Plan, problem: Problem, store: Store, settings: Setti
     name = f"reference/shown-{plan.comparison.samples}-{sigma_max:g}"
     name += f"-{problem.fingerprint}" if problem.learnt else ""
     if (guide := problem.guide(sampler)) is not None:
-        name += f"-{digest([repr(sampler.guidance), guide.fingerprint])}"
+        name += f"-{digest([repr(placeless(plan.methods[0].recipe).sampler.guidance), guide.fingerprint])}"
     saved = store.load(name, problem.shape)
     if saved is None and set(ENDPOINT) & set(plan.comparison.metrics):
         # a network is not asked for more than is shown: its floors would be those of its own errors

@@ -223,14 +223,16 @@ class Recipe:
 class Comparison:
     """Several recipes on the same denoiser, the same noise and the same budgets of evaluations.
 
-    ``recipes`` are names of shipped recipes or by_path. ``data`` and ``denoiser``, where given, replace those of the
+    ``recipes`` are names of shipped recipes or paths. ``data`` and ``denoiser``, where given, replace those of the
     recipes. ``cross`` runs every recipe with each of the values at a path, in all combinations: ``{sampler.solver:
     [{kind: heun}, {kind: euler}], sampler.steps.rho: [5.0, 7.0]}``; null is none. ``solver_set`` adds to the solvers
     ``all`` there are, the ``deterministic`` ones, or the ten best at small budgets (``fast``). ``nfe`` are the
-    budgets; ``samples`` are drawn for each of ``seeds``. ``grid_nfe`` and ``grid_samples`` set the pictures. The
-    endpoint errors are those of the first ``reference_samples`` against a solution to ``reference_tolerance``.
+    budgets; ``samples`` are drawn for each of ``seeds``. ``rank_by`` is one of ``metrics``; null: the first of them
+    that every method has, which is the endpoint error where none draws noise. ``grid_nfe`` and ``grid_samples`` set the
+    pictures. The endpoint errors are those of the first ``reference_samples`` against a solution to
+    ``reference_tolerance``.
 
-    The order of the methods is that of the recipe's fields, whatever the order of the by_path.
+    The order of the methods is that of the recipe's fields, whatever the order of the paths.
     """
 
     title: str
@@ -251,7 +253,7 @@ class Comparison:
         "frechet",
         "log_density_gap",
     )
-    rank_by: MetricName = "sliced_wasserstein"
+    rank_by: MetricName | None = None
     grid_nfe: int = 10
     grid_samples: int = 25
     reference_samples: int = 256
@@ -271,6 +273,8 @@ class Comparison:
                 raise ValueError(f"{name}: at least one is needed")
             if len(set(values)) != len(values):
                 raise ValueError(f"{name}: {next(v for v in values if values.count(v) > 1)!r} is listed twice")
+        if self.rank_by is not None and self.rank_by not in self.metrics:
+            raise ValueError(f"rank_by: {self.rank_by} is not among metrics; add it there, or name one of them")
         for budget in self.nfe:
             count("nfe", budget)
         for seed in self.seeds:

@@ -130,6 +130,11 @@ class Metric(NamedTuple):
         """What is ranked and drawn, in short."""
         return self.short if self.best is None else f"{self.best:g} − {self.short}" if self.best else f"|{self.short}|"
 
+    @property
+    def arrow(self) -> str:
+        """Which way is better: ↓ lower, ↑ higher (best at 1), →0 towards zero from either side."""
+        return "↓" if self.best is None else "↑" if self.best else "→0"
+
 
 METRICS: dict[str, Metric] = {
     m.name: m

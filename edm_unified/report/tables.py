@@ -112,7 +112,7 @@ def _ranked(t: Table, budget: int, index: dict[str, int], suffix: str) -> str:
         '<th scope="col">method</th>',
         *(
             f'<th scope="col" class="num" data-metric="{text(name)}"{_sorted(name == t.rank_by)}>'
-            f"{text(metric(name).short)}</th>"
+            f'{text(metric(name).short)}<small class="toward">{metric(name).arrow} better</small></th>'
             for name in ordered
         ),
         '<th scope="col" class="num">NFE</th><th scope="col" class="num">steps</th>',

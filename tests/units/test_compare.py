@@ -22,7 +22,8 @@ from edm_unified.compare import Plan, Settings, Store, label, make_plan, run
 from edm_unified.compare.problem import Problems
 from edm_unified.data import Arrays
 from edm_unified.recipe import Comparison, Recipe, Sampler
-from edm_unified.recipe.denoisers import Gaussian
+from edm_unified.recipe.denoisers import Checkpoint, Gaussian
+from edm_unified.recipe.guidances import Autoguidance
 from edm_unified.sampling.levels import Explicit, Karras, LogLinear, TableSubset, UniformTime
 from edm_unified.sampling.renoising import Churn
 from edm_unified.sampling.solvers import DDIM, RK4, Euler, EulerMaruyama, Heun
@@ -209,7 +210,9 @@ def test_a_new_budget_adds_to_what_is_there(folder: Path) -> None:
 
 def test_a_larger_grid_is_drawn_and_a_smaller_one_is_cut(folder: Path) -> None:
     out = folder / "out"
-    np.save(folder / "points.npy", np.load(folder / "points.npy")[:, None, None, :])  # images, of which a grid is shown
+    np.save(
+        folder / "points.npy", np.tanh(np.load(folder / "points.npy"))[:, None, None, :]
+    )  # images, of which a grid is shown
     args = (folder / "one.yaml", "--nfe", "3", "--samples", 16, "--out", out)
     kept = []
     for pictures in (4, 9, 2):
@@ -233,6 +236,60 @@ def test_changed_data_are_not_taken_for_the_old_ones(folder: Path) -> None:
     np.save(folder / "points.npy", np.load(folder / "points.npy") * 0.5)
     assert _cli(*args).exit_code == 0
     assert len({r["cell"] for r in _records(out)} - old) == 1
+
+
+def _rows(result: Result) -> list[str]:
+    """The lines of the ranked tables."""
+    return [line for line in result.output.splitlines() if line.strip()[:1].isdigit() and "evaluations" not in line]
+
+
+def test_recipes_of_equal_settings_are_run_once_and_both_are_shown(folder: Path) -> None:
+    (folder / "same.yaml").write_text((folder / "one.yaml").read_text())
+    out = folder / "out"
+    result = _cli(folder / "one.yaml", folder / "same.yaml", "--nfe", "3,5", "--samples", 16, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert len(_rows(result)) == 4
+    assert sum(" same " in row for row in _rows(result)) == sum(" one " in row for row in _rows(result)) == 2
+    values = _values(out)
+    assert {value for (name, *_), value in values.items() if name == "same"} == {
+        value for (name, *_), value in values.items() if name == "one"
+    }
+    assert len({r["cell"] for r in _records(out)}) == 2  # one run for both
+
+
+def test_a_renamed_recipe_goes_by_its_new_name_and_is_not_run_again(folder: Path) -> None:
+    out, options = folder / "out", ("--nfe", "3", "--samples", 16)
+    assert _cli(folder / "one.yaml", *options, "--out", out).exit_code == 0
+    seconds = _records(out)[0]["seconds"]
+    (folder / "one.yaml").rename(folder / "other.yaml")
+    result = _cli(folder / "other.yaml", *options, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert [" other " in row for row in _rows(result)] == [True]
+    page = (out / "report.html").read_text()
+    assert "</svg> other<" in page
+    assert "</svg> one<" not in page
+    assert {r["seconds"] for r in _records(out)} == {seconds}
+
+
+def test_the_place_of_a_network_is_no_part_of_what_it_draws() -> None:
+    """A run that was moved has the cells it had: its weights are told by their own digest."""
+    denoiser, guide = Checkpoint(path="runs/a"), Autoguidance(guide="runs/b", w=2.0)
+
+    def cell(network: Checkpoint, guidance: Autoguidance | None, solver: object = Euler()) -> str:
+        recipe = _recipe(EDM(), Karras(), solver)
+        sampler = dataclasses.replace(recipe.sampler, guidance=guidance)
+        recipe = dataclasses.replace(recipe, denoiser=network, sampler=sampler)
+        (made,) = _plan(recipe, nfe=(4,)).cells
+        return made.key("the same weights")
+
+    moved, guide_moved = Checkpoint(path="/elsewhere/a"), Autoguidance(guide="/elsewhere/b", w=2.0)
+    assert cell(denoiser, guide) == cell(moved, guide_moved)
+    assert cell(denoiser, None) == cell(moved, None)
+    others = [
+        cell(denoiser, None), cell(denoiser, guide), cell(Checkpoint(path="runs/a", ema=0.05), None),
+        cell(denoiser, Autoguidance(guide="runs/b", w=3.0)), cell(denoiser, None, DDIM()),
+    ]  # fmt: skip
+    assert len(set(others)) == 5
 
 
 def test_fresh_starts_over(folder: Path) -> None:
