@@ -10,7 +10,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from edm_unified.recipe import Recipe
-    from edm_unified.recipe.guidances import Guide
+    from edm_unified.recipe.prepared import Prepared
 
 
 @click.command(short_help="Draw samples with one method; write a picture and an array.")
@@ -101,50 +101,29 @@ def _draw(
     """The samples and their classes on the CPU, the evaluations of each, and the seconds for all (without making D)."""
     import torch
 
-    from edm_unified.denoisers.denoiser import Counted
-    from edm_unified.sampling import loop as sampling
+    from edm_unified.recipe.prepared import Prepared
+    from edm_unified.sampling.loop import Progress
 
     try:
-        built, dataset = recipe.build()
-        analytic_start = recipe.sampler.analytic_start_for(dataset)
-        built = built.to(device)
-        guide = recipe.sampler.guide_for(built, dataset, device)
+        prepared = Prepared.of(recipe, device)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    denoiser = Counted(built)  # type: ignore[arg-type]  # its one condition, label, is a keyword of ours
-    _check_class(built, label, guide)
-    conditions = _conditions(built, guide, label, seed, device)
-    parts: list[Tensor] = []
-    labels: list[Tensor] = []
+    _check_class(prepared, label)
+    parts, labels = [], []
     began = time.perf_counter()
     for first in range(0, n, batch):
         size = min(batch, n - first)
 
-        def moved(progress: sampling.Progress, first: int = first, size: int = size) -> None:
+        def moved(progress: Progress, first: int = first, size: int = size) -> None:
             bar.update(first + size * progress.move / progress.moves, n, f"sigma {progress.sigma:.3g}")
 
         part = f"{name}: samples {first} to {first + size - 1}" if size < n else name
-        with _naming(part), options.few_threads(_size(built), threads):
-            x = sampling.sample(
-                recipe.sampler.within(denoiser, guide),
-                sampling.unit_noise(size, built.shape, seed=seed, first=first).to(device),
-                schedule=recipe.schedule,
-                steps=recipe.sampler.steps,
-                solver=recipe.sampler.solver,
-                renoising=recipe.sampler.renoising,
-                corrector=recipe.sampler.corrector,
-                analytic_start=analytic_start,
-                last=recipe.sampler.last,
-                seed=seed,
-                first=first,
-                dtype=dtype,
-                cond=(cond := conditions(size, first)),
-                callback=moved,
-            )
-        parts.append(x.cpu())
-        labels += [] if cond is None else [cond["label"].cpu()]
-    drawn = torch.cat(labels) if labels else None
-    return torch.cat(parts), drawn, denoiser.nfe // len(parts), time.perf_counter() - began
+        with _naming(part), options.few_threads(_size(prepared.denoiser), threads):
+            drawn = prepared.sample(size, seed, first, label, dtype, moved)
+        parts.append(drawn.samples.cpu())
+        labels += [] if drawn.labels is None else [drawn.labels.cpu()]
+    classes = torch.cat(labels) if labels else None
+    return torch.cat(parts), classes, prepared.nfe // len(parts), time.perf_counter() - began
 
 
 def _size(denoiser: Any) -> float:
@@ -162,37 +141,12 @@ def _naming(name: str) -> Iterator[None]:
         raise type(error)(f"{name}: {error}") from None
 
 
-def _conditions(
-    denoiser: Any, guide: Guide | None, label: int | None, seed: int, device: torch.device
-) -> Callable[[int, int], Any]:
-    """The class of samples ``first`` …: that of --class, or one drawn where network or guidance need one."""
-    import torch
-
-    def of(size: int, first: int) -> Any:
-        if label is not None:
-            return {"label": torch.full((size,), label, device=device)}
-        drawn = None if guide is None else guide.labels_for(size, seed, first)
-        if drawn is None and hasattr(denoiser, "labels_for"):
-            drawn = denoiser.labels_for(size, seed, first)
-        return None if drawn is None else {"label": drawn.to(device)}
-
-    return of
-
-
-def _check_class(denoiser: Any, label: int | None, guide: Guide | None) -> None:
-    """One exact draw of that class: the denoiser itself knows whether there is one."""
-    if label == -1 and guide is not None and guide.class_counts is not None:
-        raise ValueError(
-            f"--class -1: guidance leans on a class; name one from 0 to {len(guide.class_counts) - 1}, or leave "
-            "--class out to have them drawn"
-        )
+def _check_class(prepared: Prepared, label: int | None) -> None:
     try:
-        if hasattr(denoiser, "sample"):
-            denoiser.sample(1, label=label)
-        elif label is not None:
-            denoiser.check_label(label)
+        prepared.check_label(label)
     except ValueError as error:
-        raise ValueError(f"--class {label}: {str(error).removeprefix('label: ')}") from None
+        text = str(error).removeprefix("label: ").replace("leave it out", "leave --class out")
+        raise ValueError(f"--class {label}: {text}") from None
 
 
 def _files(

@@ -195,25 +195,10 @@ def _drawn(run: Run, images: int) -> Path:
 def _draw(denoiser: Trained, recipe: Recipe, job: Job) -> torch.Tensor:
     import torch
 
-    from edm_unified.sampling import loop as sampling
+    from edm_unified.recipe.prepared import Prepared
 
-    sampler, where = recipe.sampler, next(denoiser.parameters()).device
-    guide = sampler.guide_for(denoiser, job.dataset, where)
-    label = None if guide is None else guide.labels_for(GRID)
-    label = denoiser.labels_for(GRID) if label is None else label
-    return sampling.sample(
-        sampler.within(denoiser, guide),
-        sampling.unit_noise(GRID, denoiser.shape).to(where),
-        schedule=recipe.schedule,
-        steps=sampler.steps,
-        solver=sampler.solver,
-        renoising=sampler.renoising,
-        corrector=sampler.corrector,
-        analytic_start=sampler.analytic_start_for(job.dataset),
-        last=sampler.last,
-        dtype=torch.float32,
-        cond=None if label is None else {"label": label.to(where)},
-    ).cpu()
+    prepared = Prepared(recipe, denoiser, job.dataset, next(denoiser.parameters()).device)
+    return prepared.sample(GRID, dtype=torch.float32).samples.cpu()
 
 
 def _page(directory: Path, recipe: Recipe) -> None:

@@ -16,7 +16,7 @@ from edm_unified.compare.problem import ENDPOINT, TARGET_SAMPLES, Problem, Probl
 from edm_unified.compare.store import Store
 from edm_unified.denoisers.denoiser import Counted, Denoiser, supported_range
 from edm_unified.recipe import Comparison, Recipe, Sampler
-from edm_unified.sampling.loop import Progress, levels_of, sample, unit_noise
+from edm_unified.sampling.loop import Progress, levels_of, unit_noise
 from edm_unified.sampling.reference import reference
 
 REFERENCE_EVALUATIONS = 700
@@ -151,16 +151,12 @@ def _sample(plan: Plan, cell: Cell, problem: Problem, settings: Settings, ledger
 
         try:
             parts.append(
-                sample(
-                    sampler.within(counted, problem.guide(sampler)),
+                sampler.sample(
+                    counted,
                     unit_noise(size, problem.shape, seed=cell.seed, first=first).to(settings.device),
-                    schedule=recipe.schedule,
-                    steps=sampler.steps,
-                    solver=sampler.solver,
-                    renoising=sampler.renoising,
-                    corrector=sampler.corrector,
+                    recipe.schedule,
+                    guide=problem.guide(sampler),
                     analytic_start=problem.analytic_start(sampler),
-                    last=sampler.last,
                     seed=cell.seed,
                     first=first,
                     dtype=settings.dtype,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 import torch
 import yaml
+from torch import Tensor
 
 from edm_unified.components.component import component, count, positive
 from edm_unified.components.family import Family
@@ -24,11 +25,12 @@ from edm_unified.networks import AnyNetwork
 from edm_unified.recipe import by_path, codec, crossing
 from edm_unified.recipe.denoisers import AnyDenoiser
 from edm_unified.recipe.guidances import AnyGuidance, ClassifierFree, Guide
+from edm_unified.sampling import loop
 from edm_unified.sampling.analytic_starts import AnalyticStart, AnyAnalyticStart
 from edm_unified.sampling.correctors import AnyCorrector
 from edm_unified.sampling.dynamics import Dynamics
 from edm_unified.sampling.levels import AnySteps
-from edm_unified.sampling.loop import count_nfe, levels_of
+from edm_unified.sampling.loop import Progress, count_nfe, levels_of
 from edm_unified.sampling.renoising import AnyRenoising
 from edm_unified.sampling.solvers import AnySolver, Last
 from edm_unified.sampling.solvers.reach import shortfall
@@ -109,6 +111,50 @@ class Sampler:
         guided = denoiser if guide is None else guide.around(denoiser)
         return guided if self.threshold is None else Thresholded(guided, self.threshold)
 
+    def sample(
+        self,
+        denoiser: Denoiser,
+        noise: Tensor,
+        schedule: AnySchedule,
+        *,
+        guide: Guide | None = None,
+        analytic_start: AnalyticStart | None = None,
+        seed: int = 0,
+        first: int = 0,
+        dtype: torch.dtype = torch.float64,
+        cond: Mapping[str, object] | None = None,
+        callback: Callable[[Progress], object] | None = None,
+    ) -> Tensor:
+        """Samples from unit normal ``noise`` with every part of this sampler: :func:`edm_unified.sample` of them all.
+
+        ``guide`` and ``analytic_start`` are what :meth:`guide_for` and :meth:`analytic_start_for` gave; an analytic
+        start that names its own numbers need not be given. :meth:`Recipe.sample` makes both.
+
+        Raises ``ValueError`` where the sampler is guided and no guide is given, and what ``sample`` raises.
+        """
+        if (guide is None) != (self.guidance is None):
+            raise ValueError(
+                f"guidance: {self.guidance.kind} needs its guide; give guide=sampler.guide_for(model, dataset, device)"
+                if self.guidance is not None
+                else "guide: this sampler has no guidance; leave it out"
+            )
+        return loop.sample(
+            self.within(denoiser, guide),
+            noise,
+            schedule=schedule,
+            steps=self.steps,
+            solver=self.solver,
+            renoising=self.renoising,
+            corrector=self.corrector,
+            analytic_start=self.analytic_start if analytic_start is None else analytic_start,
+            last=self.last,
+            seed=seed,
+            first=first,
+            dtype=dtype,
+            cond=cond,
+            callback=callback,
+        )
+
     def levels(self, schedule: AnySchedule) -> tuple[float, ...]:
         """The noise levels that a run visits, in order."""
         return levels_of(self.steps, schedule, self.renoising, self.analytic_start, self.last)
@@ -180,6 +226,40 @@ class Recipe:
     def levels(self) -> tuple[float, ...]:
         """The noise levels that a run visits, in order."""
         return self.sampler.levels(self.schedule)
+
+    def sample(
+        self,
+        n: int,
+        seed: int = 0,
+        *,
+        first: int = 0,
+        label: int | None = None,
+        batch: int = 256,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float64,
+        callback: Callable[[Progress], object] | None = None,
+    ) -> Tensor:
+        """Samples ``first`` … ``first + n − 1`` of ``seed``, (n, *shape), on the CPU, ``batch`` at a time.
+
+        Everything that the recipe says of the sampler is used: what ``edm-unified sample`` writes, in ``dtype``.
+        ``label``: the class of all, where the denoiser has classes.
+
+        Raises ``ValueError`` where the denoiser cannot be made or does not fit, and ``FloatingPointError`` where it
+        returns NaN or infinity.
+        """
+        from edm_unified.recipe.prepared import Prepared
+
+        count("n", n, most=10_000_000)
+        count("batch", batch)
+        prepared = Prepared.of(self, device)
+        prepared.check_label(label)
+        starts = range(first, first + n, batch)
+        sizes = [min(batch, first + n - start) for start in starts]
+        drawn = [
+            prepared.sample(size, seed, start, label, dtype, callback).samples.cpu()
+            for start, size in zip(starts, sizes, strict=True)
+        ]
+        return torch.cat(drawn)
 
     def build(self) -> tuple[exact.Gaussian | exact.GaussianMixture | exact.Empirical | Trained, Dataset]:
         """The denoiser and the data it was made from. Raises ``ValueError`` naming the field that is at fault."""

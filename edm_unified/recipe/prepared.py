@@ -1,0 +1,94 @@
+"""A recipe that is ready to be sampled from: its denoiser, its guidance and its analytic start, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from edm_unified.data import Dataset
+from edm_unified.denoisers.denoiser import Counted
+from edm_unified.recipe.guidances import Guide
+from edm_unified.recipe.tree import Recipe
+from edm_unified.sampling.analytic_starts import AnalyticStart
+from edm_unified.sampling.loop import Progress, unit_noise
+
+
+class Drawn(NamedTuple):
+    """Samples (n, *shape), and the class of each, (n,), where they were conditioned on one."""
+
+    samples: Tensor
+    labels: Tensor | None
+
+
+class Prepared:
+    """``recipe`` with ``denoiser``, a model of ``dataset``, on ``device``; ``nfe`` counts the evaluations of it.
+
+    Raises ``ValueError`` where the denoiser cannot be guided as the recipe says.
+    """
+
+    def __init__(self, recipe: Recipe, denoiser: Any, dataset: Dataset, device: torch.device) -> None:
+        self.recipe, self.denoiser, self.dataset, self.device = recipe, denoiser, dataset, device
+        self.guide: Guide | None = recipe.sampler.guide_for(denoiser, dataset, device)
+        self.analytic_start: AnalyticStart | None = recipe.sampler.analytic_start_for(dataset)
+        self._counted = Counted(denoiser)
+
+    @classmethod
+    def of(cls, recipe: Recipe, device: torch.device | str = "cpu") -> Prepared:
+        """With the denoiser that the recipe itself names."""
+        where = torch.device(device)
+        denoiser, dataset = recipe.build()
+        return cls(recipe, denoiser.to(where), dataset, where)
+
+    @property
+    def nfe(self) -> int:
+        """Evaluations so far, of a batch each."""
+        return self._counted.nfe
+
+    def check_label(self, label: int | None) -> None:
+        """Raise ``ValueError`` unless samples can be conditioned on that class, or, if None, on none."""
+        if label == -1 and self.guide is not None and self.guide.class_counts is not None:
+            raise ValueError(
+                f"label: guidance leans on a class; name one from 0 to {len(self.guide.class_counts) - 1}, or leave "
+                "it out to have them drawn"
+            )
+        if hasattr(self.denoiser, "sample"):  # one exact draw: the denoiser itself knows whether there is that class
+            self.denoiser.sample(1, label=label)
+        elif label is not None:
+            self.denoiser.check_label(label)
+
+    def labels(self, n: int, seed: int = 0, first: int = 0, label: int | None = None) -> Tensor | None:
+        """The classes of samples ``first`` …: all ``label``, or drawn where the network or the guidance needs one."""
+        if label is not None:
+            return torch.full((n,), label, device=self.device)
+        drawn = None if self.guide is None else self.guide.labels_for(n, seed, first)
+        if drawn is None and hasattr(self.denoiser, "labels_for"):
+            drawn = self.denoiser.labels_for(n, seed, first)
+        return None if drawn is None else drawn.to(self.device)
+
+    def sample(
+        self,
+        n: int,
+        seed: int = 0,
+        first: int = 0,
+        label: int | None = None,
+        dtype: torch.dtype = torch.float64,
+        callback: Callable[[Progress], object] | None = None,
+    ) -> Drawn:
+        """Samples ``first`` … of ``seed`` in one batch, on the device; the same ones in any batch."""
+        labels = self.labels(n, seed, first, label)
+        x = self.recipe.sampler.sample(
+            self._counted,
+            unit_noise(n, self.dataset.shape, seed=seed, first=first).to(self.device),
+            self.recipe.schedule,
+            guide=self.guide,
+            analytic_start=self.analytic_start,
+            seed=seed,
+            first=first,
+            dtype=dtype,
+            cond=None if labels is None else {"label": labels},
+            callback=callback,
+        )
+        return Drawn(x, labels)
