@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edm_unified.cli import options
+from edm_unified.components.component import MOST, MOST_SAMPLES, MOST_SEED
 
 if TYPE_CHECKING:
     from edm_unified.compare import Event, Plan, Problems, Settings
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     "combinations.",
 )
 @click.option("--nfe", type=options.NumbersType(least=1), help="Budgets: evaluations of the denoiser.")
-@click.option("--samples", type=click.IntRange(2, 10_000_000), help="Samples per method, budget and seed.")
-@click.option("--seeds", type=options.NumbersType(least=0, name="S,S,..."), help="One run of every cell for each.")
+@click.option("--samples", type=click.IntRange(2, MOST_SAMPLES), help="Samples per method, budget and seed.")
+@click.option(
+    "--seeds", type=options.NumbersType(least=0, most=MOST_SEED, name="S,S,..."), help="One run of every cell for each."
+)
 @click.option(
     "--set",
     "overrides",
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
 @click.option("--fresh", is_flag=True, help="Start over instead of continuing what is there.")
 @click.option(
     "--batch",
-    type=click.IntRange(1, 1_000_000),
+    type=click.IntRange(1, MOST),
     default=1024,
     show_default=True,
     help="Samples at a time; it does not change the results of a denoiser that treats samples alike.",

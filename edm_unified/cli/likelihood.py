@@ -11,6 +11,7 @@ import click
 from edm_unified.cli import options
 from edm_unified.cli.likelihood_report import contents, report, row
 from edm_unified.components import shipped
+from edm_unified.components.component import MOST, MOST_SAMPLES, MOST_SEED
 from edm_unified.components.files import write_atomic
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ were up to 3.4 bits/dim off and did not show it."""
 @click.argument("data", required=False)
 @options.swaps
 @click.option(
-    "--n", type=click.IntRange(1, 10_000_000), default=64, show_default=True, help="How many samples, from --first."
+    "--n", type=click.IntRange(1, MOST_SAMPLES), default=64, show_default=True, help="How many samples, from --first."
 )
 @click.option("--first", type=click.IntRange(0), default=0, show_default=True, help="The first of them.")
 @click.option("--bound", is_flag=True, help="The variational bound, from the denoising error, instead of the ODE.")
@@ -54,15 +55,15 @@ were up to 3.4 bits/dim off and did not show it."""
 @click.option(
     "--probes", type=click.IntRange(1, 100_000), default=8, show_default=True, help="Of the hutchinson trace."
 )
-@click.option("--points", type=click.IntRange(1, 1_000_000), default=64, show_default=True,
+@click.option("--points", type=click.IntRange(1, MOST), default=64, show_default=True,
               help="Noise levels of --bound, four times each.")  # fmt: skip
 @click.option("--sigma-min", type=float, help="Where the ODE begins  [default: the recipe's lowest level above 0]")
 @click.option("--sigma-max", type=float, help="Where it ends  [default: the recipe's highest level]")
 @click.option("--prior", type=click.Choice(["data", "zero"]), default="data", show_default=True,
               help="At sigma_max: with the mean and variance of the data, or N(0, sigma_max²).")  # fmt: skip
 @click.option("--encode", "check", is_flag=True, help="Encode and decode too, and print the largest difference.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of probes and noise.")
-@click.option("--batch", type=click.IntRange(1, 1_000_000), default=64, show_default=True, help="Samples at a time.")
+@click.option("--seed", type=click.IntRange(0, MOST_SEED), default=0, show_default=True, help="Of probes and noise.")
+@click.option("--batch", type=click.IntRange(1, MOST), default=64, show_default=True, help="Samples at a time.")
 @click.option("--out", type=options.PATH, help="A .npy or .jsonl file for the value of every sample.")
 @options.device
 @options.dtype

@@ -15,6 +15,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from edm_unified.components import paths, shipped
+from edm_unified.components.component import MOST, shown
 
 if TYPE_CHECKING:
     import torch
@@ -125,10 +126,10 @@ class SolversType(PartType):
 
 
 class NumbersType(click.ParamType):
-    """Whole numbers with commas between, each from ``least`` to a million, each once: ``5,10,20``."""
+    """Whole numbers with commas between, each from ``least`` to ``most``, each once: ``5,10,20``."""
 
-    def __init__(self, least: int, name: str = "N,N,...") -> None:
-        self.least, self.name = least, name
+    def __init__(self, least: int, most: int = MOST, name: str = "N,N,...") -> None:
+        self.least, self.most, self.name = least, most, name
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         return self.name
@@ -139,8 +140,8 @@ class NumbersType(click.ParamType):
         numbers = _whole_numbers(value)
         if numbers is None:
             self.fail(f"must be whole numbers with commas between, such as 5,10,20; got {value!r}", param, ctx)
-        if wrong := [n for n in numbers if not self.least <= n <= 1_000_000]:
-            self.fail(f"must be from {self.least} to 1,000,000, got {wrong[0]}", param, ctx)
+        if wrong := [n for n in numbers if not self.least <= n <= self.most]:
+            self.fail(f"must be from {self.least} to {self.most:,}, got {shown(wrong[0])}", param, ctx)
         return tuple(dict.fromkeys(numbers))
 
 

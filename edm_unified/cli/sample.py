@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edm_unified.cli import options
+from edm_unified.components.component import MOST, MOST_SAMPLES, MOST_SEED
 from edm_unified.components.files import write_atomic
 
 if TYPE_CHECKING:
@@ -31,12 +32,12 @@ if TYPE_CHECKING:
 @click.command(short_help="Draw samples with one method; write a picture and an array.")
 @options.recipe_argument
 @options.swaps
-@click.option("--n", type=click.IntRange(1, 10_000_000), default=64, show_default=True, help="The number of samples.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True,
+@click.option("--n", type=click.IntRange(1, MOST_SAMPLES), default=64, show_default=True, help="The number of samples.")
+@click.option("--seed", type=click.IntRange(0, MOST_SEED), default=0, show_default=True,
               help="Sample i of a seed is the same whatever --n and --batch.")  # fmt: skip
 @click.option("--class", "label", type=int, metavar="K", help="Condition on class K, where the denoiser has classes.")
 @click.option("--out", type=options.PATH, help="Directory for the results  [default: edm-samples/RECIPE]")
-@click.option("--batch", type=click.IntRange(1, 1_000_000), default=256, show_default=True, help="Samples at a time.")
+@click.option("--batch", type=click.IntRange(1, MOST), default=256, show_default=True, help="Samples at a time.")
 @options.threads
 @options.device
 @options.dtype

@@ -8,7 +8,7 @@ in front of that message; a Python user reads it as it stands.
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -24,6 +24,11 @@ else:
 
 
 T = TypeVar("T")
+MOST = 1_000_000
+"""The largest count where nothing else is said."""
+MOST_SAMPLES = 10_000_000
+MOST_SEED = 2**63 - 1
+"""What a generator of torch takes. These stand here, so that an option and the check behind it cannot differ."""
 
 
 @dataclass_transform(frozen_default=True)
@@ -33,22 +38,36 @@ def component(cls: type[T]) -> type[T]:
     return dataclass(frozen=True)(cls)
 
 
+def shown(value: object) -> str:
+    """A value in a message, as a recipe writes it and kept short."""
+    try:
+        text = str(value).lower() if isinstance(value, bool) else "null" if value is None else repr(value)
+    except ValueError:  # Python's own limit: a whole number of more than 4300 digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _finite(value: object) -> bool:
+    """Whether that is a number, and one of floating point has it."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
 def positive(name: str, value: float) -> None:
     """Raise ``ValueError`` unless ``value`` is a finite number above zero."""
-    if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
-        raise ValueError(f"{name}: must be positive and finite, got {value!r}")
+    if not (_finite(value) and value > 0):
+        raise ValueError(f"{name}: must be positive and finite, got {shown(value)}")
 
 
 def nonnegative(name: str, value: float) -> None:
     """Raise ``ValueError`` unless ``value`` is a finite number, zero or above."""
-    if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name}: must be zero or positive and finite, got {value!r}")
+    if not (_finite(value) and value >= 0):
+        raise ValueError(f"{name}: must be zero or positive and finite, got {shown(value)}")
 
 
-def count(name: str, value: int, least: int = 1, most: int = 1_000_000) -> None:
+def count(name: str, value: int, least: int = 1, most: int = MOST) -> None:
     """Raise ``ValueError`` unless ``value`` is a whole number in [least, most]."""
     if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= most:
-        raise ValueError(f"{name}: must be a whole number from {least} to {most:,}, got {value!r}")
+        raise ValueError(f"{name}: must be a whole number from {least} to {most:,}, got {shown(value)}")
 
 
 def choice(name: str, value: str, choices: Iterable[str]) -> None:
@@ -57,7 +76,7 @@ def choice(name: str, value: str, choices: Iterable[str]) -> None:
     if value not in known:
         near = get_close_matches(str(value), known, n=1)
         remedy = f"did you mean {near[0]!r}?" if near else f"must be one of {', '.join(known)}"
-        raise ValueError(f"{name}: unknown {value!r}; {remedy}")
+        raise ValueError(f"{name}: unknown {shown(value)}; {remedy}")
 
 
 def falling(low_name: str, low: float, high_name: str, high: float) -> None:

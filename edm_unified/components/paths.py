@@ -29,11 +29,11 @@ def expanded(path: str | os.PathLike[str], label: str = "") -> Path:
 def regular(path: Path, label: str) -> Path:
     """``path``, unless what is there is neither file nor folder: a pipe would be waited for, a device has no end.
 
-    Raises ``ValueError``, begun with ``label``; ``OSError`` where it cannot be looked at.
+    Raises ``ValueError``, begun with ``label``.
     """
     try:
         mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:  # not there, or out of reach: told by who opens it
         return path
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))

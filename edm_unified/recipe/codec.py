@@ -31,6 +31,7 @@ from typing import (
 from pydantic import TypeAdapter, ValidationError
 
 from edm_unified.components.component import encode as encode
+from edm_unified.components.component import shown
 from edm_unified.components.shipped import suggest
 from edm_unified.recipe.reader import RecipeError
 
@@ -104,7 +105,7 @@ def decode(hint: Any, value: Any, path: str, faults: list[Fault]) -> Any:
         return _component(by_kind, value, path, faults)
     if get_origin(hint) is tuple and components(get_args(hint)[0]):
         if not isinstance(value, list):
-            faults.append(Fault(path, f"must be a list of components, got {_show(value)}"))
+            faults.append(Fault(path, f"must be a list of components, got {shown(value)}"))
             return ()
         return tuple(decode(get_args(hint)[0], item, f"{path}.{i}", faults) for i, item in enumerate(value))
     return _leaf(hint, value, path, faults)
@@ -128,7 +129,7 @@ def pick(by_kind: dict[str, type], value: Any, path: str, faults: list[Fault]) -
     if not isinstance(value, dict):
         kind = value if isinstance(value, str) and value in by_kind else example
         wanted = f"a mapping such as {{kind: {kind}}}" if has_kind(by_kind[example]) else "a mapping"
-        faults.append(Fault(path, f"must be {wanted}, got {_show(value)}"))
+        faults.append(Fault(path, f"must be {wanted}, got {shown(value)}"))
         return None
     if not has_kind(by_kind[example]) or (len(by_kind) == 1 and "kind" not in value):
         return by_kind[example]
@@ -137,7 +138,7 @@ def pick(by_kind: dict[str, type], value: Any, path: str, faults: list[Fault]) -
         return None
     kind = value["kind"]
     if not isinstance(kind, str) or kind not in by_kind:
-        faults.append(Fault(join(path, "kind"), f"unknown {_show(kind)}{suggest(kind, by_kind)}"))
+        faults.append(Fault(join(path, "kind"), f"unknown {shown(kind)}{suggest(kind, by_kind)}"))
         return None
     return by_kind[kind]
 
@@ -159,9 +160,16 @@ def _component(by_kind: dict[str, type], value: Any, path: str, faults: list[Fau
         return None
     try:
         return cls(**given)
-    except ValueError as error:
-        faults.append(located(cls, path, str(error)))
+    except (ValueError, ArithmeticError) as error:
+        faults.append(located(cls, path, words_of(error)))
         return None
+
+
+def words_of(error: Exception) -> str:
+    """What an error says; of arithmetic, whose own words are ``(34, 'Numerical result out of range')``, in ours."""
+    if isinstance(error, OverflowError):
+        return "these values together are beyond the range of floating point; take less extreme ones"
+    return "these values together divide by zero; change one" if isinstance(error, ZeroDivisionError) else str(error)
 
 
 def located(cls: type, path: str, message: str) -> Fault:
@@ -187,10 +195,14 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
 def _leaf(hint: Any, value: Any, path: str, faults: list[Fault]) -> Any:
     try:
         # from JSON and not from Python objects: only there may a list be a tuple although the mode is strict
-        return _adapter(hint).validate_json(json.dumps(value), strict=True)
-    except ValidationError:
+        found = _adapter(hint).validate_json(json.dumps(value), strict=True)
+    except (ValidationError, ValueError):  # ValueError: a whole number of more than 4300 digits
         faults.append(Fault(path, _mismatch(hint, value)))
         return None
+    words = _words(hint)
+    if words and isinstance(value, (bool, float)) and type(value) not in (*members(hint), *map(type, words)):
+        faults.append(Fault(path, _mismatch(hint, value)))  # of a choice among numbers, pydantic has true for 1
+    return found
 
 
 def _words(hint: Any) -> tuple[str, ...]:
@@ -199,8 +211,12 @@ def _words(hint: Any) -> tuple[str, ...]:
 
 def _mismatch(hint: Any, value: Any) -> str:
     words = _words(hint)
-    if isinstance(value, str) and any(isinstance(word, str) for word in words):
-        return f"unknown {_show(value)}{suggest(value, words)}"
+    texts = [word for word in words if isinstance(word, str)]
+    if isinstance(value, str) and texts:
+        near = suggest(value, texts)
+        others = any(get_origin(member) is not Literal and member is not type(None) for member in members(hint))
+        if near.startswith("; did you mean") or not (others or len(texts) < len(words)):
+            return f"unknown {shown(value)}{near}"
     items = get_args(hint)[:1] if get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis else ()
     if items and isinstance(value, list):  # name the first item that is wrong
         for i, item in enumerate(value):
@@ -210,7 +226,7 @@ def _mismatch(hint: Any, value: Any) -> str:
                 return f"item {i}: {inner[0].message}"
     numeric = {int, float} & {*members(hint), *map(type, words)}
     quoted = isinstance(value, str) and bool(numeric) and _is_number(value)
-    return f"must be {describe(hint)}, got {_show(value)}" + ("; remove the quotes" if quoted else "")
+    return f"must be {describe(hint)}, got {shown(value)}" + ("; remove the quotes" if quoted else "")
 
 
 def _is_number(text: str) -> bool:
@@ -218,11 +234,6 @@ def _is_number(text: str) -> bool:
         return math.isfinite(float(text))
     except ValueError:
         return False
-
-
-def _show(value: Any) -> str:
-    text = str(value).lower() if isinstance(value, bool) else "null" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 _PLAIN = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}

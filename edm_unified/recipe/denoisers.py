@@ -61,6 +61,7 @@ class GaussianMixture:
 
     def __post_init__(self) -> None:
         count("components_per_class", self.components_per_class)
+        count("seed", self.seed, least=0, most=2**32 - 1)
         positive("floor", self.floor)
         if self.rank is not None:
             count("rank", self.rank)

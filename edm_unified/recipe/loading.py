@@ -93,6 +93,8 @@ def walk_fault(recipe: Recipe) -> Fault | None:
         if sampler.corrector is not None and not any(a == b for a, b in pairwise(levels)):
             return Fault("sampler.corrector", "no level is repeated for it to act on: add renoising: {kind: corrected}")
         Dynamics(recipe.schedule, _identity, {}, torch.device("cpu")).walk(levels)
+    except ArithmeticError as error:
+        return Fault("sampler.steps", codec.words_of(error))
     except ValueError as error:
         parts = (("sampler.steps", sampler.steps), ("sampler.renoising", sampler.renoising), ("sampler", sampler))
         for part, value in parts:

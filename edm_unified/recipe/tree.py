@@ -14,7 +14,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from edm_unified.components.component import component, count, positive
+from edm_unified.components.component import MOST_SAMPLES, MOST_SEED, component, count, positive
 from edm_unified.components.family import Family
 from edm_unified.data import AnyData, Dataset
 from edm_unified.denoisers import exact
@@ -358,8 +358,8 @@ class Comparison:
         for budget in self.nfe:
             count("nfe", budget)
         for seed in self.seeds:
-            count("seeds", seed, least=0, most=2**63 - 1)
-        count("samples", self.samples, least=2)
+            count("seeds", seed, least=0, most=MOST_SEED)
+        count("samples", self.samples, least=2, most=MOST_SAMPLES)
         count("grid_nfe", self.grid_nfe)
         count("grid_samples", self.grid_samples, least=0)
         count("reference_samples", self.reference_samples)
