@@ -17,7 +17,7 @@ from __future__ import annotations
 from edm_unified.likelihood.bound import Bound, variational_bound
 from edm_unified.likelihood.dequantize import Dequantized, dequantize, offset
 from edm_unified.likelihood.flow import LogLikelihood, decode, encode, log_likelihood
-from edm_unified.likelihood.prior import Density, PriorWarning, isotropic, prior_error, prior_of
+from edm_unified.likelihood.prior import Density, PriorWarning, isotropic, prior_error, prior_of, prior_spread
 
 __all__ = [
     "Bound",
@@ -33,5 +33,6 @@ __all__ = [
     "offset",
     "prior_error",
     "prior_of",
+    "prior_spread",
     "variational_bound",
 ]

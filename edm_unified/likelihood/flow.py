@@ -46,7 +46,8 @@ class LogLikelihood(NamedTuple):
     nfe: int
     """Evaluations of D, each of the whole batch."""
     prior_error: float | None
-    """The size of the error of the prior in nats per sample (:func:`~edm_unified.likelihood.prior_error`)."""
+    """The mean error of the prior in nats per sample (:func:`~edm_unified.likelihood.prior_error`); that of a single
+    sample has the standard deviation :func:`~edm_unified.likelihood.prior_spread` of it."""
 
     @property
     def dimensions(self) -> int:
@@ -86,7 +87,8 @@ def log_likelihood(
     ``seed``, so that its value is the same in any batch, bit for bit where the rows of D are.
 
     Raises ``ValueError`` for integers (see :func:`dequantize`), levels outside the range of D, and an exact trace in
-    more than 1024 dimensions; ``FloatingPointError`` for NaN. Warns where the prior's error exceeds 0.01 bits/dim.
+    more than 1024 dimensions; ``FloatingPointError`` for NaN. Warns where the prior's error exceeds 0.01 bits/dim, on
+    average or for single samples (three standard deviations).
     """
     _check(x, sigma_min, sigma_max)
     check_range(denoiser, torch.tensor([sigma_min, sigma_max], dtype=torch.float64))

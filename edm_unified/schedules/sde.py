@@ -41,8 +41,9 @@ class _Panels(NamedTuple):
 class SDE(Schedule):
     """The schedule of dx = f(t) x dt + g(t) dw for t in [0, t_end]; from Python only.
 
-    ``f`` and ``g`` map a float64 tensor of times to one of the same shape. σ must grow without bound on the range
-    that is asked of it; g must be positive on (0, t_end) and integrable at both ends, f finite on [0, t_end].
+    ``f`` and ``g`` map a float64 tensor of times to one of the same shape, or to one number for all of them. σ must
+    grow without bound on the range that is asked of it; g must be positive on (0, t_end) and integrable at both ends,
+    f finite on [0, t_end].
     """
 
     f_of_t: Coefficient
@@ -52,6 +53,8 @@ class SDE(Schedule):
 
     def __post_init__(self) -> None:
         positive("t_end", self.t_end)
+        for name, of_t in (("f", self.f_of_t), ("g", self.g_of_t)):
+            _try(name, of_t, self.t_end)
         panels = _panels(self)
         if not (torch.isfinite(panels.log_s).all() and torch.isfinite(panels.variance).all()):
             raise ValueError("f, g: the integrals of f and (g/s)² are not finite on [0, t_end]; lower t_end")
@@ -86,10 +89,10 @@ class SDE(Schedule):
         return torch.sqrt(self._variance(t))
 
     def _log_s_rate(self, t: Tensor) -> Tensor:
-        return self.f_of_t(t)
+        return _numbers(self.f_of_t, t)
 
     def _log_sigma_rate(self, t: Tensor) -> Tensor:
-        return 0.5 * self.g_of_t(t) ** 2 / (torch.exp(2 * self._log_s(t)) * self._variance(t))
+        return 0.5 * _numbers(self.g_of_t, t) ** 2 / (torch.exp(2 * self._log_s(t)) * self._variance(t))
 
     def _time(self, sigma: Tensor) -> Tensor:
         panels = _panels(self)
@@ -111,9 +114,32 @@ def from_sde(f: Coefficient, g: Coefficient, t_max: float = 1.0) -> SDE:
     return SDE(f, g, t_max)
 
 
+def _numbers(of_t: Coefficient, t: Tensor) -> Tensor:
+    """A coefficient at the times t, in float64 and in their shape; one number stands for all."""
+    return torch.as_tensor(of_t(t), dtype=torch.float64, device=t.device).expand_as(t)
+
+
+def _try(name: str, of_t: object, t_end: float) -> None:
+    """Raise ``ValueError`` where the coefficient ``name`` is no function of a tensor of times."""
+    remedy = f"{name} must take a tensor of times and return a number for each, as in lambda t: torch.exp(t)"
+    if not callable(of_t):
+        raise ValueError(f"{name}: {of_t!r} is no function; {remedy}")
+    t = torch.linspace(0.25 * t_end, 0.75 * t_end, 6, dtype=torch.float64).view(2, 3)
+    try:
+        value = of_t(t)
+        found = torch.as_tensor(value)
+    except Exception as error:  # a function of the user's may raise anything
+        raise ValueError(
+            f"{name}: raised {type(error).__name__} for times of shape (2, 3), {error}; {remedy}"
+        ) from None
+    if found.is_complex() or found.shape not in (torch.Size(), t.shape):
+        got = f"{found.dtype}" if found.is_complex() else f"shape {tuple(found.shape)}"
+        raise ValueError(f"{name}: returned {got} for times of shape (2, 3); {remedy}")
+
+
 def _integral_of_f(f: Coefficient, left: Tensor, right: Tensor) -> Tensor:
     width = right - left
-    return (f(left[..., None] + width[..., None] * _NODES) * _WEIGHTS).sum(-1) * width
+    return (_numbers(f, left[..., None] + width[..., None] * _NODES) * _WEIGHTS).sum(-1) * width
 
 
 def _integral_of_variance(f: Coefficient, g: Coefficient, left: Tensor, right: Tensor, log_s: Tensor) -> Tensor:
@@ -121,7 +147,7 @@ def _integral_of_variance(f: Coefficient, g: Coefficient, left: Tensor, right: T
     width = right - left
     t = left[..., None] + width[..., None] * _NODES
     inner = log_s[..., None] + _integral_of_f(f, left[..., None].expand_as(t), t)
-    return (g(t) ** 2 * torch.exp(-2 * inner) * _WEIGHTS).sum(-1) * width
+    return (_numbers(g, t) ** 2 * torch.exp(-2 * inner) * _WEIGHTS).sum(-1) * width
 
 
 @lru_cache(maxsize=16)

@@ -15,6 +15,7 @@ import edm_unified as edm
 from edm_unified import data, exact
 from edm_unified import likelihood as lk
 from edm_unified.data import BYTES
+from edm_unified.likelihood.prior import FAR, prior_warning
 
 LN2 = math.log(2)
 
@@ -69,9 +70,21 @@ def test_a_gaussian_in_closed_form_and_the_error_of_the_prior() -> None:
             C, m = D.moments()[1] + sigma_max**2 * torch.eye(6), D.mean - prior.mean
             tau2 = float(prior.variances[0]) + sigma_max**2
             kl = 0.5 * float((C / tau2).diagonal().sum() - 6 - torch.logdet(C / tau2) + m.square().sum() / tau2)
-            measured = (D.log_prob(z, sigma_max) - prior.log_prob(z, sigma_max)).mean()
-            assert float(measured) == pytest.approx(kl, abs=0.01)
+            errors = D.log_prob(z, sigma_max) - prior.log_prob(z, sigma_max)
+            assert float(errors.mean()) == pytest.approx(kl, abs=0.01)
+            assert float(errors.std()) == pytest.approx(lk.prior_spread(kl), rel=0.15)  # of single samples
+            assert float(errors.abs().quantile(0.98)) < FAR * lk.prior_spread(kl)
             assert lk.prior_error(x, prior, sigma_max) == pytest.approx(kl, rel=0.15)  # leading order in 1/σ²
+
+
+def test_the_warning_speaks_of_single_samples() -> None:
+    """Where the mean over the data is harmless, 4e-4 bits/dim in 64 dimensions, and single samples are not."""
+    kl = 4e-4 * 64 * LN2
+    words = prior_warning(kl, 64, 20.0)
+    assert words is not None
+    assert f"about 0.0004 bits/dim on average and up to {3 * math.sqrt(2 * kl) / (64 * LN2):.2g} for single" in words
+    for harmless in (1e-5 * kl, None, math.nan):
+        assert prior_warning(harmless, 64, 20.0) is None
 
 
 def test_hutchinson_is_unbiased_with_the_error_that_it_states() -> None:

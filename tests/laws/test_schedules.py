@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -162,6 +163,36 @@ def test_from_sde_of_ornstein_uhlenbeck_has_its_textbook_variance() -> None:
     again = from_sde(lambda t: -theta + 0 * t, lambda t: math.sqrt(2 * theta) + 0 * t, t_max=3.0)
     t = torch.tensor([0.01, 0.5, 3.0], dtype=torch.float64)
     assert torch.allclose((again.s(t) * again.sigma(t)).square(), 1 - torch.exp(-2 * theta * t), rtol=1e-10)
+
+
+@pytest.mark.parametrize("number", [lambda t: -0.75, lambda t: torch.tensor(-0.75), lambda t: np.float64(-0.75)])
+def test_from_sde_takes_a_number_for_all_times(number: Any) -> None:
+    many = from_sde(lambda t: -0.75 + 0 * t, lambda t: 1.0 + 0 * t)
+    one = from_sde(number, lambda t: 1.0)
+    t = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+    for of in ("s", "sigma", "log_s_rate", "log_sigma_rate", "f", "g"):
+        assert torch.equal(getattr(one, of)(t), getattr(many, of)(t)), of
+    assert torch.equal(one.time(many.sigma(t)), many.time(many.sigma(t)))
+    assert torch.allclose(from_sde(lambda t: np.zeros(t.shape), lambda t: 1).sigma(t), t.sqrt())
+
+
+@pytest.mark.parametrize(
+    ("f", "words"),
+    [
+        (-0.5, r"^f: -0.5 is no function; f must take a tensor of times"),
+        (lambda t: math.exp(t), r"^f: raised \w+ for times of shape \(2, 3\), .*torch.exp"),
+        (lambda: 0.0, r"^f: raised TypeError"),
+        (lambda t: None, r"^f: raised "),
+        (lambda t: t[:1], r"^f: returned shape \(1, 3\) for times of shape \(2, 3\)"),
+        (lambda t: 1j * t, r"^f: returned torch.complex128"),
+    ],
+    ids=["number", "math", "no argument", "None", "shape", "complex"],
+)
+def test_from_sde_names_a_coefficient_that_is_no_function_of_times(f: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        from_sde(f, lambda t: 1.0)
+    with pytest.raises(ValueError, match=words.replace("^f", "^g").replace("f must", "g must")):
+        from_sde(lambda t: 0.0, f)
 
 
 def test_from_sde_refuses_what_is_not_a_schedule() -> None:

@@ -58,8 +58,8 @@ def test_a_low_sigma_max_warns_with_the_size_of_the_error() -> None:
         assert result.stderr.endswith("raise it, or take --prior data\n")
         found.append(result.stderr)
     assert found[0] == found[1]  # it is of all the data, and so the same in any batch
-    assert run(*words, "--sigma-max", "3", "--batch", "1").stderr == ""  # where the error is 0.0014 bits/dim
-    assert run(*words, "--sigma-max", "1", "--batch", "1").stderr.endswith("bits/dim; raise it\n")
+    assert run(*words, "--sigma-max", "80", "--batch", "1").stderr == ""
+    assert run(*words, "--sigma-max", "1", "--batch", "1").stderr.endswith("for single samples; raise it\n")
 
 
 def test_unlikely_data_are_right_by_default(tmp_path: Path) -> None:

@@ -503,3 +503,18 @@ def test_wrong_calls_are_one_line() -> None:
         with pytest.raises(ValueError, match=message) as caught:
             network(x_, noise_, **cond)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mean", [0.0, 10.0, 100.0])
+@pytest.mark.parametrize(
+    "shape", [(2, 16, 16, 16), (2, 16, 4, 8, 8), (2, 16, 32)], ids=["images", "volumes", "signals"]
+)
+def test_group_norm_is_accurate_in_every_memory_layout(shape: tuple[int, ...], mean: float) -> None:
+    """Beside float64: torch's own, channels_last on a CPU, is off by 2e-4 at a mean of 10 and by 1e-2 at 100."""
+    norm, x = group_norm(16, 1e-6), mean + torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(len(shape), torch.contiguous_format)
+    exact = nn.functional.group_norm(x.double(), norm.num_groups, eps=1e-6)
+    for laid in (x, x.contiguous(memory_format=layout), x.transpose(-1, -2).contiguous().transpose(-1, -2)):
+        out = norm(laid).detach()
+        assert float((out.double() - exact).abs().max()) < 4e-6 * (1 + mean / 8)
+        assert out.is_contiguous(memory_format=layout) or not laid.is_contiguous(memory_format=layout)

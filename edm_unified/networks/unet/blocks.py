@@ -25,10 +25,29 @@ def conv(axes: int, inputs: int, outputs: int, size: int = 3) -> nn.Module:
     return CONV[axes](inputs, outputs, size, padding=size // 2)
 
 
-def group_norm(channels: int, eps: float) -> nn.GroupNorm:
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+class GroupNorm(nn.GroupNorm):
+    """torch's, by its accurate kernel on a CPU too.
+
+    There torch takes the variance of a channels_last tensor as E x² − (E x)², which in float32 is off by 2e-4 where the
+    mean is ten times the standard deviation, and by 1e-2 at a hundred times; of a contiguous one by 2e-6 and 1e-5. So
+    the norm is taken of a contiguous copy, in the same time, and the memory layout is kept.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = _CHANNELS_LAST.get(x.ndim)
+        if x.device.type != "cpu" or x.is_contiguous() or kept is None or not x.is_contiguous(memory_format=kept):
+            return functional.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        out = functional.group_norm(x.contiguous(), self.num_groups, self.weight, self.bias, self.eps)
+        return out.contiguous(memory_format=kept)
+
+
+def group_norm(channels: int, eps: float) -> GroupNorm:
     """At most 32 groups of at least 4 channels: the most of them that divide ``channels`` evenly."""
     most = max(1, min(32, channels // 4))
-    return nn.GroupNorm(next(groups for groups in range(most, 0, -1) if channels % groups == 0), channels, eps)
+    return GroupNorm(next(groups for groups in range(most, 0, -1) if channels % groups == 0), channels, eps)
 
 
 def add(x: Tensor, y: Tensor, scale: float) -> Tensor:
