@@ -51,7 +51,7 @@ def list_components(names: tuple[str, ...]) -> None:
             near = (
                 near if near.startswith("; did you mean") else f"; choose from {', '.join(known)}, or a kind of these"
             )
-            raise ValueError(f"list: no family or component {name!r}{near}")
+            raise ValueError(f"list: no family {name!r}{near}")
     width = min(shutil.get_terminal_size().columns, 110)
     for i, name in enumerate(names or known):
         if i:

@@ -116,7 +116,7 @@ def test_an_error_nobody_foresaw_is_one_line_and_a_file(monkeypatch: pytest.Monk
     state = tmp_path / "state"
     monkeypatch.setenv("XDG_STATE_HOME", str(state))
     broken(monkeypatch, ZeroDivisionError("by\nzero"))
-    code, out, err = run("show", "edm")
+    code, out, err = run("show", "edm", "--yaml")
     (file,) = (state / "edm-unified").iterdir()
     assert (code, out) == (1, "")
     assert err == (
@@ -134,7 +134,7 @@ def test_where_no_folder_takes_the_traceback_the_line_says_where(monkeypatch: py
     monkeypatch.setattr("edm_unified.cli.faults.write_atomic", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
     monkeypatch.setenv("XDG_STATE_HOME", os.path.abspath("state"))
     broken(monkeypatch, ZeroDivisionError())
-    code, _, err = run("show", "edm")
+    code, _, err = run("show", "edm", "--yaml")
     assert code == 1
     assert err.startswith("Error: ZeroDivisionError; this is a fault of edm_unified, please report it in fails, line ")
     assert err.endswith(" of test_bad_input_machine.py; no folder took the traceback\n")
@@ -155,7 +155,7 @@ def test_what_the_machine_does_is_told_as_such(
     error: BaseException, code: int, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken(monkeypatch, error)
-    assert run("show", "edm")[::2] == (code, line)
+    assert run("show", "edm", "--yaml")[::2] == (code, line)
 
 
 def shell(line: str, **environment: str) -> subprocess.CompletedProcess[bytes]:

@@ -65,7 +65,7 @@ def test_metrics_are_listed_and_explained() -> None:
 
 
 def test_a_wrong_name_is_one_line() -> None:
-    assert run("list", "solver") == (2, "", "Error: list: no family or component 'solver'; did you mean 'solvers'?\n")
+    assert run("list", "solver") == (2, "", "Error: list: no family 'solver'; did you mean 'solvers'?\n")
     code, _, err = run("list", "qqqqq")
     assert code == 2
     assert "choose from recipes, schedules, " in err
