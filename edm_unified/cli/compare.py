@@ -15,7 +15,7 @@ from edm_unified.cli import options
 from edm_unified.components.component import MOST, MOST_SAMPLES, MOST_SEED
 
 if TYPE_CHECKING:
-    from edm_unified.compare import Event, Plan, Problems, Settings
+    from edm_unified.compare import Event
 
 
 @click.command(short_help="Compare methods at equal budgets; writes tables, figures and a report.")
@@ -103,13 +103,14 @@ def compare(
         for name in recipe_files(plan):
             store.output.check_ours(name)
         with options.progress(not (quiet or as_json)) as bar:
-            problems = _problems(plan, settings)
+            problems = comparing.Problems(settings)
+            comparing.prepare(plan, problems, bar.say)
             tasks = [problems.of(method.recipe) for method in plan.methods]
             largest = max(math.inf if problem.learnt else math.prod(problem.shape) for problem in tasks)
             with options.few_threads(largest, threads):
                 comparing.run(plan, store, settings, problems, _observer(bar))
+                data = comparing.report_data(plan, store, settings, problems, remember(store, command), bar.say)
                 bar.say("writing the report")
-                data = comparing.report_data(plan, store, settings, problems, remember(store, command))
                 write_report(plan, store, data)
         replaced = store.show(set(comparing.keys_of(plan, settings, problems).values()), command)
         if as_json:
@@ -125,16 +126,6 @@ def compare(
                     f"note: it takes the place of the report of `{replaced}`, whose cells stay in "
                     f"{directory / 'records.jsonl'}; with another --out there would be both"
                 )
-
-
-def _problems(plan: Plan, settings: Settings) -> Problems:
-    """The problems of all methods, which are asked whether they suit the samplers."""
-    from edm_unified.compare import Problems
-
-    problems = Problems(settings)
-    for method in plan.methods:
-        problems.of(method.recipe).check(method.recipe.sampler)
-    return problems
 
 
 def _observer(bar: options.Progress) -> Any:

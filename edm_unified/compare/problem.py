@@ -13,7 +13,7 @@ from torch import Tensor
 from edm_unified import metrics as measure
 from edm_unified.compare.plan import digest
 from edm_unified.data import AnyData, Dataset, batch, order
-from edm_unified.metrics import Estimate, Features
+from edm_unified.metrics import Estimate, Features, LowRank
 from edm_unified.recipe import Recipe, Sampler
 from edm_unified.recipe.guidances import AnyGuidance, Guide
 from edm_unified.sampling.analytic_starts import AnalyticStart, AnyAnalyticStart
@@ -22,7 +22,7 @@ from edm_unified.training.denoiser import Trained
 TARGET_SAMPLES = 2048
 """Exact draws (or data) that the distribution metrics compare with."""
 MOST_MOMENTS = 4096
-"""Dimensions up to which the Fréchet distance takes the model's exact covariance instead of that of its draws."""
+"""Dimensions up to which the Fréchet distance takes a full covariance of the model instead of that of its draws."""
 NETWORK_TOLERANCE = 1e-4
 """Of the exact solution of a network's ODE: the endpoints of a small U-Net were then right to 3·10⁻⁶ of their RMS."""
 ENDPOINT = ("error_median", "error_rms")
@@ -114,11 +114,13 @@ class Problem:
         return batch(self.dataset, chosen)[0].to(torch.float64)
 
     @cached_property
-    def moments(self) -> tuple[Tensor, Tensor] | None:
-        """The exact mean and covariance of the model, where they are known and a matrix of that size is affordable."""
+    def moments(self) -> LowRank | tuple[Tensor, Tensor] | None:
+        """The exact mean and covariance of the model, where they are known and low-rank or of affordable size."""
+        if hasattr(self.denoiser, "low_rank_moments") and (found := self.denoiser.low_rank_moments()) is not None:
+            return LowRank(*found)
         if not hasattr(self.denoiser, "moments") or math.prod(self.shape) > MOST_MOMENTS:
             return None
-        return self.denoiser.moments()
+        return self.denoiser.moments()  # type: ignore[no-any-return]
 
     @cached_property
     def has_density(self) -> bool:
@@ -141,14 +143,22 @@ class Problem:
     def measure(self, x: Tensor, name: str) -> Estimate | None:
         """One metric of the samples as a distribution, or None where it does not apply."""
         if name == "log_density_gap":
-            return measure.log_density_gap(x, self.denoiser) if self.has_density else None
+            return measure.log_density_gap(x, self.denoiser, fresh=self._fresh) if self.has_density else None
         if name == "frechet":
             return measure.frechet(x, self.moments or self.target)
         if name == "energy_distance":
-            return measure.energy_distance(x, self.target)
+            return measure.energy_distance(x, self.target, spread=self._spread)
         if name in SEEN:
             return self._seen(x, name)
         return measure.sliced_wasserstein(x, self.target)
+
+    @cached_property
+    def _fresh(self) -> Tensor:
+        return measure.fresh_log_density(self.denoiser)
+
+    @cached_property
+    def _spread(self) -> float:
+        return measure.mean_distance(self.target.to(self._settings.device))
 
     @property
     def features(self) -> Features | None:

@@ -41,6 +41,23 @@ class Event(NamedTuple):
 Observer = Callable[[Event], object]
 
 
+def prepare(plan: Plan, problems: Problems, say: Callable[[str], object]) -> None:
+    """Load the data, make every model and what is drawn from it; ``say`` is told of each phase.
+
+    Raises ``ValueError`` naming what is wrong.
+    """
+    told = set()
+    for method in plan.methods:
+        problem = problems.of(method.recipe)
+        if problem not in told:
+            say(f"{method.name}: making the denoiser")
+        problem.check(method.recipe.sampler)
+        if problem not in told and set(plan.comparison.metrics) - set(ENDPOINT):
+            say(f"{method.name}: drawing what its samples are compared with")
+            _ = problem.target
+        told.add(problem)
+
+
 def common_key(plan: Plan, method: Method, problem: Problem, settings: Settings) -> str:
     """What a cell's outcome depends on besides its recipe and seed, such as the weights of the networks."""
     guide = problem.guide(method.recipe.sampler)
@@ -89,7 +106,7 @@ def run(plan: Plan, store: Store, settings: Settings, problems: Problems, observ
         if not cell.method.stochastic and set(ENDPOINT) & set(plan.comparison.metrics):
             exact = _reference(plan, cell, problem, store, settings, ledger)
         x, seconds = _sample(plan, cell, problem, settings, ledger)
-        records = _records(plan, cell, problem, keys[cell], x, exact, seconds)
+        records = _records(plan, cell, problem, keys[cell], x, exact, seconds, ledger)
         if _shown(plan, cell):
             store.save(f"samples/{keys[cell]}", x[: pictured(plan.comparison, problem.shape)].float())
         if not store.finished(keys[cell], metrics_of(plan, cell, problem), told_as(cell)):  # else a picture was wanted
@@ -116,11 +133,19 @@ def _shown(plan: Plan, cell: Cell) -> bool:
 
 
 def _records(
-    plan: Plan, cell: Cell, problem: Problem, key: str, x: Tensor, exact: Tensor | None, seconds: float
+    plan: Plan,
+    cell: Cell,
+    problem: Problem,
+    key: str,
+    x: Tensor,
+    exact: Tensor | None,
+    seconds: float,
+    ledger: _Ledger,
 ) -> list[dict[str, Any]]:
     records = []
     endpoint = None if exact is None else measure.endpoint_error(x[: len(exact)], exact)
     for name in metrics_of(plan, cell, problem):
+        ledger.say(f"{cell.method.name} · {cell.nfe} evaluations · {name.replace('_', ' ')}")
         estimate = getattr(endpoint, name[6:], None) if name in ENDPOINT else problem.measure(x, name)
         if estimate is not None:
             records.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from edm_unified import report
 from edm_unified.compare.plan import Cell, Method, Plan, digest, label, placeless
 from edm_unified.compare.problem import ENDPOINT, Problem, Problems, Settings
-from edm_unified.compare.run import common_key, pictured, solve_reference, start_of, told_as
+from edm_unified.compare.run import common_key, pictured, reference_name, solve_reference, start_of, told_as
 from edm_unified.compare.store import Store
 from edm_unified.data import Dataset, batch, order
 from edm_unified.recipe import Recipe
@@ -44,9 +44,15 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def report_data(
-    plan: Plan, store: Store, settings: Settings, problems: Problems, commands: Sequence[str] = ()
+    plan: Plan,
+    store: Store,
+    settings: Settings,
+    problems: Problems,
+    commands: Sequence[str] = (),
+    say: Callable[[str], object] = lambda _: None,
 ) -> ReportData:
-    """Everything that the report of ``plan`` shows, from what ``store`` holds."""
+    """Everything that the report of ``plan`` shows, from what ``store`` holds; ``say`` is told of each phase."""
+    say("solving for the exact samples of the report")
     keys = [Key(**method.labels) for method in plan.methods]
     names = short_labels(keys)
     problem = problems.of(plan.methods[0].recipe)
@@ -58,6 +64,8 @@ def report_data(
         for record in store.records(cell.key(_common(plan, cell.method, problems, settings)))
     ]
     reference = _shown_reference(plan, problem, store, settings)
+    say("measuring the exact samples")
+    floors = {} if reference is None or problem.learnt else _floors(plan, problem, reference)
     return ReportData(
         title=plan.comparison.title,
         description=plan.comparison.description,
@@ -72,7 +80,7 @@ def report_data(
         data_samples=batch(problem.dataset, shown_of(problem.dataset, pictures))[0].numpy() if pictures else None,
         grid_budget=plan.comparison.grid_nfe if plan.comparison.grid_nfe in plan.comparison.nfe else None,
         rank_by=plan.comparison.rank_by,
-        floors={} if reference is None or problem.learnt else _floors(plan, problem, reference),
+        floors=floors,
         environment=environment(settings),
         commands=tuple(commands),
     )
@@ -187,6 +195,11 @@ def _shown_reference(plan: Plan, problem: Problem, store: Store, settings: Setti
         number = plan.comparison.samples
         if problem.learnt:
             number = max(1, pictured(plan.comparison, problem.shape))
+        at_start = first[starts.index(sigma_max)].recipe
+        solved_for = reference_name(plan, problem, at_start, sigma_max, plan.comparison.seeds[0])
+        solved = store.load(solved_for, problem.shape)
+        if solved is not None and len(solved) >= number:
+            return solved[:number].to(settings.device)
         try:
             saved = solve_reference(
                 problem.denoiser,

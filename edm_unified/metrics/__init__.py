@@ -16,10 +16,13 @@ from edm_unified.metrics._common import DIVERGED, Estimate
 from edm_unified.metrics.distances import (
     Density,
     EndpointError,
+    LowRank,
     endpoint_error,
     energy_distance,
     frechet,
+    fresh_log_density,
     log_density_gap,
+    mean_distance,
     sliced_wasserstein,
 )
 from edm_unified.metrics.features import Features
@@ -46,10 +49,13 @@ __all__ = [
     "Estimate",
     "Features",
     "K",
+    "LowRank",
     "endpoint_error",
     "energy_distance",
     "frechet",
+    "fresh_log_density",
     "log_density_gap",
+    "mean_distance",
     "precision",
     "recall",
     "sliced_wasserstein",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -27,6 +29,14 @@ class EndpointError(NamedTuple):
 
     median: Estimate
     rms: Estimate
+
+
+class LowRank(NamedTuple):
+    """A mean (*shape) and a covariance FᵀF + floor·I with F of shape (q, d): what ``frechet`` takes for (d, d)."""
+
+    mean: Tensor
+    factor: Tensor
+    floor: float | Tensor
 
 
 class Density(Protocol):
@@ -93,83 +103,171 @@ def sliced_wasserstein(
     return linear(squared, influence, seed, root=True)
 
 
-def energy_distance(x: Float[Tensor, "N *shape"], data: Float[Tensor, "M *shape"], seed: int = 0) -> Estimate:
+def energy_distance(
+    x: Float[Tensor, "N *shape"], data: Float[Tensor, "M *shape"], seed: int = 0, spread: float | None = None
+) -> Estimate:
     """2 E‖X−Y‖ − E‖X−X'‖ − E‖Y−Y'‖ in data units, by unbiased U-statistics (Székely & Rizzo 2013).
 
     Zero only for equal distributions. Without bias it may come out slightly negative for a perfect method. Distances
-    are taken in chunks of rows: memory O((N+M)·1024), time O((N+M)² d).
+    are taken in chunks of rows: memory O((N+M)·1024), time O((N+M)² d). ``spread``: the ``mean_distance`` of the data,
+    E‖Y−Y'‖, where it is known already; it is what takes the time where N < M.
     """
     a, b = pair(x, data, 2)
     if not (finite(a) and finite(b)):
         return DIVERGED
     centre = b.mean(0)
     a, b = a - centre, b - centre
-    n, m = len(a), len(b)
+    n = len(a)
     w = torch.cat([torch.full((1, n), 1.0 / n, dtype=torch.float64), counts(n, 400, seed) / n]).to(a.device)
     cross = torch.zeros(n, dtype=torch.float64, device=a.device)
     within_a = torch.zeros(len(w), dtype=torch.float64, device=a.device)
-    within_b = torch.zeros((), dtype=torch.float64, device=a.device)
     for i in range(0, n, 1024):
         part = slice(i, i + 1024)
         cross[part] = torch.cdist(a[part], b).mean(1)
         distance = torch.cdist(a[part], a)
         distance.diagonal(i).zero_()  # exactly, where the fast form leaves rounding
         within_a += ((w[:, part] @ distance) * w).sum(1)
-    for i in range(0, m, 1024):
-        distance = torch.cdist(b[i : i + 1024], b)
-        distance.diagonal(i).zero_()
-        within_b += distance.sum()
     # A pair of copies of one row is no pair of samples: 1 − Σw² is the weight of the true pairs.
     pairs = 1 - w.square().sum(1)
-    values = 2 * (w @ cross) - within_a / pairs.clamp(min=1e-300) - within_b / (m * (m - 1))
+    values = 2 * (w @ cross) - within_a / pairs.clamp(min=1e-300) - (_within(b) if spread is None else spread)
     return estimate(values[0], values[1:][pairs[1:] > 1e-12])
+
+
+def mean_distance(data: Float[Tensor, "M *shape"]) -> float:
+    """E‖Y−Y'‖ over the pairs of different rows of ``data``: the last term of ``energy_distance``."""
+    b = rows("data", data, 2)
+    return float(_within(b - b.mean(0)))
+
+
+def _within(b: Tensor) -> Tensor:
+    total = torch.zeros((), dtype=torch.float64, device=b.device)
+    for i in range(0, len(b), 1024):
+        distance = torch.cdist(b[i : i + 1024], b)
+        distance.diagonal(i).zero_()
+        total += distance.sum()
+    return total / (len(b) * (len(b) - 1))
 
 
 def frechet(
     x: Float[Tensor, "N *shape"],
-    data: Float[Tensor, "M *shape"] | tuple[Float[Tensor, "*shape"], Float[Tensor, "d d"]],
+    data: Float[Tensor, "M *shape"] | tuple[Float[Tensor, "*shape"], Float[Tensor, "d d"]] | LowRank,
     seed: int = 0,
 ) -> Estimate:
     """‖μ₁−μ₂‖² + tr(C₁ + C₂ − 2 (C₁^½ C₂ C₁^½)^½), the squared W₂ of the two Gaussians (Fréchet distance, as in FID).
 
     In data space, in squared data units. ``data``: samples (M, *shape), or their (mean, covariance), (*shape) and
-    (d, d). Sees two moments only. Bias at small N: the covariance of N samples misses the truth by O(d/N), so that
-    a perfect method scores about tr(C)·(d+5)/(4N) rather than 0 (exact to first order for C ∝ I).
+    (d, d), or a ``LowRank``. Sees two moments only. Bias at small N: the covariance of N samples misses the truth by
+    O(d/N), so that a perfect method scores about tr(C)·(d+5)/(4N) rather than 0 (exact to first order for C ∝ I).
+
+    Exact at the price of the smallest matrix that has the trace: N×N, M×M or d×d. With fewer samples than dimensions
+    on either side none of d×d is formed: time O((N+M)² d).
     """
     a = rows("x", x, 2)
     if isinstance(data, tuple):
-        mean2, cov2 = (v.detach().to(a.device, torch.float64) for v in data)
-        mean2, d = mean2.reshape(-1), a.shape[1]
-        if len(mean2) != d or cov2.shape != (d, d):
-            raise ValueError(
-                f"data: mean and covariance must have {d} and ({d}, {d}) entries to match x, "
-                f"got {len(mean2)} and {tuple(cov2.shape)}"
-            )
-        if not (finite(mean2) and finite(cov2)):
-            return DIVERGED
+        mean2, second = _known_moments(data, a)
     else:
         a, b = pair(x, data, 2)
-        if not finite(b):
-            return DIVERGED
-        mean2, cov2 = b.mean(0), b.mT.cov().reshape(b.shape[1], b.shape[1])
-    if not finite(a):
+        mean2 = b.mean(0)
+        second = _Factored((b - mean2) / (len(b) - 1) ** 0.5, torch.zeros((), dtype=b.dtype, device=b.device))
+    if not (finite(mean2) and second.finite() and finite(a)):
         return DIVERGED
     mean1 = a.mean(0)
     z = a - mean1
-    cov1 = z.mT @ z / (len(a) - 1)
-    values, vectors = torch.linalg.eigh(cov2)
-    root2 = (vectors * values.clamp(min=0).sqrt()) @ vectors.mT
-    inner = root2 @ cov1 @ root2
-    if not finite(inner):
-        return DIVERGED
-    values, vectors = torch.linalg.eigh((inner + inner.mT) / 2)
-    roots = values.clamp(min=0).sqrt()
-    value = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * roots.sum()
+    trace, kept = _transport(z, second)
+    value = (mean1 - mean2).square().sum() + z.square().sum() / (len(z) - 1) + second.trace() - 2 * trace
     # Influence, from the derivative of the value in C₁: I − T, T = C₂^½ (C₂^½ C₁ C₂^½)^−½ C₂^½ the map of C₁ to C₂.
+    return linear(value, 2 * (z @ (mean1 - mean2)) + z.square().sum(1) - kept, seed, root=False)
+
+
+def _transport(z: Tensor, second: _Dense | _Factored) -> tuple[Tensor, Tensor]:
+    """tr (C₁^½ C₂ C₁^½)^½ and zᵀTz of each centred row, for C₁ = ZᵀZ/(n−1); NaN where the products overflow.
+
+    With A = C₂^½ Zᵀ/√(n−1) the trace is that of (AAᵀ)^½, d×d, and of (AᵀA)^½, n×n, and zᵀTz is n−1 times the diagonal
+    of the latter. For C₂ = FᵀF and H = F C₁ Fᵀ the trace is that of H^½, too, and zᵀTz = (Fz)ᵀ H^−½ (Fz).
+    """
+    n, d = z.shape
+    if n < d:
+        roots, vectors = _root(second.sandwich(z) / (n - 1))
+        return roots.sum(), (n - 1) * (vectors.square() * roots).sum(1)
+    if (factor := second.factor()) is not None:
+        y = z @ factor.mT
+    else:
+        values, axes = torch.linalg.eigh(second.matrix())
+        y = z @ ((axes * values.clamp(min=0).sqrt()) @ axes.mT)
+    roots, vectors = _root(y.mT @ y / (n - 1))
     inverse = torch.where(roots > 1e-7 * roots.max(), 1 / roots, 0.0)
-    half = z @ (root2 @ vectors)
-    influence = 2 * (z @ (mean1 - mean2)) + z.square().sum(1) - (half.square() * inverse).sum(1)
-    return linear(value, influence, seed, root=False)
+    return roots.sum(), ((y @ vectors).square() * inverse).sum(1)
+
+
+def _root(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Roots of the eigenvalues, and the eigenvectors as columns."""
+    if not finite(matrix):
+        return torch.full_like(matrix[0], math.nan), torch.full_like(matrix, math.nan)
+    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+    return values.clamp(min=0).sqrt(), vectors
+
+
+@dataclass(frozen=True)
+class _Dense:
+    """A covariance (d, d)."""
+
+    cov: Tensor
+
+    def finite(self) -> bool:
+        return finite(self.cov)
+
+    def trace(self) -> Tensor:
+        return self.cov.trace()
+
+    def factor(self) -> Tensor | None:
+        return None
+
+    def matrix(self) -> Tensor:
+        return self.cov
+
+    def sandwich(self, z: Tensor) -> Tensor:
+        """Z C Zᵀ."""
+        return z @ self.cov @ z.mT
+
+
+@dataclass(frozen=True)
+class _Factored:
+    """A covariance FᵀF + floor·I, F (q, d)."""
+
+    F: Tensor
+    floor: Tensor
+
+    def finite(self) -> bool:
+        return finite(self.F) and finite(self.floor)
+
+    def trace(self) -> Tensor:
+        return self.F.square().sum() + self.F.shape[1] * self.floor
+
+    def factor(self) -> Tensor | None:
+        """F where that is all and fewer rows than d."""
+        return self.F if len(self.F) < self.F.shape[1] and float(self.floor) == 0 else None
+
+    def matrix(self) -> Tensor:
+        return self.F.mT @ self.F + self.floor * torch.eye(self.F.shape[1], dtype=self.F.dtype, device=self.F.device)
+
+    def sandwich(self, z: Tensor) -> Tensor:
+        """Z C Zᵀ."""
+        y = z @ self.F.mT
+        return y @ y.mT + self.floor * (z @ z.mT)
+
+
+def _known_moments(data: tuple[Tensor, Tensor] | LowRank, a: Tensor) -> tuple[Tensor, _Dense | _Factored]:
+    mean, *spread = (torch.as_tensor(v).detach().to(a.device, torch.float64) for v in data)
+    mean, d = mean.reshape(-1), a.shape[1]
+    cov = spread[0]
+    square = not isinstance(data, LowRank)
+    if len(mean) != d or cov.ndim != 2 or cov.shape[1] != d or (square and len(cov) != d):
+        what, shape = ("covariance", f"({d}, {d})") if square else ("factor", f"(q, {d})")
+        raise ValueError(
+            f"data: mean and {what} must have {d} and {shape} entries to match x, got {len(mean)} and "
+            f"{tuple(cov.shape)}"
+        )
+    return mean, _Dense(cov) if square else _Factored(*spread)
 
 
 def log_density_gap(
@@ -179,23 +277,32 @@ def log_density_gap(
     label: Tensor | None = None,
     draws: int = 2048,
     seed: int = 0,
+    fresh: Float[Tensor, " draws"] | None = None,
 ) -> Estimate:
     """(mean log p of fresh exact draws − mean log p of x) / d, in nats per dimension, under the exact p(·; σ).
 
     Zero for a perfect method; positive where samples are less likely than real ones (blurred, noisy, off the data);
     negative where they are too likely (collapsed on the modes). ``draws`` exact draws, resampled in the interval too.
     With ``label`` (N,) the density of each row is that of its class, and there is one fresh draw for each row.
+    ``fresh``: log p of the exact draws, ``fresh_log_density`` of the same numbers, where it is known already.
     """
     flat = rows("x", x, 1)
     if not finite(flat):
         return DIVERGED
-    if label is None:
-        fresh = density.log_prob(density.sample(draws, seed=seed + 1, sigma=sigma), sigma)
-    else:
-        fresh = density.log_prob(density.sample(len(x), seed=seed + 1, sigma=sigma, label=label), sigma, label=label)
+    if fresh is None:
+        fresh = fresh_log_density(density, sigma, label, draws if label is None else len(x), seed)
     mine = density.log_prob(x.detach(), sigma, label=label).to(torch.float64)
     if not (finite(mine) and finite(fresh)):
         return DIVERGED
     d = flat.shape[1]
     draws_mean = resample(fresh, seed + 1).mean(1) - resample(mine, seed).mean(1)
     return estimate((fresh.mean() - mine.mean()) / d, draws_mean / d)
+
+
+def fresh_log_density(
+    density: Density, sigma: float = 0.0, label: Tensor | None = None, draws: int = 2048, seed: int = 0
+) -> Float[Tensor, " draws"]:
+    """log p of the exact draws that ``log_density_gap`` compares with: the same for all samples under test."""
+    if label is None:
+        return density.log_prob(density.sample(draws, seed=seed + 1, sigma=sigma), sigma)
+    return density.log_prob(density.sample(draws, seed=seed + 1, sigma=sigma, label=label), sigma, label=label)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -464,6 +465,81 @@ def test_fit_recovers_separated_components(covariance: str) -> None:
         if covariance != "isotropic":
             variances = fit.covs[order] if covariance == "diag" else fit.covs[order].diagonal(dim1=1, dim2=2)
             close(variances, truth.covs, 0.03)
+
+
+@pytest.mark.parametrize("n", [12, 20, 60])
+def test_few_samples_in_many_dimensions_are_fitted_as_densely(n: int) -> None:
+    """scikit-learn's fit in all 20 dimensions, and the fit in those of the samples: D, density, draws, moments."""
+    from sklearn.mixture import GaussianMixture as Fit
+
+    d = 20
+    data = randn(n, d, seed=1) * torch.linspace(1.5, 0.1, d, dtype=F64) + 2.0 * torch.arange(n)[:, None].remainder(2)
+    fit = Fit(2, reg_covar=1e-2, max_iter=1000, random_state=np.random.RandomState(3)).fit(data.numpy())
+    dense = exact.GaussianMixture(fit.weights_, fit.means_, fit.covariances_)
+    M = exact.GaussianMixture.fit(data, 2, floor=1e-2, seed=3)
+    x, more = randn(5, d, seed=5), randn(4, d, seed=6)
+    close(M.covs, dense.covs, 1e-9)
+    for s in (1e-3, 0.5, 50.0):
+        close(M(x, s), dense(x, s), 1e-9)
+        close(M.score(x, s), dense.score(x, s), 1e-8)
+        close(M.log_prob(x, s), dense.log_prob(x, s), 1e-8)
+        close(M.posterior(x, s).means, dense.posterior(x, s).means, 1e-9)
+    close(M.log_prob(more), dense.log_prob(more), 1e-8)
+    close(M.moments()[1], dense.moments()[1], 1e-9)
+    draws = M.sample(4000, seed=1).mT.cov()
+    assert float((draws - dense.moments()[1]).abs().max()) < 0.15 * float(draws.abs().max())
+
+
+@pytest.mark.parametrize("n", [12, 60])
+def test_a_fitted_rank_keeps_the_largest_directions_of_the_dense_covariance(n: int) -> None:
+    data = randn(n, 20, seed=1) * torch.linspace(1.5, 0.1, 20, dtype=F64)
+    full = exact.GaussianMixture.fit(data, 1, floor=1e-2).covs[0]
+    values = torch.linalg.eigvalsh(exact.GaussianMixture.fit(data, 1, rank=3, floor=1e-2).covs[0])
+    expected = torch.linalg.eigvalsh(full)
+    expected = torch.cat([expected[:17].mean().expand(17), expected[17:]])
+    close(values, expected, 1e-9)
+    assert exact.GaussianMixture.fit(data, 1, rank=15, floor=1e-2)._c.values.shape[1] == min(15, n - 1)
+    C = (data - data.mean(0)).mT @ (data - data.mean(0)) / n + 1e-3 * torch.eye(20, dtype=F64)
+    close(exact.Gaussian.fit(data).moments()[1], C)
+    close(exact.Gaussian.fit(data, rank=20).moments()[1], C)
+
+
+def test_classes_of_few_and_of_many_samples_are_fitted_together() -> None:
+    data, labels = randn(60, 20, seed=1), [0] * 10 + [1] * 50
+    M = exact.GaussianMixture.fit(data, 1, labels, floor=1e-2)
+    for c in (0, 1):
+        own = data[torch.tensor(labels) == c]
+        C = (own - own.mean(0)).mT @ (own - own.mean(0)) / len(own) + 1e-2 * torch.eye(20, dtype=F64)
+        close(M.given(c).moments()[1], C, 1e-9)
+
+
+def test_the_leading_directions_of_many_samples_are_those_of_a_full_decomposition(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from edm_unified.denoisers.exact import fit, principal
+
+    data = randn(90, 70, seed=1) * torch.linspace(0, -4, 70, dtype=F64).exp()
+    centred = data - data.mean(0)
+    values, axes = principal.leading(centred, 3)
+    monkeypatch.setattr(principal, "MOST_EXACT", 20)
+    found, directions = principal.leading(centred, 3)
+    close(found, values, 1e-9)
+    close(directions.mT @ directions, axes.mT @ axes, 1e-5)  # of a variance the square
+    monkeypatch.setattr(fit, "MOST_DIRECTIONS", 12)  # along 12 directions, with the mean variance of the 58 others
+    C = exact.GaussianMixture.fit(data, 1, rank=2, floor=1e-2).covs[0]
+    whole = torch.linalg.eigvalsh(centred.mT @ centred / 90) + 1e-2
+    close(torch.linalg.eigvalsh(C), torch.cat([whole[:68].mean().expand(68), whole[68:]]), 1e-7)
+
+
+@pytest.mark.parametrize("kind", ["mixture", "gaussian"])
+def test_low_rank_moments_are_the_moments(kind: str) -> None:
+    if kind == "gaussian":
+        model: Any = exact.Gaussian.low_rank(randn(30), randn(30, 2), 0.3)
+    else:
+        model = exact.GaussianMixture.low_rank([0.3, 0.7], randn(2, 30), randn(2, 30, 3), torch.tensor([0.1, 0.4]))
+    mean, F, floor = model.low_rank_moments()
+    close(mean, model.moments()[0])
+    close(F.mT @ F + floor * torch.eye(30, dtype=F64), model.moments()[1])
 
 
 def test_fit_is_deterministic_local_and_truncates_by_rank() -> None:

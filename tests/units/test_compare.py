@@ -16,13 +16,15 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from command_line import interruptible
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from edm_unified import cli
-from edm_unified.compare import Plan, Settings, Store, label, make_plan, run
+from edm_unified.compare import Plan, Settings, Store, label, make_plan, prepare, report_data, run
 from edm_unified.compare.problem import Problems
 from edm_unified.data import Arrays
 from edm_unified.recipe import Comparison, Recipe, Sampler
-from edm_unified.recipe.denoisers import Checkpoint, Gaussian
+from edm_unified.recipe.denoisers import AnyDenoiser, Checkpoint, Empirical, Gaussian, GaussianMixture
 from edm_unified.recipe.guidances import Autoguidance
 from edm_unified.sampling.levels import Explicit, Karras, LogLinear, TableSubset, UniformTime
 from edm_unified.sampling.renoising import Churn
@@ -185,6 +187,41 @@ def test_a_run_leaves_a_report_and_one_record_per_cell_and_metric(folder: Path) 
     assert json.loads((out / "environment.json").read_text())["torch"] == torch.__version__.split("+")[0]
     assert "report: " in result.output
     assert "6 evaluations" in result.output
+
+
+class _Shapes(TorchDispatchMode):
+    """Keeps the shapes of all tensors that are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.seen |= {tuple(t.shape) for t in tree_leaves(out) if isinstance(t, torch.Tensor)}
+        return out
+
+
+@pytest.mark.parametrize("denoiser", [GaussianMixture(), GaussianMixture(rank=None), Gaussian(), Empirical()])
+def test_few_images_of_many_pixels_need_no_matrix_of_pixels_by_pixels(tmp_path: Path, denoiser: AnyDenoiser) -> None:
+    """30 images of 3×10×12 = 360 numbers: fitted, sampled, measured by every metric and put on a page."""
+    images = np.random.default_rng(0).uniform(-1, 1, (30, 3, 10, 12)).astype(np.float32)
+    np.save(tmp_path / "images.npy", images)
+    recipe = dataclasses.replace(Recipe.load("edm"), data=Arrays(path=str(tmp_path / "images.npy")), denoiser=denoiser)
+    comparison = Comparison(
+        "", ("own",), nfe=(3,), samples=8, reference_samples=8, reference_tolerance=1e-4, grid_samples=4, grid_nfe=3
+    )
+    plan, settings, said = make_plan(comparison, [("own", recipe)]), Settings(), list[str]()
+    problems = Problems(settings)
+    with _Shapes() as shapes, Store(tmp_path / "out") as store:
+        prepare(plan, problems, said.append)
+        run(plan, store, settings, problems, lambda event: said.append(event.what))
+        data = report_data(plan, store, settings, problems, (), said.append)
+    assert {record["metric"] for record in data.records} >= {"error_median", "energy_distance", "frechet"}
+    assert (8, 3, 10, 12) in shapes.seen
+    assert not [shape for shape in shapes.seen if shape.count(360) > 1]
+    told = ("making the denoiser", "drawing", "exact solution", "3 evaluations", "frechet", "measuring the exact")
+    assert [word for word in told if not any(word in text for text in said)] == []
 
 
 def test_the_same_command_again_runs_nothing(folder: Path) -> None:

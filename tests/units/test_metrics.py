@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from edm_unified import exact, metrics
+from edm_unified.metrics import distances
 
 F64 = torch.float64
 
@@ -123,6 +124,60 @@ def test_frechet_of_known_moments() -> None:
     cross = torch.linalg.eigvals(a.mT.cov() @ b.mT.cov()).real.clamp(min=0).sqrt().sum()
     expected = float((a.mean(0) - b.mean(0)).square().sum() + a.var(0).sum() + b.var(0).sum() - 2 * cross)
     assert metrics.frechet(a, b).value == pytest.approx(expected)
+
+
+def _dense_frechet(x: Tensor, mean: Tensor, cov: Tensor) -> float:
+    """With the trace of the root as the sum of singular values of C^½ Zᵀ/√(n−1): another route, without squares."""
+    z = x - x.mean(0)
+    values, axes = torch.linalg.eigh(cov)
+    root = axes * values.clamp(min=0).sqrt()
+    cross = torch.linalg.matrix_norm(root.mT @ z.mT / (len(x) - 1) ** 0.5, "nuc")
+    return float((x.mean(0) - mean).square().sum() + z.square().sum() / (len(x) - 1) + cov.trace() - 2 * cross)
+
+
+@pytest.mark.parametrize("n", [2, 7, 30, 90])
+def test_frechet_without_matrices_of_d_by_d_is_the_dense_one(n: int) -> None:
+    """Fewer samples than the 30 dimensions, as many, and more; of a low-rank covariance, a full one, and of samples."""
+    d = 30
+    x, F, mean = randn(n, d, seed=1) + 0.3, randn(4, d, seed=2), randn(d, seed=3)
+    for floor in (0.0, 0.2):
+        cov = F.mT @ F + floor * torch.eye(d, dtype=F64)
+        expected = _dense_frechet(x, mean, cov)
+        low, full = metrics.frechet(x, metrics.LowRank(mean, F, floor)), metrics.frechet(x, (mean, cov))
+        assert low.value == pytest.approx(expected, rel=1e-7)
+        assert full.value == pytest.approx(expected, rel=1e-6)  # n ≥ d: roots of what only rounding keeps from zero
+        assert (low.low, low.high) == pytest.approx((full.low, full.high), rel=1e-5)
+    few = randn(6, d, seed=4)
+    assert metrics.frechet(x, few).value == pytest.approx(_dense_frechet(x, few.mean(0), few.mT.cov()), rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [5, 60])
+def test_the_influence_of_a_sample_on_frechet_is_the_derivative(n: int) -> None:
+    """Of the value in the weight of each row, by differences; d = 8 is above one n and below the other."""
+    x, F = randn(n, 8, seed=1), randn(2, 8, seed=2)
+    second = distances._Factored(F, torch.tensor(0.1, dtype=F64))
+    z = x - x.mean(0)
+    _, kept = distances._transport(z, second)
+
+    values, axes = torch.linalg.eigh(second.matrix())
+
+    def trace(weights: Tensor) -> float:
+        A = (axes * values.sqrt()).mT @ (z * weights.sqrt()[:, None]).mT / (n - 1) ** 0.5
+        return float(torch.linalg.matrix_norm(A, "nuc"))
+
+    for i in (0, n - 1):
+        step = torch.zeros(n, dtype=F64).index_fill(0, torch.tensor([i]), 1e-3)
+        slope = (trace(1 + step) - trace(1 - step)) / 2e-3
+        assert float(kept[i]) / (2 * (n - 1)) == pytest.approx(slope, rel=1e-5)
+
+
+def test_what_is_the_same_for_all_methods_may_be_handed_in() -> None:
+    x, data = randn(20, 3), randn(50, 3, seed=1)
+    assert metrics.energy_distance(x, data, spread=metrics.mean_distance(data)) == metrics.energy_distance(x, data)
+    model = exact.Gaussian(torch.zeros(3), 1.0)
+    assert metrics.log_density_gap(x, model, fresh=metrics.fresh_log_density(model)) == metrics.log_density_gap(
+        x, model
+    )
 
 
 def test_the_stated_bias_of_frechet() -> None:

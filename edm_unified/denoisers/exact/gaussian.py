@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ._common import TINY, Label, Sigma, classes, count, flat, float64, generator, levels, moved, spectrum
+from .principal import leading
 
 
 class Gaussian:
@@ -70,7 +71,8 @@ class Gaussian:
     def fit(cls, samples: Tensor, rank: int | None = None, floor: float = 1e-3) -> Gaussian:
         """With the mean and covariance of ``samples`` (N, *shape), ``floor`` added to every variance.
 
-        ``rank`` r keeps the r largest directions and replaces the other variances by their mean.
+        ``rank`` r keeps the r largest directions and replaces the other variances by their mean. All directions (None)
+        of N ≤ d samples are N − 1 and the floor, and no d×d matrix is formed.
         """
         rows = samples.to(torch.float64).flatten(1)
         n, d = rows.shape
@@ -79,16 +81,15 @@ class Gaussian:
         mean = rows.mean(0)
         centred = rows - mean
         shape = samples.shape[1:]
-        if rank is None or rank >= d:
+        if (rank is None or rank >= d) and n > d:
             cov = centred.mT @ centred / n + floor * torch.eye(d, dtype=torch.float64)
             return cls(mean.reshape(shape), cov)
-        r = min(rank, n)
-        # The top r directions, from the smaller of the two Gram matrices.
-        _, singular, axes = torch.linalg.svd(centred / n**0.5, full_matrices=False)
-        values = singular.square()
-        rest = ((centred.square().sum() / n - values[:r].sum()) / (d - r)).clamp(min=0)
-        factor = axes[:r].mT * (values[:r] - rest).clamp(min=0).sqrt()
-        return cls.low_rank(mean.reshape(shape), factor, rest + floor)
+        r = min(n if rank is None else rank, n - 1, d)
+        values, axes = leading(centred, r)
+        rest = values.new_zeros(())  # n samples have no variance off n − 1 directions
+        if r < min(n - 1, d):
+            rest = ((centred.square().sum() / n - values.sum()) / (d - r)).clamp(min=0)
+        return cls.low_rank(mean.reshape(shape), axes.mT * (values - rest).clamp(min=0).sqrt(), rest + floor)
 
     @property
     def mean(self) -> Tensor:
@@ -111,6 +112,12 @@ class Gaussian:
         """The mean (*shape) and covariance (d, d)."""
         eye = torch.eye(len(self._mean), dtype=torch.float64, device=self._mean.device)
         return self.mean, self._apply(eye, lambda v: v)
+
+    def low_rank_moments(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """μ (*shape), F (r, d) and floor () with C = FᵀF + floor·I; None where the form is not low-rank, r = d."""
+        if self._axes is None or self._rest is None:
+            return None
+        return self.mean, self._axes * (self._values - self._rest).clamp(min=0).sqrt()[:, None], self._rest
 
     def to(self, device: torch.device | str) -> Gaussian:
         """A copy on ``device``."""

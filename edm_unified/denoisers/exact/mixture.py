@@ -143,6 +143,18 @@ class GaussianMixture:
                 within += w[k] * dense(one.values, one.axes, one.rest)[0]
         return self._centre.reshape(self.shape), within + m.mT @ (w[:, None] * m)
 
+    def low_rank_moments(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """The mean (*shape), F (q, d) and floor () with which the covariance of x_0 is FᵀF + floor·I; q = K(r + 1).
+
+        None where that would be no less than the covariance itself, q ≥ d, or where components are not low-rank.
+        """
+        c, w = self._c, self.weights
+        if c.axes is None or c.rest is None or len(self) * (c.values.shape[1] + 1) >= c.m.shape[1]:
+            return None
+        within = c.axes * (w[:, None] * (c.values - c.rest[:, None]).clamp(min=0)).sqrt()[..., None]
+        factor = torch.cat([within.flatten(0, 1), w.sqrt()[:, None] * c.m])
+        return self._centre.reshape(self.shape), factor, w @ c.rest
+
     def __len__(self) -> int:
         return len(self.weights)
 
