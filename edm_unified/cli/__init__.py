@@ -22,6 +22,7 @@ from typing import Any
 import click
 
 from edm_unified import __version__
+from edm_unified.cli.terminal import printable_streams
 from edm_unified.components.shipped import suggest
 
 COMMANDS = {
@@ -83,7 +84,8 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         whole_streams()
-        return super().main(*args, **kwargs)
+        with printable_streams():
+            return super().main(*args, **kwargs)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with one_line():

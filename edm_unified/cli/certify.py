@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edm_unified.cli import options
+from edm_unified.cli import options, terminal
 from edm_unified.components import paths
 
 if TYPE_CHECKING:
@@ -151,11 +151,10 @@ def _print(certified: list[Certificate], whole: bool) -> None:
     if not sys.stdout.isatty():
         click.echo(certifying.markdown(certified, certifying.pairs() if whole else ()), nl=False)
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = terminal.console(highlight=False)
     rows = [table.cells(certificate) for certificate in certified]
     shown = _fitting(table.HEAD, rows, console.width)
     grid = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))

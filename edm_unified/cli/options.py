@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from edm_unified.cli import terminal
 from edm_unified.components import paths, shipped
 from edm_unified.components.component import MOST, shown
+from edm_unified.components.files import sweep
+from edm_unified.components.outputs import check_outside_runs
 
 if TYPE_CHECKING:
     import torch
@@ -266,18 +269,23 @@ def _count(recipe: Recipe, n: int) -> Any:
 
 
 def check_file(path: Path, option: str) -> None:
-    """Raise ``ValueError`` unless a file ``path`` can be written, before the work whose result it is to hold."""
+    """Raise ``ValueError`` unless a file ``path`` can be written, before the work whose result it is to hold.
+
+    What a kill left of an earlier try goes.
+    """
     paths.regular(path, f"{option} {path}")
     if path.is_dir():
         raise ValueError(f"{option} {path}: is a directory; name a file")
     if path.absolute().parent == Path("/dev"):  # /dev/stdout, a link: a file would take its place
         raise ValueError(f"{option} {path}: is a device; name a file")
+    check_outside_runs(path, f"{option} {path}")
     folder = next(folder for folder in path.absolute().parents if folder.exists())
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise ValueError(f"{option} {path}: {folder} cannot be written to ({error.strerror}); name another") from None
+    sweep(path.parent, path.name)
 
 
 def torch_device(text: str) -> torch.device:
@@ -378,10 +386,10 @@ class Bar:
         self._bar, self._task = bar, bar.add_task("", total=None)
 
     def update(self, done: float, total: float, text: str) -> None:
-        self._bar.update(self._task, completed=done, total=total, description=text)
+        self._bar.update(self._task, completed=done, total=total, description=terminal.printable(text))
 
     def say(self, text: str) -> None:
-        self._bar.update(self._task, description=text)
+        self._bar.update(self._task, description=terminal.printable(text))
 
 
 @contextmanager
@@ -393,11 +401,11 @@ def progress(talk: bool) -> Iterator[Progress]:
         yield Lines()
     else:
         from rich import progress as rich
-        from rich.console import Console
 
-        columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), rich.TaskProgressColumn())
+        columns = (rich.TextColumn("{task.description}", markup=False), rich.BarColumn(), rich.TaskProgressColumn())
         left = rich.TimeRemainingColumn(elapsed_when_finished=True)
-        with rich.Progress(*columns, left, console=Console(stderr=True), transient=True) as bar:
+        shown = rich.Progress(*columns, left, console=terminal.console(stderr=True), transient=True)
+        with shown as bar, terminal.printable_streams():  # rich has put streams of its own there
             yield Bar(bar)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
-import os
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import click
 
 from edm_unified.cli import options
 from edm_unified.components.component import MOST, MOST_SAMPLES, MOST_SEED
-from edm_unified.components.files import write_atomic
+from edm_unified.components.outputs import SAMPLES, OutputDirectory
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +26,10 @@ if TYPE_CHECKING:
 
     from edm_unified.recipe import Recipe
     from edm_unified.recipe.prepared import Prepared
+
+
+NAMES = ("samples.npy", "labels.npy", "samples.png", "recipe.yaml", "environment.json")
+"""All that a run may write, and none of them is left of an earlier one."""
 
 
 @click.command(short_help="Draw samples with one method; write a picture and an array.")
@@ -63,7 +66,7 @@ def sample(
     samples.png         256 images as a grid, 8 signals, or vectors as points in their first two coordinates
     labels.npy          the class of each, where they were conditioned on one
     recipe.yaml         the recipe as it was run
-    environment.json    versions, machine, command
+    environment.json    versions, machine, command, and the SHA-256 of the others
 
     \b
     edm-unified sample edm --steps 5
@@ -72,12 +75,14 @@ def sample(
     resolved = options.load(recipe, overrides, **swaps)
     where, precision = options.torch_device(device), options.torch_dtype(dtype)
     directory = out or Path("edm-samples") / Path(recipe).stem
-    with _directory(directory), options.progress(not quiet) as bar:
+    with OutputDirectory(directory, SAMPLES) as output, options.progress(not quiet) as bar:
+        for name in NAMES:
+            output.check_ours(name)
         bar.say("making the denoiser")
         samples, labels, nfe, seconds = _draw(recipe, resolved, n, seed, label, batch, threads, where, precision, bar)
         run = {"nfe": nfe, "seconds": round(seconds, 3), "seed": seed, "class": label}
         files = _files(resolved, samples, labels, run, where, precision)
-        _write_all(directory, files)
+        output.write_together(files, gone=[name for name in NAMES if name not in files], sealed=True)
     if not quiet:
         shape = "×".join(map(str, samples.shape[1:]))
         click.echo(f"{n} samples of {shape}, {nfe} evaluations each, in {seconds:.2f} s")
@@ -174,8 +179,9 @@ def _files(
     if pictured(array.shape[1:]):
         files["samples.png"] = samples_png(array, None if labels is None else labels.numpy())
     command = shlex.join(["edm-unified", *sys.argv[1:]])
-    about = {"command": command, **run, **environment(Settings(device, dtype))}
+    about: dict[str, Any] = {"command": command, **run, **environment(Settings(device, dtype))}
     files["recipe.yaml"] = recipe.dump().encode()
+    about["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     files["environment.json"] = (json.dumps(about, indent=2) + "\n").encode()
     return files
 
@@ -186,40 +192,3 @@ def _npy(array: Any) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
-
-
-def _write_all(directory: Path, files: Mapping[str, bytes]) -> None:
-    """All files or none: they are written to a folder of their own and moved when every one of them is whole."""
-    with tempfile.TemporaryDirectory(dir=directory, prefix=".") as staged:
-        for name, content in files.items():
-            try:
-                write_atomic(Path(staged) / name, content)
-            except OSError as error:  # a full disk does not say where
-                raise OSError(error.errno, error.strerror, str(directory / name)) from None
-        for name in files:
-            os.replace(Path(staged) / name, directory / name)
-    for name in {"samples.png", "labels.npy"} - set(files):  # that of an earlier run does not stay beside new samples
-        (directory / name).unlink(missing_ok=True)
-
-
-@contextmanager
-def _directory(path: Path) -> Iterator[None]:
-    """Make ``path`` and see that it can be written before anything is computed; if that fails, leave no trace."""
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{path}: is a file; name a directory with --out")
-    made = [p for p in (path, *path.parents) if not p.exists()]
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe-{os.getpid()}"
-        try:
-            probe.touch()
-        finally:
-            probe.unlink(missing_ok=True)
-        yield
-    except BaseException:
-        for folder in made:  # from the innermost; a folder that holds something stays
-            try:
-                folder.rmdir()
-            except OSError:
-                break
-        raise

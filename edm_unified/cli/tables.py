@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from edm_unified.cli import terminal
 from edm_unified.report import Table, heat, places
 from edm_unified.report.data import Score, metric, printable
 from edm_unified.report.ranking import number, problems
@@ -42,8 +43,8 @@ def print_tables(whole: Table, width: int | None = None) -> None:
     No number is ever cut: where the terminal is too narrow the names of the methods go over several lines, and then
     the last metrics are left out, which a note says.
     """
-    found = Console(highlight=False, width=width if width or sys.stdout.isatty() else _PIPED)
-    console = Console(highlight=False, width=max(found.width, 40))
+    found = terminal.console(highlight=False, width=width if width or sys.stdout.isatty() else _PIPED)
+    console = terminal.console(highlight=False, width=max(found.width, 40))
     if heat.is_crowded(whole):
         _print_best(console, whole)
         return

@@ -76,7 +76,9 @@ def _check_numbers(record: dict[str, Any]) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < math.inf  # also of whole numbers that are too large for a float
 
 
 def _refused(constant: str) -> Any:

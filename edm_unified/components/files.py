@@ -14,7 +14,6 @@ import platform
 import re
 import secrets
 import stat
-import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -74,24 +73,6 @@ def sweep(folder: Path, name: str | None = None, locked: bool = False) -> None:
             with contextlib.suppress(OSError):  # a file that cannot go does no harm
                 if stat.S_ISREG(path.lstat().st_mode):
                     path.unlink()
-
-
-def check_writable(path: Path) -> None:
-    """Raise ``ValueError`` unless a file ``path`` can be written, before the work whose result it is to hold.
-
-    What killed processes left of earlier tries goes.
-    """
-    if path.is_dir():
-        raise ValueError(f"{path}: is a directory; name a file")
-    if os.path.lexists(path) and not path.is_file():
-        raise ValueError(f"{path}: is no regular file; name another")
-    folder = next(folder for folder in path.absolute().parents if folder.exists())
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"{path}: {folder} cannot be written to ({error.strerror}); name another") from None
-    sweep(path.parent, path.name)
 
 
 def append(path: Path, text: str) -> None:

@@ -147,10 +147,7 @@ def check(directory: Path, kind: Kind) -> None:
     """
     if os.path.lexists(directory) and not directory.is_dir():
         raise ValueError(f"{directory}: is a file; name a directory with --out")
-    whole = directory.resolve()
-    for parent in whole.parents:
-        if _json(parent / MARK, first_line=True).get("kind") == RUN.name or RUN.known(parent):
-            raise ValueError(f"{directory}: is inside the run {parent}; name a directory outside it with --out")
+    check_outside_runs(directory, f"{directory}")
     if not directory.is_dir():
         return
     found = kind_of(directory)
@@ -160,6 +157,16 @@ def check(directory: Path, kind: Kind) -> None:
         )
     if found is not None and found is not kind:
         raise ValueError(f"{directory}: is from `{found.command}`; name another directory with --out")
+
+
+def check_outside_runs(path: Path, label: str) -> None:
+    """Raise ``ValueError``, begun with ``label``, where ``path`` is inside the directory of a run.
+
+    All that is there belongs to the training, which may write a file of any name later on.
+    """
+    for parent in path.resolve().parents:
+        if _json(parent / MARK, first_line=True).get("kind") == RUN.name or RUN.known(parent):
+            raise ValueError(f"{label}: is inside the run {parent}; name a place outside it with --out")
 
 
 class OutputDirectory:
@@ -289,9 +296,10 @@ class OutputDirectory:
             self.check_ours(name)
         staged: list[Path] = []
         try:
-            for (name, content), path in zip(files.items(), paths, strict=True):
+            for content, path in zip(files.values(), paths, strict=True):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 staged.append(stage(path, content))
+            for name, content in files.items():  # listed before they are there: none of ours is ever unknown
                 self.own(name, _digest(content) if sealed else None)
             if len(files) > 1 or gone:
                 for name in (*reversed(list(files)), *gone):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from edm_unified.cli import COMMANDS, main
 from edm_unified.cli.drawing import curve
 from edm_unified.cli.show import walk_text
 from edm_unified.components import shipped
+from edm_unified.components.files import LOCK
+from edm_unified.components.outputs import MARK, SAMPLES, OutputDirectory
 from edm_unified.recipe import Recipe, codec
 from edm_unified.recipe.catalogue import FAMILIES
 
@@ -150,7 +153,7 @@ def test_sample_writes_an_array_a_picture_the_recipe_and_the_environment(tmp_pat
     arguments = ["edm", "--n", "5", "--steps", "4", "--set", "denoiser=gaussian", "--seed", "3", "--out", str(out)]
     text = run("sample", *arguments)
     assert text.startswith("5 samples of 1×8×8, 7 evaluations each, in ")
-    assert sorted(path.name for path in out.iterdir()) == [
+    assert sorted(path.name for path in out.iterdir() if path.name not in (MARK, LOCK)) == [
         "environment.json",
         "recipe.yaml",
         "samples.npy",
@@ -197,14 +200,16 @@ def test_sample_of_a_class_is_of_that_class(tmp_path: Path) -> None:
     assert (labels[nearest] == 4).all()
 
 
-def test_vectors_have_no_picture(tmp_path: Path) -> None:
+def test_what_an_earlier_run_left_does_not_stay_beside_new_samples(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(50, 3)))
-    (tmp_path / "o").mkdir()
-    (tmp_path / "o" / "samples.png").touch()  # of an earlier run
+    with OutputDirectory(tmp_path / "o", SAMPLES) as output:
+        output.write_together({"samples.npy": "old", "labels.npy": "old"})
     run("sample", "edm", "--n", "4", "--steps", "3", "--set", f"data={{kind: arrays, path: {tmp_path / 'x.npy'}}}",
         "--set", "denoiser=gaussian", "--out", str(tmp_path / "o"))  # fmt: skip
     assert np.load(tmp_path / "o" / "samples.npy").shape == (4, 3)
-    assert not (tmp_path / "o" / "samples.png").exists()
+    assert not (tmp_path / "o" / "labels.npy").exists()
+    for name, digest in json.loads((tmp_path / "o" / "environment.json").read_text())["sha256"].items():
+        assert hashlib.sha256((tmp_path / "o" / name).read_bytes()).hexdigest() == digest
 
 
 def completions(arguments: str, incomplete: str) -> list[CompletionItem]:

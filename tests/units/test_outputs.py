@@ -99,7 +99,7 @@ def test_no_results_go_inside_a_run(tmp_path: Path, kind: Kind, marked: bool) ->
         fill(run, BEFORE_THE_MARK[RUN])
     (tmp_path / "link").symlink_to(run)
     for inside in (run / "new", run / "a" / "b", tmp_path / "link" / "new"):
-        with pytest.raises(ValueError, match=r"is inside the run .*; name a directory outside it"):
+        with pytest.raises(ValueError, match=r"is inside the run .*; name a place outside it"):
             OutputDirectory(inside, kind)
         assert not inside.exists()
 
