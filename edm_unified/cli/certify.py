@@ -54,6 +54,7 @@ def certify(
     """
     if into is not None:  # both before the work
         _split(into)
+        options.check_file(into, "--into")
     if html is not None:
         options.check_file(html, "--html")
     import torch
