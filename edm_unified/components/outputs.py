@@ -258,6 +258,8 @@ class OutputDirectory:
         write_atomic(self.path / MARK, "".join(lines))
 
     def _is_adopted(self, name: str) -> bool:
+        if name == "comparison.json":  # of a directory that was copied without its mark
+            return {"command", "cells"} <= set(_json(self.path / name))
         if self.kind.adopted.fullmatch(name) is None:
             return False
         return not name.startswith("recipes/") or _is_resolved_recipe(self.path / name)

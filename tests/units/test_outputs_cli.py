@@ -230,9 +230,9 @@ def test_a_record_that_was_changed_is_told_set_aside_and_computed_again(value: A
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"value": "abc"}, 'value is no number in [0, inf]: "abc"'),
-        ({"value": True}, "value is no number in [0, inf]: true"),
-        ({"value": -5.0}, "value is no number in [0, inf]: -5.0"),
+        ({"value": "abc"}, 'value is no number from 0: "abc"'),
+        ({"value": True}, "value is no number from 0: true"),
+        ({"value": -5.0}, "value is no number from 0: -5.0"),
         ({"value": float("nan")}, "is not a record"),
         ({"metric": "precision", "value": 1.5}, "value is no number in [0, 1]: 1.5"),
         ({"value": None}, "has an interval and no value"),
