@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import TYPE_CHECKING
+
+from markupsafe import Markup
 
 from edm_unified.certify.certificate import Certificate
 from edm_unified.certify.noise import STEPS
@@ -13,14 +14,14 @@ from edm_unified.certify.orders import BUDGETS, GRIDS
 from edm_unified.certify.sameness import pairs
 from edm_unified.certify.table import HEAD, LEGEND, alike, cells, digits, verdict
 from edm_unified.report.draw import Palette, dress, margins, svg
-from edm_unified.report.markup import figure, lines, section, table, text
 from edm_unified.report.plots import power_of_ten
 from edm_unified.report.ranking import number
+from edm_unified.report.templates import document, part
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_PAGE = "certificates.html"
 _WORDS = (
     "Each name was put to the test: mixtures in 1, 2 and 64 dimensions against scipy's DOP853, Gaussians against "
     "closed formulas with basis vectors for noise, and evaluations counted by a wrapper on the denoiser. A certificate "
@@ -38,76 +39,36 @@ def build(certified: Sequence[Certificate], title: str) -> str:
         "schedules": ("Schedules", _schedules(certified)),
         "identities": ("Identities and near misses", _identities(certified)),
     }
-    present = {name: pair for name, pair in sections.items() if pair[1]}
-    links = "".join(f'<li><a href="#{name}">{name.capitalize()}</a></li>' for name in present)
-    body = "".join(section(name, head, content) for name, (head, content) in present.items())
-    style = files("edm_unified.report").joinpath("style.css").read_text("utf-8")
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n<meta name="generator" content="edm_unified">\n'
-        f"<title>{text(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        '<a class="skip" href="#certificates">Skip to the certificates</a>\n'
-        f"<header><h1>{text(title)}</h1>{lines(_WORDS)}{_facts(certified)}</header>\n"
-        f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n<main>\n{body}</main>\n'
-        "<footer><p>Made by edm_unified. One file, no network: keep it, print it, send it.</p></footer>\n"
-        "</body>\n</html>\n"
-    )
+    return document(title, part(_PAGE, "intro", _WORDS, _facts(certified)), sections, "certificates", script=False)
 
 
-def _facts(certified: Sequence[Certificate]) -> str:
-    facts = {
+def _facts(certified: Sequence[Certificate]) -> dict[str, str]:
+    return {
         "Methods": str(len(certified)),
         "Pass": str(sum(c.passed for c in certified)),
         "Fail": str(sum(not c.passed for c in certified)),
         "Measured in": f"{sum(c.seconds for c in certified):.0f} s",
     }
-    items = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in facts.items())
-    return f'<dl class="facts">{items}</dl>'
 
 
-def _overview(certified: Sequence[Certificate]) -> str:
+def _overview(certified: Sequence[Certificate]) -> Markup:
     rows = []
     for i, c in enumerate(certified):
-        name, passes, *values = (text(cell).replace(" ", "&nbsp;") for cell in cells(c))
-        passes = f'<span class="{"best" if c.passed else "diverged"}">{passes}</span>'
-        rows.append([f'<a href="#curve-{i}">{name}</a>' if c.orders else name, passes, *values])
-    legend = "".join(f"<div><dt>{text(name)}</dt><dd>{text(words)}</dd></div>" for name, words in LEGEND.items())
-    return (
-        table(HEAD, rows, "What each solver states, and what was measured")
-        + _findings(certified)
-        + f'<h3>Columns</h3><dl class="metrics">{legend}</dl>'
-    )
+        name, passes, *values = (cell.replace(" ", "\u00a0") for cell in cells(c))  # a row is one line
+        rows.append([part(_PAGE, "name", i, name, bool(c.orders)), part(_PAGE, "verdict", passes, c.passed), *values])
+    failures = [(c.solver, line) for c in certified for line in c.failures]
+    remarks = [(c.solver, line) for c in certified for line in c.remarks]
+    return part(_PAGE, "overview", HEAD, rows, failures, remarks, LEGEND)
 
 
-def _findings(certified: Sequence[Certificate]) -> str:
-    """Failures and remarks, as lists."""
-    parts = []
-    for head, kind, found in (
-        ("What fails", ' class="diverged"', [(c, line) for c in certified for line in c.failures]),
-        ("Remarks", "", [(c, line) for c in certified for line in c.remarks]),
-    ):
-        items = "".join(f"<li{kind}><b>{text(c.solver)}</b>: {text(line)}</li>" for c, line in found)
-        parts.append(f"<h3>{head}</h3><ul>{items}</ul>" if items else "")
-    return "".join(parts)
+def _plots(certified: Sequence[Certificate]) -> Markup:
+    drawn = [(i, _panel(i, c), c.solver, _caption(c)) for i, c in enumerate(certified) if c.orders]
+    return part(_PAGE, "orders", drawn) if drawn else Markup("")
 
 
-def _plots(certified: Sequence[Certificate]) -> str:
-    drawn = [_panel(i, c) for i, c in enumerate(certified) if c.orders]
-    if not drawn:
-        return ""
-    return (
-        "<p>Both axes are logarithmic. Solid: from exact starting values; dashed: from the method's own first steps; "
-        "dotted: the stated order. The noise of a stochastic method was off: what is left is the drift of its "
-        f'SDE.</p><div class="panels">{"".join(drawn)}</div>'
-    )
-
-
-def _panel(i: int, c: Certificate) -> str:
+def _panel(i: int, c: Certificate) -> Markup:
     alt = f"Error of {c.solver} against steps, from 20 to 320; the orders are in the table"
-    drawing = svg(lambda canvas, palette: _draw(margins(canvas, 0.66), palette, i, c), f"curve{i}", alt)
-    return figure(drawing, f'<b id="curve-{i}">{text(c.solver)}</b>: {text(_caption(c))}')
+    return svg(lambda canvas, palette: _draw(margins(canvas, 0.66), palette, i, c), f"curve{i}", alt)
 
 
 def _caption(c: Certificate) -> str:
@@ -148,33 +109,31 @@ def _draw(ax: Axes, palette: Palette, i: int, c: Certificate) -> None:
     ax.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
 
 
-def _budgets(certified: Sequence[Certificate]) -> str:
+def _budgets(certified: Sequence[Certificate]) -> Markup:
     """The error over Heun's at four budgets, and the standard deviations with all their digits."""
-    parts = []
+    found = []
     ode = [c for c in certified if c.beside_heun]
     if ode:
         head = ["solver", *(f"{b} NFE" for b in BUDGETS)]
-        rows = [[text(c.solver), *(number(c.beside_heun.get(b, math.nan)) for b in BUDGETS)] for c in ode]
-        parts.append(table(head, rows, "Error over that of Heun for the same counted evaluations; below 1 is better"))
+        rows = [[c.solver, *(number(c.beside_heun.get(b, math.nan)) for b in BUDGETS)] for c in ode]
+        found.append((head, rows, "Error over that of Heun for the same counted evaluations; below 1 is better"))
     law = [c for c in certified if c.std_errors]
     if law:
         head = ["solver", *(f"{n} steps" for n in STEPS)]
-        rows = [[text(c.solver), *(number(c.std_errors[n]) for n in STEPS)] for c in law]
-        parts.append(table(head, rows, "Worst relative error of a standard deviation, σ from 80 to 0.002"))
-    return "".join(parts)
+        rows = [[c.solver, *(number(c.std_errors[n]) for n in STEPS)] for c in law]
+        found.append((head, rows, "Worst relative error of a standard deviation, σ from 80 to 0.002"))
+    return part(_PAGE, "tables", found)
 
 
-def _schedules(certified: Sequence[Certificate]) -> str:
+def _schedules(certified: Sequence[Certificate]) -> Markup:
     measured = [c for c in certified if len(c.schedules) > 1]
     if not measured:
-        return ""
+        return Markup("")
     names = list(measured[0].schedules)
-    rows = [[text(c.solver), *(_agreement(c.schedules[name]) for name in names)] for c in measured]
-    seeing = [c for c in measured if alike(c)]
-    words = "".join(f"<li>{text(c.solver)}: under {text(' and '.join(alike(c)))} as under EDM</li>" for c in seeing)
-    return table(["solver", *names], rows, "Digits to which a run agrees with the run under EDM") + (
-        f"<ul>{words}</ul>" if words else ""
-    )
+    rows = [[c.solver, *(_agreement(c.schedules[name]) for name in names)] for c in measured]
+    seeing = [f"{c.solver}: under {' and '.join(alike(c))} as under EDM" for c in measured if alike(c)]
+    caption = "Digits to which a run agrees with the run under EDM"
+    return part(_PAGE, "tables", [(["solver", *names], rows, caption)], seeing)
 
 
 def _agreement(gap: float) -> str:
@@ -183,17 +142,19 @@ def _agreement(gap: float) -> str:
     return str(digits(gap)) if gap < 1e-10 else f"differs by {number(gap, 1)}"
 
 
-def _identities(certified: Sequence[Certificate]) -> str:
-    rows = [[text(p.a), text(p.b), verdict(p), number(p.difference, 1), text(p.why)] for p in pairs()]
+def _identities(certified: Sequence[Certificate]) -> Markup:
+    rows = [[p.a, p.b, verdict(p), number(p.difference, 1), p.why] for p in pairs()]
     head = ["method", "method", "found", "relative difference", "why"]
     own = [
         [
-            text(c.solver),
-            text(", ".join(name for name, _ in c.same_as) or "–"),
-            text(f"{c.nearest[0]} ({number(c.nearest[1], 1)})" if c.nearest else "–"),
+            c.solver,
+            ", ".join(name for name, _ in c.same_as) or "–",
+            f"{c.nearest[0]} ({number(c.nearest[1], 1)})" if c.nearest else "–",
         ]
         for c in certified
     ]
-    return table(head, rows, "Pairs that must agree to rounding, and pairs that look alike and must not") + table(
-        ["solver", "the same method as", "nearest other method"], own, "Found by comparing each with every other"
-    )
+    found = [
+        (head, rows, "Pairs that must agree to rounding, and pairs that look alike and must not"),
+        (["solver", "the same method as", "nearest other method"], own, "Found by comparing each with every other"),
+    ]
+    return part(_PAGE, "tables", found)

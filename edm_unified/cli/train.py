@@ -138,6 +138,8 @@ def _train(recipe: Recipe, job: Job, directory: Path, peers: Team, fresh: bool, 
         began, steps, next_page = run.state.step, job.settings.steps, time.monotonic() + PAGE_EVERY
         if began == steps and not quiet:
             click.echo(f"{directory}: is finished; a larger training.images goes on, --fresh starts over", err=True)
+        if peers.leads and began < steps and (directory / "report.html").exists():
+            _page(directory, recipe)  # as far as it has come: the page of the run that is continued said it was whole
         if began and job.settings.due("sample", began) and not _drawn(run, began * job.settings.batch).exists():
             _picture(run, recipe, began * job.settings.batch, bar)  # a kill came between checkpoint and picture
         for step in run.steps():
@@ -208,7 +210,8 @@ def _page(directory: Path, recipe: Recipe) -> None:
     lines = log.read(directory / "log.jsonl")
     pictures = sorted((directory / "samples").glob("*.npy"))
     excess = [json.loads(line) for line in _text(directory / "excess.jsonl").splitlines()]
-    html = page.build(recipe.title, recipe.source, recipe.dump(), lines, pictures, excess)
+    wanted = 0 if recipe.training is None else recipe.training.images
+    html = page.build(recipe.title, recipe.source, recipe.dump(), lines, pictures, excess, wanted)
     write_atomic(directory / "report.html", html)
 
 

@@ -84,7 +84,7 @@ def metrics_of(plan: Plan, cell: Cell, problem: Problem) -> tuple[str, ...]:
 
 
 def run(plan: Plan, store: Store, settings: Settings, problems: Problems, observe: Observer | None = None) -> None:
-    """Run every unfinished cell of ``plan`` and append it to ``store``."""
+    """Run every unfinished cell of ``plan`` and append it to ``store``, whose report of fewer cells goes first."""
     keys = keys_of(plan, settings, problems)
     todo = [
         cell
@@ -92,6 +92,8 @@ def run(plan: Plan, store: Store, settings: Settings, problems: Problems, observ
         if not store.finished(keys[cell], metrics_of(plan, cell, problems.of(cell.method.recipe)), told_as(cell))
         or _unsaved(plan, cell, keys[cell], store, problems.of(cell.method.recipe))
     ]
+    if todo:
+        store.withdraw_report()
     ledger = _Ledger(plan, todo, store, problems, settings, observe)
     for index, cell in enumerate(todo):
         ledger.start(index, f"{cell.method.name} · {cell.nfe} evaluations")

@@ -114,6 +114,11 @@ class Store:
         """Write a whole file, atomically; returns its path."""
         return self.output.write(name, content)
 
+    def withdraw_report(self) -> None:
+        """Remove the page and its figures: they are of cells that were there before those which are run now."""
+        for path in (self.directory / "report.html", *self.directory.glob("figures/*.png")):
+            self.output.remove(path.relative_to(self.directory).as_posix())
+
     def write_report(self, files: Mapping[str, bytes | str]) -> None:
         """Write the report and all that belongs to it: a kill leaves no old page beside new figures, or the reverse."""
         figures = {path.relative_to(self.directory).as_posix() for path in self.directory.glob("figures/*.png")}

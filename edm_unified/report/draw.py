@@ -14,8 +14,9 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from markupsafe import Markup, escape
 
 from edm_unified.report.data import printable
 
@@ -121,7 +122,7 @@ def settings() -> Iterator[None]:
 Draw = Callable[["Figure", Palette], object]
 
 
-def svg(draw: Draw, name: str, alt: str, size: tuple[float, float] = PANEL) -> str:
+def svg(draw: Draw, name: str, alt: str, size: tuple[float, float] = PANEL) -> Markup:
     """The figure as an ``<svg>`` element to be put in a page, ids prefixed with ``name``."""
     from matplotlib.figure import Figure
 
@@ -140,7 +141,7 @@ def svg(draw: Draw, name: str, alt: str, size: tuple[float, float] = PANEL) -> s
     text = re.sub(r"\n\s*", "\n", text)
     width, height = (round(72 * x) for x in size)
     head = f'<svg class="plot" role="img" aria-label="{escape(printable(alt))}" viewBox="0 0 {width} {height}">'
-    return re.sub(r"^<svg[^>]*>", lambda _: head, text, count=1).strip()
+    return Markup(re.sub(r"^<svg[^>]*>", lambda _: head, text, count=1).strip())
 
 
 def _adapt(tag: str, name: str) -> str:

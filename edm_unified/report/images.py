@@ -11,6 +11,7 @@ import numpy as np
 
 from edm_unified.report.data import image_like, signal_like
 from edm_unified.report.draw import INK, Palette, dress, margins, png
+from edm_unified.report.templates import Picture, data_uri
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,6 +57,15 @@ def encode(rgba: np.ndarray, scale: int = 1) -> bytes:
     file = io.BytesIO()
     image.save(file, format="png", optimize=True)
     return file.getvalue()
+
+
+def bitmap(samples: Any, grids: int) -> Picture:
+    """Images as a mosaic for a page with so many of them; each pixel is shown as a square."""
+    small = thumbnails(samples, grids)
+    tiled = mosaic(small, columns_for(len(small), *small.shape[2:]))
+    height, width = tiled.shape[:2]
+    zoom = max(1, round(216 / width))  # whole multiples keep pixels square
+    return Picture(data_uri(encode(tiled), "image/png"), width * zoom, height * zoom)
 
 
 def samples_grid_png(samples: Any, columns: int = 8, scale: int | None = None) -> bytes:

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 
 from edm_unified.report import curves, heat, images, plots, walks
 from edm_unified.report.data import ReportData, image_like, metric
@@ -37,7 +38,7 @@ def figures(data: ReportData, dpi: int = 150) -> dict[str, bytes]:
     return files
 
 
-def error_panels(data: ReportData, table: Table) -> dict[str, str]:
+def error_panels(data: ReportData, table: Table) -> dict[str, Markup]:
     """metric -> SVG."""
     return {
         name: svg(
@@ -49,7 +50,7 @@ def error_panels(data: ReportData, table: Table) -> dict[str, str]:
     }
 
 
-def schedule_panels(table: Table) -> list[str]:
+def schedule_panels(table: Table) -> list[Markup]:
     """σ(t) and s(t) as SVG; nothing where no method has a schedule to draw."""
     shown = curves.families(table.methods)
     if not shown:
@@ -68,7 +69,7 @@ def schedule_panels(table: Table) -> list[str]:
     ]
 
 
-def trajectory_panels(table: Table) -> dict[str, str]:
+def trajectory_panels(table: Table) -> dict[str, Markup]:
     """schedule label -> SVG."""
     return {
         family.label: svg(
@@ -81,10 +82,10 @@ def trajectory_panels(table: Table) -> dict[str, str]:
     }
 
 
-def levels_panel(table: Table) -> str:
+def levels_panel(table: Table) -> Markup | None:
     """The strip plot of noise levels as SVG, or nothing."""
     if not any(len(m.levels) for m in table.methods):
-        return ""
+        return None
     shape = (4.7, walks.levels_height(table.methods))
 
     def draw(figure: Figure, palette: Palette) -> None:
@@ -95,7 +96,7 @@ def levels_panel(table: Table) -> str:
     )
 
 
-def samples_svg(samples: Any, limits: tuple[float, float, float, float], index: int, name: str, alt: str) -> str:
+def samples_svg(samples: Any, limits: tuple[float, float, float, float], index: int, name: str, alt: str) -> Markup:
     """Vectors as a small scatter plot, signals as curves."""
     return svg(lambda figure, palette: images.draw(figure, palette, samples, limits, index), name, alt, (3.0, 2.8))
 

@@ -39,8 +39,8 @@
     [...table.tHead.rows[0].cells].forEach((th, column) => {
       const button = document.createElement("button");
       button.type = "button";
-      button.textContent = th.textContent;
-      th.replaceChildren(button);
+      button.textContent = th.firstChild.textContent;
+      th.replaceChildren(button, ...th.querySelectorAll("small"));
       button.addEventListener("click", () => {
         const direction = th.getAttribute("aria-sort") === "ascending" ? -1 : 1;
         if (th.dataset.metric) rank(table, column);

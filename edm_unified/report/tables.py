@@ -10,30 +10,36 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from edm_unified.report import heat
-from edm_unified.report.data import Key, Score, metric
-from edm_unified.report.markup import scrolling, swatch, table, text
+from edm_unified.report.data import Cell, Key, Metric, Score, metric
 from edm_unified.report.ranking import Place, Table, number, places, problems
+from edm_unified.report.templates import part
+
+_PAGE = "tables.html"
 
 _LABEL_COLUMNS = (("schedule", "schedule"), ("steps", "levels"), ("solver", "solver"), ("renoising", "renoising"))
 
 
-def winners(t: Table) -> str:
+def winners(t: Table) -> Markup:
     """The best method for each metric and budget, and how many are tied with it; apart for each problem."""
     index, parts = _numbered(t), problems(t)
     rows = [
         [
-            text(metric(name).title) + (f"<small>{text(problem)}</small>" if problem else ""),
-            *(_winner(part, budget, name, index) for budget in t.budgets),
+            part(_PAGE, "problem", metric(name).title, problem),
+            *(_winner(own, budget, name, index) for budget in t.budgets),
         ]
-        for problem, part in parts.items()
-        for name in part.metrics
+        for problem, own in parts.items()
+        for name in own.metrics
     ]
     caption = "The best method in each metric, by evaluations; “+2” means that two more lie within its interval"
-    name = "winners best-of" if len(index) > heat.MOST_LINES else "winners"
-    return table(["metric", *(f"{b} NFE" for b in t.budgets)], rows, caption, name) if rows else ""
+    look = "winners best-of" if len(index) > heat.MOST_LINES else "winners"
+    head = ["metric", *(f"{b} NFE" for b in t.budgets)]
+    return part("parts.html", "table", head, rows, caption, look) if rows else Markup("")
 
 
 def _winner(t: Table, budget: int, name: str, index: dict[str, int]) -> str:
@@ -41,12 +47,10 @@ def _winner(t: Table, budget: int, name: str, index: dict[str, int]) -> str:
     if not placed:
         return "–"
     tied = sum(p.rank == 1 for _, p in placed) - 1
-    note = f' <small title="methods within the interval of the best">+{tied}</small>' if tied else ""
     label = placed[0][0]
     if len(index) > heat.MOST_LINES:
-        row, column = heat.names(t)[label]
-        return f"{text(row)}{note}<small>{text(column)}</small>"
-    return f'<span class="nobreak">{swatch(index[label])} {text(label)}{note}</span>'
+        return part(_PAGE, "crowded_winner", *heat.names(t)[label], tied)
+    return part(_PAGE, "winner", index[label], label, tied)
 
 
 def _numbered(t: Table) -> dict[str, int]:
@@ -54,108 +58,88 @@ def _numbered(t: Table) -> dict[str, int]:
     return {m.label: i for i, m in enumerate(t.methods)}
 
 
-def ranked_tables(t: Table) -> str:
+@dataclass(frozen=True)
+class Value:
+    """A cell: what is written, what is ``below`` it, its ``look``, and by what it is sorted and ranked."""
+
+    words: str
+    sort: str
+    rank: str
+    look: str = ""
+    below: str = ""
+    note: str = ""
+    tie: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method in one table; ``linked`` where it has an entry among the methods below."""
+
+    index: int
+    rank: str
+    title: str
+    linked: bool
+    values: Sequence[Value]
+    cell: Cell
+    seconds: str
+    labels: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One table. ``metrics``: (name, metric, whether sorted by it); ``labels``: the heads of the last columns."""
+
+    budget: int
+    suffix: str
+    by: str
+    metrics: Sequence[tuple[str, Metric, bool]]
+    labels: Sequence[str]
+    rows: Sequence[Row]
+
+
+def ranked_tables(t: Table) -> Markup:
     """Every budget's table, with what the marks mean before them; apart for each problem."""
     if not t.metrics:
-        return ""
-    options = "".join(
-        f'<option value="{text(name)}"{" selected" if name == t.rank_by else ""}>{text(metric(name).title)}</option>'
-        for name in t.metrics
-    )
-    intro = (
-        "<p>Every method got as many steps as its counted evaluations allow. Below each value is its 95&nbsp;% "
-        'bootstrap interval. The <b>best</b> value of a column is bold; <span class="tie">≈</span> marks those whose '
-        "interval overlaps its own. A rank is one plus the number of methods whose whole interval is better, so that "
-        "ranks are shared (=). With JavaScript, a column heading sorts by that column.</p>"
-        f'<p class="tool" hidden><label>Rank all tables by <select id="rank-by">{options}</select></label></p>'
-    )
+        return Markup("")
+    options = [(name, metric(name).title, name == t.rank_by) for name in t.metrics]
     parts, index = problems(t), _numbered(t)
-    if len(index) > heat.MOST_LINES:
-        tables = "".join(
-            f"<details><summary>{text(problem)}{', ' if problem else ''}{budget} evaluations</summary>"
-            f"{_ranked(part, budget, index, f'-{i}')}</details>"
-            for i, (problem, part) in enumerate(parts.items())
-            for budget in part.budgets
-        )
-        return f'{intro}<p class="screen">Each table opens at a click.</p>{tables}'
-    if len(parts) > 1:
-        return intro + "".join(
-            f"<h3>{text(problem)}</h3>" + "".join(_ranked(part, b, index, f"-{i}") for b in part.budgets)
-            for i, (problem, part) in enumerate(parts.items())
-        )
-    jump = "".join(f'<li><a href="#nfe-{b}">{b} evaluations</a></li>' for b in t.budgets)
-    return intro + f'<ul class="jump">{jump}</ul>' + "".join(_ranked(t, budget, index, "") for budget in t.budgets)
+    crowded = len(index) > heat.MOST_LINES
+    if not crowded and len(parts) < 2:
+        return part(_PAGE, "together", options, [_ranked(t, budget, index, "") for budget in t.budgets])
+    tables = [
+        (problem, [_ranked(own, budget, index, f"-{i}") for budget in own.budgets])
+        for i, (problem, own) in enumerate(parts.items())
+    ]
+    return part(_PAGE, "folded" if crowded else "apart", options, tables)
 
 
-def _ranked(t: Table, budget: int, index: dict[str, int], suffix: str) -> str:
+def _ranked(t: Table, budget: int, index: dict[str, int], suffix: str) -> Ranked:
     placed = {name: places(t, budget, name) for name in t.metrics}
     first = placed[t.rank_by or t.metrics[0]]
     present = [m.label for m in t.methods if (m.label, budget) in t.cells]
     order = [*first, *(label for label in present if label not in first)]
     crowded = len(index) > heat.MOST_LINES
-    ordered = _ordered(t)
-    names = heat.names(t) if crowded else {}
     if crowded:
+        names = heat.names(t)
         varying = ["levels"] if any(column for _, column in names.values()) else []
         labels = {label: [column][: len(varying)] for label, (_, column) in names.items()}
-        titles = {label: text(row) for label, (row, _) in names.items()}
+        titles = {label: row for label, (row, _) in names.items()}
     else:
         fields = [(f, title) for f, title in _LABEL_COLUMNS if len({getattr(m.key, f) for m in t.methods}) > 1]
         varying = [title for _, title in fields]
         labels = {m.label: [getattr(m.key, f) for f, _ in fields] for m in t.methods}
-        titles = {
-            m.label: f'<a href="#method-{index[m.label]}">{swatch(index[m.label])} {text(m.label)}</a>'
-            for m in t.methods
-        }
-    head = [
-        '<th scope="col" class="rank">rank</th>',
-        '<th scope="col">method</th>',
-        *(
-            f'<th scope="col" class="num" data-metric="{text(name)}"{_sorted(name == t.rank_by)}>'
-            f'{text(metric(name).short)}<small class="toward">{metric(name).arrow} better</small></th>'
-            for name in ordered
-        ),
-        '<th scope="col" class="num">NFE</th><th scope="col" class="num">steps</th>',
-        '<th scope="col" class="num">seconds</th>',
-        *(f'<th scope="col" class="label">{title}</th>' for title in varying),
-    ]
-    body = "".join(_row(t, label, budget, placed, titles[label], labels[label], index[label]) for label in order)
-    caption = f"At most {budget} evaluations, ranked by {text(metric(t.rank_by or '').title)}"
-    return f'<h3 id="nfe-{budget}{suffix}">{budget} evaluations</h3>' + scrolling(
-        f'<table class="ranked"><caption><span>{caption}</span></caption><thead><tr>{"".join(head)}</tr></thead>'
-        f"<tbody>{body}</tbody></table>",
-        caption,
-    )
-
-
-def _sorted(yes: bool) -> str:
-    return ' aria-sort="ascending"' if yes else ""
-
-
-def _ordered(t: Table) -> list[str]:
-    """The metrics as columns: the one ranked by comes first, where a phone shows it."""
-    return sorted(t.metrics, key=lambda name: name != t.rank_by)
-
-
-def _row(
-    t: Table,
-    label: str,
-    budget: int,
-    placed: dict[str, dict[str, Place]],
-    title: str,
-    labels: Sequence[str],
-    index: int,
-) -> str:
-    cell = t.cells[label, budget]
-    own = placed[t.rank_by or t.metrics[0]].get(label)
-    values = "".join(_value(cell.scores.get(name), placed[name], label, name) for name in _ordered(t))
-    return (
-        f'<tr data-method="{index}"><td class="rank">{_rank(own)}</td><th scope="row">{title}</th>'
-        f'{values}<td class="num" data-sort="{cell.nfe}">{cell.nfe:g}</td><td class="num">{text(cell.n)}</td>'
-        f'<td class="num" data-sort="{cell.seconds}">{number(cell.seconds, 2)}</td>'
-        + "".join(f'<td class="label">{text(name)}</td>' for name in labels)
-        + "</tr>"
-    )
+        titles = {m.label: m.label for m in t.methods}
+    columns = sorted(t.metrics, key=lambda name: name != t.rank_by)  # the one ranked by first, where a phone shows it
+    rows = []
+    for label in order:
+        cell = t.cells[label, budget]
+        values = [_value(cell.scores.get(name), placed[name], label) for name in columns]
+        rows.append(
+            Row(index[label], _rank(first.get(label)), titles[label], not crowded, values, cell,
+                number(cell.seconds, 2), labels[label])
+        )  # fmt: skip
+    shown = [(name, metric(name), name == t.rank_by) for name in columns]
+    return Ranked(budget, suffix, metric(t.rank_by or "").title, shown, varying, rows)
 
 
 def _rank(place: Place | None) -> str:
@@ -164,21 +148,17 @@ def _rank(place: Place | None) -> str:
     return f"{place.rank}{'=' if place.shared else ''}"
 
 
-def _value(score: Score | None, placed: dict[str, Place], label: str, name: str) -> str:
+def _value(score: Score | None, placed: dict[str, Place], label: str) -> Value:
     if score is None:
-        return '<td class="num none" data-sort="" data-rank="–" title="not defined for this method">–</td>'
+        return Value("–", "", "–", "none", note="not defined for this method")
     if score.value is None:
-        part = f'<small class="interval">{score.diverged} of {score.seeds} seeds</small>' if score.seeds > 1 else ""
-        return f'<td class="num diverged" data-sort="Infinity" data-rank="–">diverged{part}</td>'
+        below = f"{score.diverged} of {score.seeds} seeds" if score.seeds > 1 else ""
+        return Value("diverged", "Infinity", "–", "diverged", below)
     place = placed[label]
     best = next(iter(placed)) == label
-    tie = place.rank == 1 and not best
-    mark = '<span class="tie" title="within the interval of the best">≈</span> ' if tie else ""
     interval = f"{number(score.low)} … {number(score.high)}"
-    return (
-        f'<td class="num{" best" if best else ""}" data-sort="{place.value!r}" data-rank="{_rank(place)}">'
-        f'{mark}{number(score.value)}<small class="interval">{interval}</small></td>'
-    )
+    tie = place.rank == 1 and not best
+    return Value(number(score.value), repr(place.value), _rank(place), "best" if best else "", interval, tie=tie)
 
 
 def _exact(value: Any) -> str:
@@ -193,11 +173,11 @@ def as_csv(t: Table) -> str:
     writer.writerow(
         ["method", *Key._fields, "hash", "budget", "nfe", "steps", "metric", "value", "low", "high", "rank"]
     )
-    for part in problems(t).values():
-        for budget in part.budgets:
-            placed = {name: places(part, budget, name) for name in part.metrics}
-            for m in part.methods:
-                cell = part.cells.get((m.label, budget))
+    for own in problems(t).values():
+        for budget in own.budgets:
+            placed = {name: places(own, budget, name) for name in own.metrics}
+            for m in own.methods:
+                cell = own.cells.get((m.label, budget))
                 for name, score in cell.scores.items() if cell else ():
                     found = ("diverged", "", "") if score.value is None else map(_exact, score[:3])
                     counted = (cell.nfe, cell.n) if cell else ("", "")

@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 
 from edm_unified.report import images
 from edm_unified.report.data import image_like
 from edm_unified.report.draw import Palette, dress, legend_below, margins, svg
-from edm_unified.report.markup import cited, data_uri, document, figure, lines, table, text
 from edm_unified.report.panels import samples_svg
 from edm_unified.report.plots import power_of_ten, value_ticks
+from edm_unified.report.templates import Picture, document, part
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_PAGE = "training.html"
 _MOST_POINTS = 500
 _MOST_PICTURES = 10
 _UNITS = ((1e9, "billion"), (1e6, "million"), (1e3, "thousand"))
@@ -34,9 +36,11 @@ def build(
     log: Sequence[dict[str, Any]],
     pictures: Sequence[Path],
     excess: Sequence[dict[str, Any]] = (),
+    wanted: int = 0,
 ) -> str:
     """The page as one HTML document. ``log``: the lines of ``log.jsonl``; ``pictures``: ``.npy`` files of samples;
-    ``excess``: the lines of ``excess.jsonl``, where the exact denoiser of the data is known.
+    ``excess``: the lines of ``excess.jsonl``, where the exact denoiser of the data is known; ``wanted``: the images
+    that the training is to see, so that the page of a run that is under way, or was killed, says so.
     """
     sections = {
         "summary": ("Summary", _summary(log)),
@@ -44,23 +48,32 @@ def build(
         "levels": ("Loss against the noise level", _levels(log)),
         "excess": ("Excess loss", _excess(excess)),
         "samples": ("Samples", _samples(pictures)),
-        "recipe": ("Recipe", f"<pre><code>{text(recipe)}</code></pre>"),
+        "recipe": ("Recipe", part(_PAGE, "recipe", recipe)),
     }
-    return document(title, lines(source) + _facts(log), sections)
+    intro = part(_PAGE, "intro", source, _facts(log), _unfinished(log, wanted))
+    return document(title, intro, sections, "summary")
 
 
-def _facts(log: Sequence[dict[str, Any]]) -> str:
-    if not log:
+def _unfinished(log: Sequence[dict[str, Any]], wanted: int) -> str:
+    seen = log[-1]["images"] if log else 0
+    if seen >= wanted:
         return ""
+    return (
+        f"Not finished when this page was made: {seen:,} of {wanted:,} images were seen. The same command goes on, and "
+        "writes the page anew."
+    )
+
+
+def _facts(log: Sequence[dict[str, Any]]) -> dict[str, str]:
+    if not log:
+        return {}
     last = log[-1]
-    facts = {
+    return {
         "Images shown": f"{last['images']:,}",
         "Steps": f"{last['step']:,}",
         "Time": _duration(last["seconds"]),
         "Images per second": f"{last['images_per_second']:,.{0 if last['images_per_second'] >= 100 else 1}f}",
     }
-    items = "".join(f"<div><dt>{text(k)}</dt><dd>{cited(v)}</dd></div>" for k, v in facts.items())
-    return f'<dl class="facts">{items}</dl>'
 
 
 def _duration(seconds: float) -> str:
@@ -69,18 +82,20 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.3g} s"
 
 
-def _summary(log: Sequence[dict[str, Any]]) -> str:
-    if not log:
-        return "<p>No line of the log yet.</p>"
+def _summary(log: Sequence[dict[str, Any]]) -> Markup:
     tail = log[-max(1, len(log) // 10) :]
-    mean = math.fsum(line["loss"] for line in tail) / len(tail)
-    prose = f"<p class='finding'>The loss is {mean:.4g} over the last {len(tail)} lines of the log of {len(log)}"
-    prose += f", and was {log[0]['loss']:.4g} in the first.</p>"
+    finding = ""
+    if log:
+        mean = math.fsum(line["loss"] for line in tail) / len(tail)
+        finding = (
+            f"The loss is {mean:.4g} over the last {len(tail)} lines of the log of {len(log)}, and was "
+            f"{log[0]['loss']:.4g} in the first."
+        )
     rows = [
         [f"{line['images']:,}", f"{line['loss']:.5g}", _or_none(line["grad_norm"]), f"{line['rate']:.3g}"]
         for line in _thinned(log, 12)
     ]
-    return prose + table(["images", "loss", "norm of the gradient", "learning rate"], rows, "The run in twelve lines")
+    return part(_PAGE, "summary", finding, ["images", "loss", "norm of the gradient", "learning rate"], rows)
 
 
 def _or_none(value: float | None) -> str:
@@ -94,16 +109,16 @@ def _thinned(log: Sequence[Any], most: int) -> list[Any]:
     return [log[round(i * (len(log) - 1) / (most - 1))] for i in range(most)]
 
 
-def _curves(log: Sequence[dict[str, Any]]) -> str:
+def _curves(log: Sequence[dict[str, Any]]) -> Markup:
     if len(log) < 2:
-        return ""
+        return Markup("")
     wanted = {
         "loss": ("Loss", "Mean of λ ‖D − x_0‖² since the line before.", True),
         "grad_norm": ("Norm of the gradient", "Mean since the line before, before clipping.", True),
         "rate": ("Learning rate", "As the rule of the recipe sets it.", False),
         "images_per_second": ("Images per second", "Since the run was started or resumed.", False),
     }
-    drawn = ""
+    drawn = []
     for name, (title, caption, logarithmic) in wanted.items():
         points = [(line["images"], line[name]) for line in log if line[name] is not None]
         points = _thinned(points, _MOST_POINTS)
@@ -118,8 +133,8 @@ def _curves(log: Sequence[dict[str, Any]]) -> str:
             ax.plot(*zip(*points, strict=True), color=palette.line(0), linewidth=1.3)
             _axes(ax, [value for _, value in points], high)
 
-        drawn += figure(svg(draw, f"curve-{name}", f"{title} against images shown"), text(caption))
-    return f'<div class="panels two">{drawn}</div>'
+        drawn.append((svg(draw, f"curve-{name}", f"{title} against images shown"), caption))
+    return part(_PAGE, "panels", drawn)
 
 
 def _axes(ax: Axes, values: Sequence[float], logarithmic: bool) -> None:
@@ -133,10 +148,10 @@ def _axes(ax: Axes, values: Sequence[float], logarithmic: bool) -> None:
     _counted(ax, "images")
 
 
-def _levels(log: Sequence[dict[str, Any]]) -> str:
+def _levels(log: Sequence[dict[str, Any]]) -> Markup:
     stages = [stage for stage in _stages(log) if stage[1]]
     if not stages:
-        return ""
+        return Markup("")
 
     def loss(canvas: Figure, palette: Palette) -> None:
         ax = margins(canvas, 0.62, bottom=0.86)
@@ -168,13 +183,12 @@ def _levels(log: Sequence[dict[str, Any]]) -> str:
         "The share of samples in each bin over the last stretch: p(σ).",
     )
     drawn = [svg(loss, "levels-loss", "Loss against the noise level"), svg(share, "levels-share", "Share of samples")]
-    plots = "".join(figure(plot, text(words)) for plot, words in zip(drawn, captions, strict=True))
-    return f'<div class="panels two">{plots}</div>'
+    return part(_PAGE, "panels", list(zip(drawn, captions, strict=True)))
 
 
-def _excess(lines: Sequence[dict[str, Any]]) -> str:
+def _excess(lines: Sequence[dict[str, Any]]) -> Markup:
     if not lines:
-        return ""
+        return Markup("")
     worst = max(lines, key=lambda line: line["relative"])
 
     def draw(canvas: Figure, palette: Palette) -> None:
@@ -194,12 +208,11 @@ def _excess(lines: Sequence[dict[str, Any]]) -> str:
         "E ‖D − D*‖² / E ‖x_0 − c_skip z‖², over the levels that p(σ) covers: the exact denoiser D* of these data is "
         "known, and this is what was not learnt. Dashed: the same of a network that returns 0."
     )
-    prose = (
-        f"<p class='finding'>The excess is at most {worst['relative']:.2%} of the variance to be explained, at "
-        f"σ = {worst['sigma']:.3g}, after {lines[-1]['images']:,} images.</p>"
+    finding = (
+        f"The excess is at most {worst['relative']:.2%} of the variance to be explained, at σ = {worst['sigma']:.3g}, "
+        f"after {lines[-1]['images']:,} images."
     )
-    plot = figure(svg(draw, "excess", "Excess loss against the noise level"), text(words))
-    return f'{prose}<div class="panels two">{plot}</div>'
+    return part(_PAGE, "panels", [(svg(draw, "excess", "Excess loss against the noise level"), words)], finding)
 
 
 def _logarithmic(ax: Axes, axis: str) -> None:
@@ -256,26 +269,19 @@ def _compact(count: float) -> str:
     return f"{count / unit:.3g}{letter}"
 
 
-def _samples(pictures: Sequence[Path]) -> str:
+def _samples(pictures: Sequence[Path]) -> Markup:
     ours = [path for path in pictures if path.stem.isdigit()]
     shown = [(int(path.stem), np.load(path, allow_pickle=False)) for path in _thinned(ours, _MOST_PICTURES)]
     shown = [(at, array) for at, array in shown if np.isfinite(array).all()]
     if not shown:
-        return ""
-    drawn, last = "", shown[-1][1]
+        return Markup("")
+    last = shown[-1][1]
     limits = (0.0, 1.0, 0.0, 1.0) if image_like(last) else images.frame(last)
+    drawn: list[tuple[str, Markup | None, Picture | None]] = []
     for at, array in shown:
-        caption = f"<b>{at:,}</b> images"
         if image_like(array):
-            small = images.thumbnails(array, len(shown))
-            tiled = images.mosaic(small, images.columns_for(len(small), *small.shape[2:]))
-            zoom = max(1, round(216 / tiled.shape[1]))
-            source = data_uri(images.encode(tiled), "image/png")
-            size = f'width="{tiled.shape[1] * zoom}" height="{tiled.shape[0] * zoom}"'
-            drawn += figure(f'<img src="{source}" alt="Samples after {at:,} images" {size}>', caption)
+            drawn.append((f"{at:,}", None, images.bitmap(array, len(shown))))
         else:
-            drawn += figure(samples_svg(array, limits, 0, f"samples-{at}", f"Samples after {at:,} images"), caption)
-    return (
-        "<p>Drawn with the sampler of the recipe from the average of the weights, from the same noise each time.</p>"
-        f'<div class="pictures">{drawn}</div>'
-    )
+            drawing = samples_svg(array, limits, 0, f"samples-{at}", f"Samples after {at:,} images")
+            drawn.append((f"{at:,}", drawing, None))
+    return part(_PAGE, "samples", drawn)

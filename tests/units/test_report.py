@@ -22,7 +22,18 @@ from report_example import example, images, methods, records
 from scipy.integrate import solve_ivp
 
 from edm_unified import schedules
-from edm_unified.report import Key, MethodView, ReportData, build, draw, figures, places, samples_grid_png, short_labels
+from edm_unified.report import (
+    Key,
+    MethodView,
+    ReportData,
+    build,
+    draw,
+    figures,
+    places,
+    samples_grid_png,
+    short_labels,
+    training,
+)
 from edm_unified.report import curves as curve_figures
 from edm_unified.report.data import Score, combine
 from edm_unified.report.images import mosaic, thumbnails
@@ -184,6 +195,24 @@ def test_user_text_is_never_markup() -> None:
     assert "\u202e" not in build(data)
     assert "\x00" not in build(data)
     figures(data, dpi=40)
+
+
+def test_user_text_is_no_markup_on_the_page_of_a_run_either() -> None:
+    """A title, a source and a recipe with class names; the pictures are ours."""
+
+    def page(words: str, wanted: int = 0) -> Page:
+        line = {"images": 64, "step": 2, "seconds": 1.0, "images_per_second": 64.0, "loss": 1.0, "grad_norm": None}
+        return Page(
+            training.build(words, words, f"class_names: [{words}]", [line | {"rate": 0.1, "bins": []}], [], (), wanted)
+        )
+
+    hostile, mild = page(HOSTILE), page("t")
+    assert [tag for tag, _ in hostile.elements] == [tag for tag, _ in mild.elements]
+    assert not any(name.startswith("on") for _, a in hostile.elements for name in a)
+    assert hostile.text.count("$\\frac{1}{0}$ x_1") == 4
+    assert "\u202e" not in hostile.text
+    assert "Not finished" not in page("t", 64).text
+    assert "Not finished when this page was made: 64 of 65 images" in page("t", 65).text
 
 
 @pytest.mark.parametrize(
@@ -388,6 +417,15 @@ def test_figures_on_the_page_have_no_colours_of_their_own(html: str) -> None:
         assert "DejaVu" not in tags
         assert "<text" in tags
         assert "var(--m" in tags
+
+
+def test_a_template_that_misses_a_value_is_an_error_and_no_blank() -> None:
+    from jinja2 import UndefinedError
+
+    from edm_unified.report.templates import part
+
+    with pytest.raises(UndefinedError):
+        part("report.html", "method", 0, object())
 
 
 def test_matplotlib_is_left_as_it_was(html: str) -> None:

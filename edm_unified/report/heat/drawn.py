@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from edm_unified.report.data import metric
 from edm_unified.report.draw import Palette, png
 from edm_unified.report.heat.grids import WORST, Choice, Grid, choices, grids
-from edm_unified.report.markup import scrolling, table, text
 from edm_unified.report.ranking import Table, number, problems, superscript
+from edm_unified.report.templates import part
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_PAGE = "heat.html"
 
 COLOURS = (
     *("#123f7d", "#1f5597", "#3468a9", "#7ea3d2", "#94b4dc"),
@@ -40,26 +44,17 @@ def written(factor: float) -> str:
 # -- on the page ------------------------------------------------------------------------------------------------------
 
 
-def section_of(t: Table) -> str:
+def section_of(t: Table) -> Markup:
     """The heat maps, and the best of all at each budget."""
     if t.rank_by is None:
-        return ""
-    scale = "".join(
-        f'<li class="h{shade(f)}">{written(f)}{"+" if f == 100 else ""}</li>'
-        for f in (1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
-    )
-    intro = (
-        f"<p>Each number is the {text(metric(t.rank_by).axis)} over the least in its column, that is on the same "
-        "levels at the same budget: 1.0 is the best, 10 has ten times its error, ✕ diverged, and where nothing is "
-        "written the budget buys no step, or the method was not asked for on those levels. Rows are in the order of "
-        f"their geometric mean, for which a budget that buys no step counts as {10**WORST:,.0f}.</p>"
-        f'<ul class="scale" aria-label="Colours">{scale}</ul>'
-    )
-    maps = "".join(_html(grid, i, t.rank_by) for i, grid in enumerate(grids(t)))
-    return intro + _best_of_all(t) + maps
+        return Markup("")
+    factors = (1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
+    scale = [(written(f) + ("+" if f == 100 else ""), shade(f)) for f in factors]
+    maps = [_map(grid, i, t.rank_by) for i, grid in enumerate(grids(t))]
+    return part(_PAGE, "section", metric(t.rank_by).axis, f"{10**WORST:,.0f}", scale, _best_of_all(t), maps)
 
 
-def _best_of_all(t: Table, most: int = 10) -> str:
+def _best_of_all(t: Table, most: int = 10) -> Markup:
     found = {budget: ranked[:most] for budget, ranked in choices(t).items()}
     rows = [
         [str(i + 1), *(_choice(found[b][i]) if i < len(found[b]) else "" for b in t.budgets)]
@@ -69,49 +64,34 @@ def _best_of_all(t: Table, most: int = 10) -> str:
     caption = "The best of all solvers and levels at each budget, with the error over the least" + (
         " on each problem, averaged geometrically" if several else ""
     )
-    return table(["", *(f"{b} NFE" for b in t.budgets)], rows, caption, "best-of") if rows else ""
+    head = ["", *(f"{b} NFE" for b in t.budgets)]
+    return part("parts.html", "table", head, rows, caption, "best-of") if rows else Markup("")
 
 
-def _choice(choice: Choice) -> str:
-    return f"{text(choice.solver)} <b>{written(choice.factor)}</b><small>{text(choice.levels)}</small>"
+def _choice(choice: Choice) -> Markup:
+    return part(_PAGE, "choice", choice.solver, written(choice.factor), choice.levels)
 
 
-def _html(grid: Grid, index: int, name: str) -> str:
+def _map(grid: Grid, index: int, name: str) -> Markup:
     headings = list(dict.fromkeys(heading for heading, _ in grid.columns))
     starts = {next(c for c in grid.columns if c[0] == heading) for heading in headings}
-    spans = "".join(
-        f'<th scope="colgroup" class="start" colspan="{sum(c[0] == h for c in grid.columns)}">{text(h) or "all"}</th>'
-        for h in headings
-    )
-    budgets = "".join(f'<th scope="col"{_start(c in starts)}>{c[1]}</th>' for c in grid.columns)
-    body = "".join(_row(grid, row, starts) for row in grid.rows)
-    least = "".join(f"<td{_start(c in starts)}>{_tiny(grid.best[c])}</td>" for c in grid.columns) if grid.best else ""
-    foot = f'<tfoot><tr><th scope="row">least error</th><td></td>{least}</tr></tfoot>' if least else ""
+    spans = [(heading, sum(c[0] == heading for c in grid.columns)) for heading in headings]
+    edges = {column: "start" if column in starts else "" for column in grid.columns}
+    budgets = [(column[1], edge) for column, edge in edges.items()]
+    rows = [
+        (row, written(grid.means[row]), [_cell(grid.cells.get((row, c)), edge) for c, edge in edges.items()])
+        for row in grid.rows
+    ]
+    least = [(_tiny(grid.best[column]), edge) for column, edge in edges.items()] if grid.best else []
     title = grid.title or metric(name).title
-    caption = f"{text(title)}: {text(metric(name).axis)} over the least in the column, by levels and evaluations"
-    head = f'<th rowspan="2" scope="col">solver</th><th rowspan="2" scope="col">mean</th>{spans}'
-    return f'<h3 id="heat-{index}">{text(title)}</h3>' + scrolling(
-        f'<table class="heat"><caption><span>{caption}</span></caption><thead><tr>{head}</tr><tr>{budgets}</tr></thead>'
-        f"<tbody>{body}</tbody>{foot}</table>",
-        caption,
-    )
+    caption = f"{title}: {metric(name).axis} over the least in the column, by levels and evaluations"
+    return part(_PAGE, "map", index, title, caption, spans, budgets, rows, least)
 
 
-def _start(yes: bool) -> str:
-    return ' class="start"' if yes else ""
-
-
-def _row(grid: Grid, row: str, starts: set[tuple[str, int]]) -> str:
-    cells = "".join(_cell(grid.cells.get((row, c)), c in starts) for c in grid.columns)
-    return f'<tr><th scope="row">{text(row)}</th><td class="mean">{written(grid.means[row])}</td>{cells}</tr>'
-
-
-def _cell(factor: float | None, start: bool) -> str:
-    edge = " start" if start else ""
-    if factor is None:
-        return f'<td class="none{edge}"></td>'
-    best = " top" if factor < 1.0 + 1e-9 else ""
-    return f'<td class="h{shade(factor)}{best}{edge}">{written(factor)}</td>'
+def _cell(factor: float | None, edge: str) -> tuple[str, str]:
+    """What is written in a cell, and its classes."""
+    looks = ["none"] if factor is None else [f"h{shade(factor)}", *(["top"] if factor < 1.0 + 1e-9 else [])]
+    return "" if factor is None else written(factor), " ".join([*looks, *([edge] if edge else [])])
 
 
 def _tiny(value: float) -> str:
