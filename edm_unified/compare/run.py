@@ -44,14 +44,17 @@ Observer = Callable[[Event], object]
 def prepare(plan: Plan, problems: Problems, say: Callable[[str], object]) -> None:
     """Load the data, make every model and what is drawn from it; ``say`` is told of each phase.
 
-    Raises ``ValueError`` naming what is wrong.
+    Raises ``ValueError`` naming the recipe and what is wrong.
     """
     told = set()
     for method in plan.methods:
         problem = problems.of(method.recipe)
         if problem not in told:
             say(f"{method.name}: making the denoiser")
-        problem.check(method.recipe.sampler)
+        try:
+            problem.check(method.recipe.sampler)
+        except ValueError as error:
+            raise ValueError(f"{method.name}: {error}") from None
         if problem not in told and set(plan.comparison.metrics) - set(ENDPOINT):
             say(f"{method.name}: drawing what its samples are compared with")
             _ = problem.target

@@ -204,7 +204,7 @@ def test_files_that_cannot_be_recipes(tmp_path: Path, monkeypatch: pytest.Monkey
         "a\0b.yaml": "'a\\x00b.yaml': has a NUL in it, as no path can have",
         "edmm": "edmm: no such recipe; did you mean 'edm'?",
         "nothing-like-it": "nothing-like-it: no such recipe; see `edm-unified list recipes`",
-        "": "'': no such recipe; see `edm-unified list recipes`",
+        "": "'': is an empty path; name a file or folder",
     }
     for name, message in messages.items():
         with pytest.raises(RecipeError) as caught:
