@@ -99,6 +99,8 @@ def _outline(data: Any) -> tuple[tuple[int, ...], int | None] | None:
     """The shape and the classes (None: not known) of data not at hand, as far as their component says."""
     if getattr(data, "name", None) in _TORCHVISION:
         return _TORCHVISION[data.name], 10
+    if getattr(data, "shape", None) is not None:
+        return tuple(data.shape), data.classes
     size = getattr(data, "size", None)
     if size is None:
         return None

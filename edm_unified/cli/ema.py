@@ -38,7 +38,9 @@ def ema(run: Path, stds: tuple[float, ...], quiet: bool) -> None:
     from edm_unified.training.runs import posthoc
 
     with options.progress(not quiet) as bar:
-        made = posthoc.write(run, stds, lambda done, total: bar.update(done, total, f"snapshot {done} of {total}"))
+        made = posthoc.write(
+            run, stds, lambda done, total: bar.update(done, total, f"snapshot {done} of {total}"), bar.say
+        )
     if not quiet:
         for average in made:
             click.echo(

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
-from edm_unified.cli import terminal
+from edm_unified.cli.progress import Progress as Progress
+from edm_unified.cli.progress import progress as progress
 from edm_unified.components import paths, shipped
 from edm_unified.components.component import MOST, shown
 from edm_unified.components.files import sweep
@@ -339,76 +338,3 @@ def torch_dtype(text: str) -> torch.dtype:
     import torch
 
     return {"float64": torch.float64, "float32": torch.float32}[text]
-
-
-class Progress(Protocol):
-    """Where a command reports how far it has come."""
-
-    def update(self, done: float, total: float, text: str) -> None: ...
-
-    def say(self, text: str) -> None: ...
-
-
-class Silent:
-    """Reports nothing."""
-
-    def update(self, done: float, total: float, text: str) -> None:
-        return
-
-    def say(self, text: str) -> None:
-        return
-
-
-class Lines:
-    """A line every ten seconds, for logs; the first after one second."""
-
-    def __init__(self) -> None:
-        self._began = self._next = time.monotonic()
-        self._next += 1
-
-    def update(self, done: float, total: float, text: str) -> None:
-        now = time.monotonic()
-        if now < self._next or not total:
-            return
-        self._next = now + 10
-        left = f", {_clock((now - self._began) * (total - done) / done)} left" if done else ""
-        click.echo(f"{100 * done / total:3.0f} %  {text}{left}", err=True)
-
-    def say(self, text: str) -> None:
-        click.echo(text, err=True)
-        self._began = time.monotonic()
-
-
-class Bar:
-    """A bar that redraws itself, on a terminal."""
-
-    def __init__(self, bar: Any) -> None:
-        self._bar, self._task = bar, bar.add_task("", total=None)
-
-    def update(self, done: float, total: float, text: str) -> None:
-        self._bar.update(self._task, completed=done, total=total, description=terminal.printable(text))
-
-    def say(self, text: str) -> None:
-        self._bar.update(self._task, description=terminal.printable(text))
-
-
-@contextmanager
-def progress(talk: bool) -> Iterator[Progress]:
-    """A bar where stderr is a terminal, lines where it is not, and nothing at all unless ``talk``."""
-    if not talk:
-        yield Silent()
-    elif not sys.stderr.isatty():
-        yield Lines()
-    else:
-        from rich import progress as rich
-
-        columns = (rich.TextColumn("{task.description}", markup=False), rich.BarColumn(), rich.TaskProgressColumn())
-        left = rich.TimeRemainingColumn(elapsed_when_finished=True)
-        shown = rich.Progress(*columns, left, console=terminal.console(stderr=True), transient=True)
-        with shown as bar, terminal.printable_streams():  # rich has put streams of its own there
-            yield Bar(bar)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"

@@ -7,9 +7,11 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,6 @@ import click
 
 from edm_unified.cli import options
 from edm_unified.components import paths, shipped
-from edm_unified.components.files import write_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -130,35 +131,24 @@ def _train(recipe: Recipe, job: Job, directory: Path, peers: Team, fresh: bool, 
     from edm_unified.training.runs.run import Run
 
     board = _summary_writer() if tensorboard else None  # is it there? before anything is written or removed
-    with (
-        Run(directory, job, peers, fresh) as run,
-        options.progress(not quiet) as bar,
-        _board(directory, board) as tell,
-    ):
-        began, steps, next_page = run.state.step, job.settings.steps, time.monotonic() + PAGE_EVERY
-        if began == steps and not quiet:
-            click.echo(f"{directory}: is finished; a larger training.images goes on, --fresh starts over", err=True)
-        if peers.leads and began < steps and (directory / "report.html").exists():
-            _page(directory, recipe)  # as far as it has come: the page of the run that is continued said it was whole
-        if began and job.settings.due("sample", began) and not _drawn(run, began * job.settings.batch).exists():
-            _picture(run, recipe, began * job.settings.batch, bar)  # a kill came between checkpoint and picture
-        for step in run.steps():
-            at = step.progress
-            text = f"loss {at.loss:.4g}  {at.images_per_second:.4g} images/s"
-            bar.update((at.step - began) * job.settings.batch, (steps - began) * job.settings.batch, text)
-            if step.line is not None:
-                tell(step.line)
-            if step.sample:
-                _picture(run, recipe, at.images, bar)
-            if peers.leads and (step.saved is not None or step.sample) and time.monotonic() > next_page:
-                _page(directory, recipe)
-                next_page = time.monotonic() + PAGE_EVERY
-        if peers.leads:
-            bar.say("writing the report")
-            excess = _excess(directory, job)
-            _page(directory, recipe)
+    tell = _nothing if quiet else partial(click.echo, err=True)
+    with Run(directory, job, peers, fresh) as run, _board(run, board) as tell_board:
+        settings, began = job.settings, run.state.step
+        past, total = began * settings.batch, settings.steps * settings.batch
+        if began == settings.steps:
+            tell(f"{directory}: is finished; a larger training.images goes on, --fresh starts over")
+        elif began:
+            tell(f"{directory}: goes on after {past:,} of {total:,} images")
+        if run.lost:
+            tell(
+                f"{directory / 'log.jsonl'}: {_numbered(run.lost)} damaged and left out; the file as it was is "
+                "log.jsonl.damaged beside it"
+            )
+        peers.lead(lambda: _mend_pictures(run, recipe, tell))
+        with options.progress(not quiet) as bar:
+            excess = _steps(run, recipe, bar, tell, tell_board)
     if not quiet:
-        click.echo(f"{directory}: {job.settings.images:,} images, {steps:,} steps")
+        click.echo(f"{directory}: {settings.images:,} images, {settings.steps:,} steps")
         if excess:
             click.echo(f"  excess: {excess}")
         click.echo(f"  report: {directory / 'report.html'}")
@@ -167,31 +157,105 @@ def _train(recipe: Recipe, job: Job, directory: Path, peers: Team, fresh: bool, 
         click.echo(f"  use it: edm-unified sample {name}   edm-unified compare {name} --solver fast")
 
 
-def _picture(run: Run, recipe: Recipe, images: int, bar: options.Progress) -> None:
+def _nothing(text: str) -> None:
+    return
+
+
+def _steps(
+    run: Run, recipe: Recipe, bar: options.Progress, tell: Callable[[str], object], board: Callable[[Any], object]
+) -> str:
+    """Train to the end, with pictures on the way and a page; what there is to say of the excess."""
+    settings, leads, next_page = run.job.settings, run.team.leads, time.monotonic() + PAGE_EVERY
+    past, total = run.state.step * settings.batch, settings.steps * settings.batch
+    if leads and run.state.step < settings.steps and (run.directory / "report.html").exists():
+        _page(run, recipe)  # as far as it has come: the page of the run that is continued said it was whole
+    if past and settings.due("sample", run.state.step) and not (run.directory / _drawn(past)).exists():
+        _picture(run, recipe, past, tell)  # a kill came between checkpoint and picture
+    for step in run.steps():
+        at = step.progress
+        bar.update(at.images, total, f"loss {at.loss:.4g}  {at.images_per_second:.4g} images/s", start=past)
+        if step.line is not None:
+            board(step.line)
+        if step.sample:
+            _picture(run, recipe, at.images, tell)
+        if leads and (step.saved is not None or step.sample) and time.monotonic() > next_page:
+            _page(run, recipe)
+            next_page = time.monotonic() + PAGE_EVERY
+    if not leads:
+        return ""
+    bar.say("writing the report")
+    excess = _excess(run)
+    _page(run, recipe)
+    return excess
+
+
+def _numbered(lines: list[int]) -> str:
+    shown = ", ".join(map(str, lines[:5])) + (" …" if len(lines) > 5 else "")
+    return f"line {shown} was" if len(lines) == 1 else f"{len(lines)} lines ({shown}) were"
+
+
+def _picture(run: Run, recipe: Recipe, images: int, tell: Callable[[str], object]) -> None:
     """Samples of the average as it stands. What goes wrong here is told and does not end the training."""
     denoiser = run.denoiser()  # all processes together
-    if not run.team.leads:
-        return
-    file = _drawn(run, images)
+    if run.team.leads:
+        _write_picture(run, recipe, denoiser, images, tell)
+
+
+def _write_picture(run: Run, recipe: Recipe, denoiser: Trained, images: int, tell: Callable[[str], object]) -> None:
     try:
         array = _draw(denoiser, recipe, run.job).numpy()
     except (ValueError, FloatingPointError) as error:
-        bar.say(f"no samples at {images:,} images: {error}")
+        tell(f"no samples at {images:,} images: {error}")
         return
     import numpy as np
 
     from edm_unified.report import pictured, samples_png
 
-    file.parent.mkdir(exist_ok=True)
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
+    file = _drawn(images)
     if pictured(array.shape[1:]):
-        write_atomic(file.with_suffix(".png"), samples_png(array))
-    write_atomic(file, buffer.getvalue())  # the last: where it is, the picture is whole
+        run.output.write(f"{file.removesuffix('.npy')}.png", samples_png(array))
+    run.output.write(file, buffer.getvalue(), sealed=True)  # the last: where it is, the picture is whole
 
 
-def _drawn(run: Run, images: int) -> Path:
-    return run.directory / "samples" / f"{images:012d}.npy"
+def _drawn(images: int) -> str:
+    return f"samples/{images:012d}.npy"
+
+
+def _pictures(directory: Path) -> list[Path]:
+    """The arrays of samples that training drew, the earliest first."""
+    found = [path for path in (directory / "samples").glob("*.npy") if re.fullmatch("[0-9]{12,}", path.stem)]
+    return sorted(found, key=lambda path: int(path.stem))
+
+
+def _mend_pictures(run: Run, recipe: Recipe, tell: Callable[[str], object]) -> None:
+    """Set aside the samples that were damaged, and draw them again where their checkpoint is still there."""
+    from edm_unified.training.runs import checkpoint
+
+    for path in _pictures(run.directory):
+        name = f"samples/{path.name}"
+        try:
+            _check_samples(run.output.read(name), run.job.shape)
+        except Exception as error:  # an array that was damaged raises whatever it pleases
+            words = str(error).removeprefix(f"{path}: ").splitlines()
+            why = words[0] if words else type(error).__name__
+        else:
+            continue
+        aside = run.output.set_aside(name)
+        tell(f"{path}: cannot be used ({why}); it is set aside as {aside.name}")
+        folder = run.directory / "checkpoints" / path.stem
+        if (folder / checkpoint.META).is_file():
+            _write_picture(run, recipe, checkpoint.load(folder).to(run.team.device), int(path.stem), tell)
+
+
+def _check_samples(content: bytes | None, shape: tuple[int, ...]) -> None:
+    """Raise an exception unless that is an array of samples of that shape."""
+    import numpy as np
+
+    array = np.load(io.BytesIO(content or b""), allow_pickle=False)
+    if array.dtype != np.float32 or array.shape != (GRID, *shape):
+        raise ValueError(f"holds {array.dtype} of shape {array.shape}, not samples of the run")
 
 
 def _draw(denoiser: Trained, recipe: Recipe, job: Job) -> torch.Tensor:
@@ -203,34 +267,44 @@ def _draw(denoiser: Trained, recipe: Recipe, job: Job) -> torch.Tensor:
     return prepared.sample(GRID, dtype=torch.float32).samples.cpu()
 
 
-def _page(directory: Path, recipe: Recipe) -> None:
+def _page(run: Run, recipe: Recipe) -> None:
     from edm_unified.report import training as page
     from edm_unified.training.runs import log
 
-    lines = log.read(directory / "log.jsonl")
-    pictures = sorted((directory / "samples").glob("*.npy"))
-    excess = [json.loads(line) for line in _text(directory / "excess.jsonl").splitlines()]
+    lines = log.read(run.directory / "log.jsonl")
+    excess = _levels(run.directory / "excess.jsonl")
     wanted = 0 if recipe.training is None else recipe.training.images
-    html = page.build(recipe.title, recipe.source, recipe.dump(), lines, pictures, excess, wanted)
-    write_atomic(directory / "report.html", html)
+    html = page.build(recipe.title, recipe.source, recipe.dump(), lines, _pictures(run.directory), excess, wanted)
+    run.output.write("report.html", html)
 
 
-def _text(path: Path) -> str:
-    return path.read_text("utf-8") if path.exists() else ""
+def _levels(path: Path) -> list[dict[str, Any]]:
+    """The lines of ``excess.jsonl``; none where it is damaged, since the run ends with a new one."""
+    from edm_unified.training.objective.excess import Excess
+
+    wanted = {"images", "relative", *Excess._fields}
+    try:
+        lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+        sound = all(
+            wanted <= line.keys() and all(type(line[name]) in (int, float) for name in wanted) for line in lines
+        )
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return []
+    return lines if sound else []
 
 
-def _excess(directory: Path, job: Job) -> str:
+def _excess(run: Run) -> str:
     """``excess.jsonl``: how far the average is from the exact denoiser, where the data have one; in words."""
-    if job.dataset.exact is None:
+    if run.job.dataset.exact is None:
         return ""
     from edm_unified.training.objective.excess import excess_of
     from edm_unified.training.runs import checkpoint
 
-    trained = checkpoint.load(directory)
-    found = excess_of(trained, job)
+    trained = checkpoint.load(run.directory)
+    found = excess_of(trained, run.job)
     images = trained.about["images"]
     lines = [{"images": images, **level._asdict(), "relative": level.relative} for level in found]
-    write_atomic(directory / "excess.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    run.output.write("excess.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     worst = max(found, key=lambda level: level.relative)
     return f"at most {worst.relative:.2%} of the variance to be explained, at sigma = {worst.sigma:.3g}"
 
@@ -244,13 +318,13 @@ def _summary_writer() -> Any:
 
 
 @contextlib.contextmanager
-def _board(directory: Path, board: Any) -> Iterator[Any]:
+def _board(run: Run, board: Any) -> Iterator[Any]:
     """A function that takes lines of the log; to TensorBoard where its ``board`` is given."""
     if board is None:
         yield lambda line: None
         return
-    last = max((int(line["step"]) for line in _lines(directory)), default=0)
-    with board(os.fspath(directory / "tensorboard"), purge_step=last + 1) as writer:
+    run.output.own("tensorboard")
+    with board(os.fspath(run.directory / "tensorboard"), purge_step=run.state.step + 1) as writer:
 
         def tell(line: dict[str, Any]) -> None:
             for name in ("loss", "grad_norm", "rate", "images_per_second"):
@@ -260,9 +334,3 @@ def _board(directory: Path, board: Any) -> Iterator[Any]:
                 writer.add_scalar(f"loss_at_sigma/{sigma:.4g}", loss, line["step"])
 
         yield tell
-
-
-def _lines(directory: Path) -> list[dict[str, Any]]:
-    from edm_unified.training.runs import log
-
-    return log.read(directory / "log.jsonl")

@@ -244,6 +244,9 @@ class OutputDirectory:
             whole = whole and entry is not None
             if entry is not None and _is_inside(entry[0]):
                 listed.setdefault(entry[0], set()).update(entry[1])
+        damaged = any(_entry(line) is None and line.endswith(b"\n") for line in lines)
+        if damaged:  # what such a line named is known by its name; one that was cut off names what was not yet written
+            listed |= {name: set() for name in _files(self.path) if name not in listed and self._is_adopted(name)}
         if not whole:
             self._write_mark(listed)
         return listed
@@ -275,6 +278,10 @@ class OutputDirectory:
     def owns(self, name: str) -> bool:
         """Whether ``name``, or a folder that it is in, is listed as ours."""
         return any(str(part) in self._listed for part in (PurePosixPath(name), *PurePosixPath(name).parents))
+
+    def is_sealed(self, name: str) -> bool:
+        """Whether it is known what the file was when it was written; of earlier versions it is not."""
+        return bool(self._listed.get(name))
 
     # -- files ---------------------------------------------------------------------------------------------------------
 

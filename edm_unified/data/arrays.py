@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 
 from edm_unified.components import paths
-from edm_unified.components.component import component, positive
+from edm_unified.components.component import component, count, positive
 
 from .dataset import AS_STORED, BYTES, Dataset, Scaling
 from .readers import read_numpy, read_safetensors, whole_labels
@@ -28,7 +28,8 @@ class Arrays:
     map to it, e.g. [0, 1]; floating-point vectors are mapped only when ``range`` is given. ``standardise``: instead,
     each channel (of vectors: all of them) is moved to mean zero and this standard deviation, e.g. 0.5 for the latents
     of an autoencoder. Pickled arrays are refused. A trailing axis of 1 or 3 with a second axis that is neither is read
-    as channels-last. .npy and .safetensors stay on disk, and a batch reads what it needs.
+    as channels-last. .npy and .safetensors stay on disk, and a batch reads what it needs. ``shape`` of a sample and
+    ``classes``, where given, are what the data must have, and what they are taken for while they are not at hand.
     """
 
     path: str
@@ -37,7 +38,10 @@ class Arrays:
     range: tuple[float, float] | None = None
     standardise: float | None = None
     signals: bool = False
+    shape: tuple[int, ...] | None = None
+    classes: int | None = None
     kind: Literal["arrays"] = "arrays"
+    later: ClassVar[tuple[str, ...]] = ("shape", "classes")
 
     def __post_init__(self) -> None:
         if self.range is not None and not (np.isfinite(self.range).all() and self.range[0] < self.range[1]):
@@ -46,6 +50,11 @@ class Arrays:
             positive("standardise", self.standardise)
             if self.range is not None:
                 raise ValueError("standardise: leave out `range`; the scale is taken from the data")
+        if self.shape is not None:
+            for size in self.shape:
+                count("shape", size)
+        if self.classes is not None:
+            count("classes", self.classes, least=0)
 
     def load(self) -> Dataset:
         """Map and check the array. Raises ValueError naming the file and what is wrong in it."""
@@ -65,7 +74,17 @@ class Arrays:
         if self.standardise is not None:
             scaling = standardised(array, scaling, self.standardise)
         classes = None if labels is None else whole_labels(labels, len(array), self.path)
-        return Dataset(ArrayRows(array), classes, file.stem, scaling)
+        dataset = Dataset(ArrayRows(array), classes, file.stem, scaling)
+        if self.shape is not None and dataset.shape != tuple(self.shape):
+            raise ValueError(
+                f"shape: is {list(self.shape)}, and a sample of {self.path} has {list(dataset.shape)}; correct it, or "
+                "leave it out"
+            )
+        if self.classes is not None and dataset.classes != self.classes:
+            raise ValueError(
+                f"classes: is {self.classes}, and {self.path} has {dataset.classes}; correct it, or leave it out"
+            )
+        return dataset
 
     def _checked(self, array: np.ndarray) -> Scaling:
         """The scaling of ``array``, all of which is looked at, in parts."""

@@ -38,6 +38,9 @@ class Job:
     FREE: ClassVar[tuple[str, ...]] = ("title", "source", "sampler", "denoiser")
     """Keys of a recipe that training does not depend on: they may change while it goes on, as may ``Training.FREE``."""
 
+    STATED: ClassVar[tuple[str, ...]] = ("shape", "classes")
+    """What a recipe says of its data to be compared with them; what they are is compared by itself."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "objective", self.objective.beside(self.preconditioning))
         settings, size = self.settings, len(self.dataset)
@@ -66,6 +69,9 @@ class Job:
         settings = kept.get("training")
         if isinstance(settings, dict):
             kept["training"] = {key: value for key, value in settings.items() if key not in Training.FREE}
+        data = kept.get("data")
+        if isinstance(data, dict):
+            kept["data"] = {key: value for key, value in data.items() if key not in cls.STATED}
         return kept
 
     @property

@@ -73,15 +73,23 @@ class LeaderError(ValueError):
 
 @contextmanager
 def team(device: torch.device) -> Iterator[Team]:
-    """This process and its peers, where ``torchrun`` started several; just this one otherwise."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    """This process and its peers, where ``torchrun`` started several; just this one otherwise.
+
+    Raises ``ValueError`` naming the variable of the environment where it is not what ``torchrun`` sets.
+    """
+    size = _count("WORLD_SIZE", 1, 1)
     if size == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
         yield Team(device)
         return
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
     own = not distributed.is_initialized()
+    if own:
+        _check_environment(size)
+    if device.type == "cuda" and device.index is None:
+        place, there = _count("LOCAL_RANK", 0, 0), torch.cuda.device_count()
+        if place >= there:
+            raise ValueError(f"LOCAL_RANK: is {place} in the environment, and this machine has {there} GPUs")
+        device = torch.device("cuda", place)
+        torch.cuda.set_device(device)
     if own:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
@@ -89,6 +97,33 @@ def team(device: torch.device) -> Iterator[Team]:
     finally:
         if own:
             distributed.destroy_process_group()
+
+
+_REMEDY = "start several processes with torchrun, which sets it, or unset it"
+
+
+def _count(name: str, absent: int, least: int, most: int = 2**31) -> int:
+    """A whole number of the environment. Raises ``ValueError`` where it is none, or not from ``least`` to ``most``."""
+    given = os.environ.get(name)
+    if given is None:
+        return absent
+    if not (given.strip().isdecimal() and least <= int(given) <= most):
+        raise ValueError(f"{name}: must be a whole number in the environment, got {given[:40]!r}; {_REMEDY}")
+    return int(given)
+
+
+def _check_environment(size: int) -> None:
+    """Raise ``ValueError`` naming what the processes need to find each other, where it is missing or wrong."""
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if not os.environ.get(name):
+            raise ValueError(
+                f"{name}: is not set in the environment, though WORLD_SIZE is {size}; unset that, or start several "
+                "processes with torchrun, which sets all of them"
+            )
+    _count("MASTER_PORT", 0, 1, 65535)
+    _count("LOCAL_RANK", 0, 0)
+    if _count("RANK", 0, 0) >= size:
+        raise ValueError(f"RANK: is {os.environ['RANK']} in the environment, of {size} processes; {_REMEDY}")
 
 
 def spread(module: nn.Module, how: Literal["ddp", "fsdp"], team: Team) -> nn.Module:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 
-from edm_unified.cli import main
+from edm_unified.cli import cost, main
 from edm_unified.components import shipped
 from edm_unified.recipe import Comparison, Recipe, load_any
 
@@ -31,18 +32,36 @@ PARAMETERS = {
 """Recipes whose networks differ in more than dropout, with the published number of parameters where there is one."""
 
 SHAPES = {
-    "ffhq64": ("3,64,64", "0"),
-    "afhqv2": ("3,64,64", "0"),
-    "imagenet64": ("3,64,64", "1000"),
-    "sit": ("4,32,32", "1000"),
-    "edm2": ("4,64,64", "1000"),
+    "digits/": ((1, 8, 8), 10),
+    "train/afhqv2": ((3, 64, 64), None),
+    "train/cifar10": ((3, 32, 32), 10),
+    "train/ddpm_cifar10": ((3, 32, 32), 10),
+    "train/iddpm_cifar10": ((3, 32, 32), 10),
+    "train/edm2": ((4, 64, 64), 1000),
+    "train/ffhq64": ((3, 64, 64), None),
+    "train/imagenet64": ((3, 64, 64), 1000),
+    "train/sit": ((4, 32, 32), 1000),
+    "toy/": ((2,), 0),
 }
+"""A sample of the data of each paper, and their classes (None: nobody asks for them)."""
+
+SHIPPED = [n for n in shipped.recipe_names() if isinstance(r := load_any(n), Recipe) and r.training is not None]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_what_the_data_are_is_known_without_them(name: str, empty_folder: Path) -> None:
+    """So that --dry-run needs no further option."""
+    recipe = Recipe.load(name)
+    shape, classes = next(known for key, known in SHAPES.items() if name.startswith(key))
+    found = cost._data(recipe, None, None)
+    assert found[0] == shape
+    assert recipe.training is not None
+    assert not recipe.training.conditional or found[1] == classes
 
 
 def dry_run(name: str, *overrides: str) -> str:
-    known = next((s for key, s in SHAPES.items() if name.startswith(f"train/{key}")), ("3,32,32", "10"))
     # one image at a time: the memory of a step is found by taking it, and that of the whole batch takes as long again
-    words = ["train", name, "--dry-run", "--shape", known[0], "--classes", known[1]]
+    words = ["train", name, "--dry-run"]
     overrides = (*overrides, "training.batch=1", "training.accumulation=1")
     result = CliRunner().invoke(main, [*words, *(w for text in overrides for w in ("--set", text))])
     assert result.exit_code == 0, result.output

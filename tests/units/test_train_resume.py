@@ -121,21 +121,21 @@ def _fill(full: pytest.MonkeyPatch, failing: str) -> None:
     def wrap(module: Any, name: str, suffix: str) -> None:
         real = getattr(module, name)
 
-        def write(path: Path, content: Any) -> None:
+        def write(path: Path, content: Any) -> Any:
             if path.name.endswith(suffix):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-            real(path, content)
+            return real(path, content)
 
         full.setattr(module, name, write)
 
-    from edm_unified.training.runs import run as running
+    from edm_unified.components import outputs
 
     if failing == "weights":
         wrap(checkpoint, "write_atomic", "ema-0.100.safetensors")
     elif failing == "meta":
         wrap(checkpoint, "write_atomic", "checkpoint.json")
     elif failing == "snapshot":
-        wrap(running, "write_atomic", ".safetensors")
+        wrap(outputs, "stage", ".safetensors")
     elif failing == "state":
         real = torch.save
 
@@ -263,7 +263,7 @@ def test_a_run_json_that_is_none_of_ours(tmp_path: Path, content: str) -> None:
     job = recipe("training.images=64").job()
     train(job, tmp_path)
     (tmp_path / "run.json").write_text(content)
-    with pytest.raises(ValueError, match=r"run.json: cannot be read; start over with --fresh"):
+    with pytest.raises(ValueError, match=r"run.json: cannot be read; copy it again, or start over with --fresh"):
         Run(tmp_path, job, CPU)
 
 
@@ -282,7 +282,7 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
             Run(tmp_path / "run", recipe(*plain).job(), CPU)
         assert f"now {shape[0]} samples of shape {shape[1]}" in str(caught.value)
     about = json.loads((tmp_path / "run" / "run.json").read_text())
-    del about["data"]  # of a run that was begun before this was kept
+    del about["data"], about["sha256"]  # of a run that was begun before these were kept
     (tmp_path / "run" / "run.json").write_text(json.dumps(about))
     np.save(file, np.zeros((100, 2), np.float32))
     train(recipe(*plain).job(), tmp_path / "run")

@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from edm_unified.networks import AnyNetwork
 from edm_unified.training.denoiser import Trained
 from edm_unified.training.job import Job
 from edm_unified.training.runs import decoding
+from edm_unified.training.runs.storage import check_signature, signed
 
 FORMAT = "edm_unified checkpoint 1"
 META = "checkpoint.json"
@@ -80,7 +82,12 @@ def write(directory: Path, job: Job, step: int, averages: list[Average]) -> None
     meta = about(job, step)
     meta["weights"] = [add(directory, average, meta["recipe"]) for average in averages]
     write_atomic(directory / "recipe.yaml", job.text)
-    write_atomic(directory / META, json.dumps(meta, indent=1) + "\n")
+    write_meta(directory, meta)
+
+
+def write_meta(directory: Path, meta: dict[str, Any]) -> None:
+    """``checkpoint.json``, with the SHA-256 of what it says."""
+    write_atomic(directory / META, json.dumps(signed(meta), indent=1) + "\n")
 
 
 def add(directory: Path, average: Average, recipe: str, beside: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
@@ -102,7 +109,10 @@ def add(directory: Path, average: Average, recipe: str, beside: Sequence[dict[st
 def folders(run: Path) -> list[Path]:
     """The checkpoints of a run, the oldest first."""
     place = run / "checkpoints"
-    return sorted(p for p in place.iterdir() if p.name.isdigit() and p.is_dir()) if place.is_dir() else []
+    if not place.is_dir():
+        return []
+    found = [path for path in place.iterdir() if re.fullmatch("[0-9]{12,}", path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name))
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
@@ -134,7 +144,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{file}: is missing, the checkpoint is not whole; copy it again, or remove {folder}"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file}: cannot be read ({str(error).splitlines()[0][:120]})") from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise ValueError(f"{file}: is not an {FORMAT}")
@@ -145,6 +155,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{file}: {name} cannot be {str(meta[name])[:60]!r}; it was edited")
     if meta["classes"] and not (len(meta["class_counts"]) == meta["classes"] and sum(meta["class_counts"])):
         raise ValueError(f"{file}: class_counts are not those of {meta['classes']} classes; it was edited")
+    check_signature(meta, file)
     return meta
 
 
@@ -238,7 +249,10 @@ def read_weights(folder: Path, entry: dict[str, Any], recipe: str) -> dict[str, 
     if header.get("recipe") != recipe:
         raise ValueError(f"{file}: is a checkpoint of another recipe than {META} beside it")
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-        raise ValueError(f"{file}: was changed after it was written (its SHA-256 is not that in {META})")
+        raise ValueError(
+            f"{file}: was changed after it was written (its SHA-256 is not that in {META}); copy it again, choose "
+            "other weights with ema, or go on training to the next checkpoint"
+        )
     return weights
 
 

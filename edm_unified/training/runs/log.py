@@ -5,33 +5,54 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edm_unified.components.files import write_atomic
 from edm_unified.training.loop import Progress
 
 
+class Contents(NamedTuple):
+    """The sound lines of a log, by number from 1, and the numbers of the damaged ones.
+
+    A line that a kill cut off, the last without an end, is neither.
+    """
+
+    sound: dict[int, dict[str, Any]]
+    damaged: list[int]
+
+
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log. One that was cut off or is none of ours is left out, and all that follow it."""
-    found: list[dict[str, Any]] = []
-    if path.exists():
-        for line in path.read_bytes().splitlines(keepends=True):
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                break
-            if not line.endswith(b"\n") or not _ours(entry):
-                break
-            found.append(entry)
-    return found
+    """The sound lines of a log."""
+    return [*contents(path).sound.values()]
 
 
-def _ours(entry: Any) -> bool:
+def contents(path: Path) -> Contents:
+    """The lines of a log, sound and damaged."""
+    parsed: dict[int, dict[str, Any]] = {}
+    written = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    for number, line in enumerate(written, start=1):
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if _sound(entry):
+            parsed[number] = entry
+    batches = Counter(entry["images"] / entry["step"] for entry in parsed.values())
+    batch = batches.most_common(1)[0][0] if batches else None
+    last, sound = 0, {}
+    for number, entry in parsed.items():
+        if entry["images"] / entry["step"] == batch and entry["step"] > last:  # no digit of the step is damaged
+            last, sound[number] = entry["step"], entry
+    return Contents(sound, [number for number in range(1, len(written) + 1) if number not in sound])
+
+
+def _sound(entry: Any) -> bool:
     """Whether a line says what :meth:`Log.add` does."""
     if not isinstance(entry, dict):
         return False
-    counted = all(type(entry.get(name)) is int for name in ("step", "images"))
+    counted = all(type(entry.get(name)) is int and 0 < entry[name] < 2**63 for name in ("step", "images"))
     measured = all(_number(entry.get(name)) for name in ("loss", "rate", "images_per_second", "seconds"))
     norm, bins = entry.get("grad_norm", ""), entry.get("bins")
     return (
@@ -40,27 +61,42 @@ def _ours(entry: Any) -> bool:
         and (norm is None or _number(norm))
         and isinstance(bins, list)
         and all(isinstance(row, list) and len(row) == 3 and all(map(_number, row)) for row in bins)
+        and all(sigma > 0 and count > 0 for sigma, _, count in bins)
     )
 
 
 def _number(value: Any) -> bool:
-    return type(value) in (int, float)
+    return type(value) in (int, float) and -1e300 < value < 1e300
 
 
-def cut(path: Path, step: int) -> list[dict[str, Any]]:
-    """Drop what the log says of steps after ``step``; the lines that are left."""
-    kept = [entry for entry in read(path) if entry["step"] <= step]
-    if path.exists():
-        write_atomic(path, "".join(_line(entry) for entry in kept))
-    return kept
+def cut(path: Path, step: int) -> list[int]:
+    """Drop what the log says of steps after ``step``, and damaged lines; the numbers of those that were lost.
+
+    Where one was, the file as it was stays beside it, as ``log.jsonl.damaged``.
+    """
+    if not path.exists():
+        return []
+    found = contents(path)
+    kept = [entry for entry in found.sound.values() if entry["step"] <= step]
+    later = (number for number, entry in found.sound.items() if entry["step"] > step)  # it comes again
+    end = next(later, math.inf)
+    lost = [number for number in found.damaged if number < end]
+    if lost:
+        write_atomic(path.with_name(f"{path.name}.damaged"), path.read_bytes())
+    write_atomic(path, "".join(_line(entry) for entry in kept))
+    return lost
 
 
 class Log:
-    """The log of a run that stands at ``step``: what it says of later steps is dropped, they are to come again."""
+    """The log of a run that stands at ``step``: what it says of later steps is dropped, they are to come again.
+
+    ``lost``: the numbers of the lines that were damaged.
+    """
 
     def __init__(self, path: Path, step: int) -> None:
         self._path = path
-        kept = cut(path, step)
+        self.lost = cut(path, step)
+        kept = read(path)
         self.seconds = float(kept[-1]["seconds"]) if kept else 0.0
 
     def add(self, progress: Progress, seconds: float) -> dict[str, Any]:

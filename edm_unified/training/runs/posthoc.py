@@ -11,7 +11,6 @@ new names, then it is replaced, then the files that it no longer names are remov
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from edm_unified.components.files import claim, write_atomic
+from edm_unified.components.outputs import RUN, DamagedError, OutputDirectory
 from edm_unified.training.optimization.ema import gamma_of, mismatch, reconstruct
 from edm_unified.training.runs import checkpoint
 from edm_unified.training.runs.storage import sync
@@ -29,6 +28,7 @@ from edm_unified.training.runs.storage import sync
 LIMIT = 0.1
 """The largest mismatch of an average that is written. Of 50 snapshots of 0.05 and 0.10, all from 0.01 to 0.28 pass."""
 
+_REMEDY = "copy it again, or remove it to do without"
 _Profiles = list[tuple[float, float]]
 
 
@@ -51,13 +51,18 @@ class _Snapshot(NamedTuple):
 
 
 def write(
-    run: Path, stds: Sequence[float], tell: Callable[[int, int], object] = lambda done, total: None
+    run: Path,
+    stds: Sequence[float],
+    tell: Callable[[int, int], object] = lambda done, total: None,
+    note: Callable[[str], object] = lambda text: None,
 ) -> list[Made]:
     """Averages of relative widths ``stds`` of the run, into its newest checkpoint.
 
-    ``tell`` is told how many files have been read. Raises ``ValueError`` where two widths are the same, where the
-    profile of one would be more than ``LIMIT`` off, where the run has no snapshots, where one is damaged, and where
-    another process writes to the run. Raises ``OSError`` where a file cannot be written; the checkpoint is as before.
+    ``tell`` is told how many files have been read, ``note`` what else there is to know.
+
+    Raises ``ValueError`` where two widths are the same, where the profile of one would be more than ``LIMIT`` off,
+    where the run has no snapshots, where one is damaged, and where another process writes to the run. Raises
+    ``OSError`` where a file cannot be written; the checkpoint is as before.
     """
     for a, b in itertools.combinations(stds, 2):
         if checkpoint.same(a, b):
@@ -65,12 +70,15 @@ def write(
     checkpoint.find(run)  # raises where there is no run, before its directory is claimed
     if not _files(run):
         raise ValueError(_without(run))
-    with claim(run):
+    with OutputDirectory(run, RUN) as output:
         folder = checkpoint.find(run)
         meta = checkpoint.read_meta(folder)
-        found = [s for s in _snapshots(run, meta["recipe"]) if s.images <= meta["images"]]
+        found = [s for s in _snapshots(output, meta["recipe"]) if s.images <= meta["images"]]
         if not found:
             raise ValueError(_without(run))
+        unknown = sum(not output.is_sealed(_name(snapshot.file)) for snapshot in found)
+        if unknown:
+            note(f"{run}: of {unknown} of {len(found)} snapshots no SHA-256 was kept; they are taken as they are")
         last = found[-1].images
         profiles = [(float(s.images), gamma_of(std)) for s in found for std in s.stds]
         fits = {std: _fit(profiles, float(last), std) for std in stds}
@@ -79,9 +87,9 @@ def write(
             if off > LIMIT and std not in trained:
                 raise ValueError(_unmet(run, profiles, found[-1], std, off))
         wanted = [std for std in stds if std not in trained]
-        sums = _summed(found, [fits[std][0] for std in wanted], tell) if wanted else []
+        sums = _summed(output, found, [fits[std][0] for std in wanted], tell) if wanted else []
         averages = [checkpoint.Average(std, weights) for std, weights in zip(wanted, sums, strict=True)]
-        new = dict(zip(wanted, _put(folder, meta, averages, last), strict=True))
+        new = dict(zip(wanted, _put(output, folder, meta, averages, last), strict=True))
     return [
         Made(std, folder / new[std]["file"], last, fits[std][1])
         if std in new
@@ -139,9 +147,10 @@ def _reach(profiles: _Profiles, t: float, met: float, unmet: float) -> float:
 
 
 def _put(
-    folder: Path, meta: dict[str, Any], averages: Sequence[checkpoint.Average], images: int
+    output: OutputDirectory, folder: Path, meta: dict[str, Any], averages: Sequence[checkpoint.Average], images: int
 ) -> list[dict[str, Any]]:
     """Write ``averages``, each in the place of the one of its length, or after all: the first stays the default."""
+    output.own(f"checkpoints/{folder.name}")
     old, new, added = meta["weights"], list(meta["weights"]), []
     kept = {entry["file"] for entry in old}
     try:
@@ -154,7 +163,7 @@ def _put(
             new[place : place + 1] = [entry]
         sync(folder)
         if new != old:
-            write_atomic(folder / checkpoint.META, json.dumps(meta | {"weights": new}, indent=1) + "\n")
+            checkpoint.write_meta(folder, meta | {"weights": new})
     except OSError:  # checkpoint.json is the old one
         for entry in added:
             if entry["file"] not in kept:
@@ -172,18 +181,24 @@ def _files(run: Path) -> list[Path]:
     return sorted(found, key=lambda file: int(file.stem))
 
 
-def _snapshots(run: Path, recipe: str) -> list[_Snapshot]:
+def _name(file: Path) -> str:
+    return f"snapshots/{file.name}"
+
+
+def _snapshots(output: OutputDirectory, recipe: str) -> list[_Snapshot]:
     """Those of the run, the oldest first, and the lengths in each."""
     from safetensors import SafetensorError, safe_open
 
     found = []
-    for file in _files(run):
+    for file in _files(output.path):
         try:
             with safe_open(file, framework="pt") as opened:
                 header = opened.metadata() or {}
                 stds = sorted({float(name.partition("/")[0]) for name in opened.keys()})  # noqa: SIM118
         except (SafetensorError, OSError, ValueError) as error:
-            raise ValueError(f"{file}: not a readable snapshot, it was cut off or changed ({error})") from None
+            raise ValueError(
+                f"{file}: not a readable snapshot, it was cut off or changed ({error}); copy it again, or remove it"
+            ) from None
         if header.get("recipe") != recipe:
             raise ValueError(f"{file}: is a snapshot of another recipe")
         found.append(_Snapshot(file, int(file.stem), tuple(stds)))
@@ -191,16 +206,27 @@ def _snapshots(run: Path, recipe: str) -> list[_Snapshot]:
 
 
 def _summed(
-    snapshots: Sequence[_Snapshot], shares: Sequence[Sequence[float]], tell: Callable[[int, int], object]
+    output: OutputDirectory,
+    snapshots: Sequence[_Snapshot],
+    shares: Sequence[Sequence[float]],
+    tell: Callable[[int, int], object],
 ) -> list[dict[str, Tensor]]:
-    """Σ x_i θ̄_i for each row of ``shares``; summed in float64, one file in memory at a time."""
-    from safetensors.torch import load_file
+    """Σ x_i θ̄_i for each row of ``shares``; summed in float64, one file in memory at a time.
+
+    Raises ``ValueError`` naming a file that is not what was written.
+    """
+    from safetensors.torch import load
 
     totals: list[dict[str, Tensor]] = [{} for _ in shares]
     types: dict[str, torch.dtype] = {}
     place = 0
     for number, snapshot in enumerate(snapshots, start=1):
-        tensors = load_file(snapshot.file)
+        try:
+            content = output.read(_name(snapshot.file))
+        except DamagedError as error:
+            raise ValueError(f"{error}; {_REMEDY}") from None
+        assert content is not None
+        tensors = load(content)
         for std in snapshot.stds:
             for key, tensor in tensors.items():
                 label, _, name = key.partition("/")

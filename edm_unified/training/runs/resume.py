@@ -16,6 +16,7 @@ import torch
 
 from edm_unified.training.job import Job
 from edm_unified.training.runs import checkpoint, decoding, log
+from edm_unified.training.runs.storage import check_signature
 from edm_unified.training.settings import Training
 
 
@@ -31,12 +32,19 @@ def check(directory: Path, job: Job) -> Training | None:
             raise ValueError(f"{directory}: has checkpoints but no run.json; start over with --fresh")
         return None
     now = json.loads(json.dumps(job.tree))
+    unreadable = ValueError(f"{file}: cannot be read; copy it again, or start over with --fresh")
     try:
-        about = json.loads(file.read_text("utf-8"))
+        about = dict(json.loads(file.read_text("utf-8")).items())
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        raise unreadable from None
+    check_signature(about, file)
+    try:
         before = dict(about["recipe"].items())
         settings = decoding.decode(Training, before["training"]) if before else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{file}: cannot be read; start over with --fresh") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise unreadable from None
+    if not isinstance(settings, Training | None):
+        raise unreadable
     key = decoding.first_difference(Job.bound(before), Job.bound(now))
     if key is not None:
         past = ", and with it the learning rate of what was already learnt" if key.startswith("training.rate") else ""
@@ -64,7 +72,8 @@ def data_of(job: Job) -> dict[str, Any]:
 def _said(data: Any) -> str:
     if not isinstance(data, dict):
         return str(data)[:60]
-    shape = "×".join(map(str, data.get("shape", ())))
+    shape = data.get("shape")
+    shape = "×".join(map(str, shape)) if isinstance(shape, list) else shape
     return f"{data.get('samples')} samples of shape {shape}, classes {str(data.get('counts') or 'none')[:60]}"
 
 

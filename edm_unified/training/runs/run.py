@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Generator, Iterator
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from edm_unified.components.files import Lock, claim, write_atomic
+from edm_unified.components.outputs import RUN, OutputDirectory
 from edm_unified.training.denoiser import Trained
 from edm_unified.training.job import Job
 from edm_unified.training.loop import Progress, train
@@ -31,20 +32,8 @@ from edm_unified.training.runs import checkpoint, resume
 from edm_unified.training.runs.checkpoint import Average
 from edm_unified.training.runs.log import Log
 from edm_unified.training.runs.state import TrainState
-from edm_unified.training.runs.storage import Naming, check_seal, seal, sync
+from edm_unified.training.runs.storage import Naming, check_seal, seal, signed, sync
 from edm_unified.training.settings import Training
-
-_OURS = (
-    "recipe.yaml",
-    "run.json",
-    "checkpoints",
-    "snapshots",
-    "log.jsonl",
-    "excess.jsonl",
-    "samples",
-    "report.html",
-    "tensorboard",
-)
 
 
 class Step(NamedTuple):
@@ -59,14 +48,17 @@ class Step(NamedTuple):
 class Run:
     """Opens ``directory`` for ``job``, at the state it was left in; ``fresh`` removes an earlier run in it.
 
-    Raises ``ValueError`` where another run is writing to it, where it was begun with another recipe (naming the first
-    key that differs), where it cannot have the length asked for, and where its state is damaged; ``OSError`` where it
-    cannot be written.
+    ``output``: the directory, in the leading process. ``lost``: the numbers of lines of the log that were damaged.
+
+    Raises ``ValueError`` where the directory holds something else, where another run is writing to it, where it was
+    begun with another recipe (naming the first key that differs), where it cannot have the length asked for, and where
+    its state is damaged; ``OSError`` where it cannot be written.
     """
 
     def __init__(self, directory: Path, job: Job, team: Team, fresh: bool = False) -> None:
         self.directory, self.job, self.team = directory, job, team
-        self._lock: Lock | None = None
+        self._output: OutputDirectory | None = None
+        self.lost: list[int] = []
         self._before: Training | None = None
         self._spare: Path | None = None
         self._training: Generator[Progress, None, None] | None = None
@@ -77,6 +69,9 @@ class Run:
             team.lead(lambda: self._begin(fresh))
             self._resume()
             self._log = Log(directory / "log.jsonl", self.state.step) if team.leads else None
+            if self._log is not None:
+                self.lost = self._log.lost
+                self._prune()  # a kill may have come between a checkpoint and that
         except BaseException:
             self.close()
             raise
@@ -93,11 +88,17 @@ class Run:
         """Give the directory free, and end what reads ahead, wherever the steps were left."""
         if self._training is not None:
             self._training.close()
-        if self._lock is not None:
-            self._lock.close()
+        if self._output is not None:
+            self._output.close()
+
+    @property
+    def output(self) -> OutputDirectory:
+        """The directory, which the leading process alone writes to."""
+        assert self._output is not None
+        return self._output
 
     def _claim(self, fresh: bool) -> None:
-        self._lock = claim(self.directory)
+        self._output = OutputDirectory(self.directory, RUN)
         try:
             if not fresh:
                 self._before = resume.check(self.directory, self.job)
@@ -108,18 +109,20 @@ class Run:
     def _begin(self, fresh: bool) -> None:
         directory, job = self.directory, self.job
         if fresh:
-            for name in _OURS:
-                path = directory / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            self.output.clear()
         for name in ("checkpoints", "snapshots"):
             (directory / name).mkdir(exist_ok=True)
-        for path in (directory / "checkpoints").glob(".*"):  # cut off
-            shutil.rmtree(path)
+        for path in (directory / "checkpoints").iterdir():
+            if re.fullmatch(r"\.[0-9]{12,}", path.name) and path.is_dir() and not path.is_symlink():  # cut off
+                shutil.rmtree(path)
         if not fresh:
             self._spare = resume.reopen(directory, self._before, job.settings)
-        about = {"recipe": job.tree, "data": resume.data_of(job)}
-        write_atomic(directory / "run.json", json.dumps(about, indent=1) + "\n")
-        write_atomic(directory / "recipe.yaml", job.text)
+        about = signed({"recipe": job.tree, "data": resume.data_of(job)})
+        self.output.write("run.json", json.dumps(about, indent=1) + "\n")
+        self.output.write("recipe.yaml", job.text)
+        for name in ("log.jsonl", "log.jsonl.damaged"):
+            self.output.check_ours(name)
+            self.output.own(name)
 
     def _resume(self) -> None:
         found = checkpoint.folders(self.directory)
@@ -175,6 +178,8 @@ class Run:
         averages = self.averages()
         if team.leads:
             shutil.rmtree(partial, ignore_errors=True)
+            for folder in (partial, final):
+                self.output.own(f"checkpoints/{folder.name}")
             with Naming(final):
                 partial.mkdir()
         team.wait()
@@ -193,14 +198,15 @@ class Run:
                 shutil.rmtree(final)
             os.replace(partial, final)
             sync(place)
+            if self._spare is not None:
+                shutil.rmtree(self._spare, ignore_errors=True)
+                self._spare = None
             self._prune()
         team.wait()
         return final
 
     def _prune(self) -> None:
-        if self._spare is not None:
-            shutil.rmtree(self._spare, ignore_errors=True)
-            self._spare = None
+        """Remove the checkpoints before those that are kept, and what only the newest continues from."""
         found = checkpoint.folders(self.directory)
         for folder in found[: -self.job.settings.keep]:
             gone = folder.with_name(f".{folder.name}")
@@ -218,8 +224,8 @@ class Run:
 
         found = {f"{std:.6g}/{k}": _here(v) for std, weights in averages.weights() for k, v in weights.items()}
         if self.team.leads:
-            file = self.directory / "snapshots" / f"{images:012d}.safetensors"
-            write_atomic(file, save(found, metadata={"recipe": self.job.fingerprint}))
+            content = save(found, metadata={"recipe": self.job.fingerprint})
+            self.output.write(f"snapshots/{images:012d}.safetensors", content, sealed=True)
 
 
 def _remedy(found: list[Path]) -> str:

@@ -61,18 +61,41 @@ def check_seal(folder: Path) -> None:
 
     A folder without a seal, of an earlier version, passes.
     """
-    if not (folder / _SEAL).exists():
+    record = folder / _SEAL
+    if not record.exists():
         return
     try:
-        sealed = dict(json.loads((folder / _SEAL).read_text("utf-8")))
-    except (ValueError, TypeError):
-        raise ValueError(f"{folder / _SEAL}: cannot be read") from None
+        sealed = dict(json.loads(record.read_text("utf-8")))
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError(f"{record}: cannot be read") from None
     for name, digest in sealed.items():
-        file = folder / str(name)
-        if not file.is_file():
+        file = folder / name
+        if file.name != name or not file.is_file():
             raise ValueError(f"{file}: is missing")
         if _digest(file) != digest:
             raise ValueError(f"{file}: was changed after it was written")
+
+
+def signed(record: dict[str, Any]) -> dict[str, Any]:
+    """``record`` with the SHA-256 of all else in it, which :func:`check_signature` compares with."""
+    return record | {"sha256": _signature(record)}
+
+
+def check_signature(record: dict[str, Any], file: Path) -> None:
+    """Raise ``ValueError`` where ``record``, read from ``file``, is not what was signed.
+
+    One without a signature, of an earlier version, passes.
+    """
+    if "sha256" in record and record["sha256"] != _signature(record):
+        raise ValueError(
+            f"{file}: was changed after it was written; copy it again, or, where you changed it on purpose, take out "
+            "its last entry, sha256"
+        )
+
+
+def _signature(record: dict[str, Any]) -> str:
+    bare = {key: value for key, value in record.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
 
 
 def _files(folder: Path) -> list[Path]:

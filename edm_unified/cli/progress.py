@@ -1,0 +1,171 @@
+"""How far a command has come: a bar where stderr is a terminal, lines where it is not, nothing with ``--quiet``.
+
+Ctrl-C is kept here too. Python raises it wherever the program happens to be; inside a callback of the garbage collector
+the exception is printed and dropped, and the program goes on. So it is noted as well, and raised again when the command
+next tells how far it has come.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import click
+
+from edm_unified.cli import terminal
+
+SHARE = 0.1
+"""Of this session's work: what must be known before the time that is left is told."""
+
+
+class Progress(Protocol):
+    """Where a command reports how far it has come."""
+
+    def update(self, done: float, total: float, text: str, start: float = 0.0) -> None:
+        """``done`` of ``total``, of which ``start`` was there before this session began."""
+
+    def say(self, text: str) -> None:
+        """What is being done, where there is no number for it."""
+
+
+class Interrupt:
+    """Whether Ctrl-C was pressed; ``check`` raises ``KeyboardInterrupt`` where it was, and nobody has noticed."""
+
+    def __init__(self) -> None:
+        self.pressed = False
+
+    def check(self) -> None:
+        if self.pressed:
+            self.pressed = False
+            raise KeyboardInterrupt
+
+
+class Silent:
+    """Reports nothing."""
+
+    def __init__(self, interrupt: Interrupt) -> None:
+        self._interrupt = interrupt
+
+    def update(self, done: float, total: float, text: str, start: float = 0.0) -> None:
+        self._interrupt.check()
+
+    def say(self, text: str) -> None:
+        self._interrupt.check()
+
+
+class Lines:
+    """A line every ten seconds, for logs; the first after one second."""
+
+    def __init__(self, interrupt: Interrupt) -> None:
+        self._interrupt, self._pace = interrupt, _Pace()
+        self._next = time.monotonic() + 1
+
+    def update(self, done: float, total: float, text: str, start: float = 0.0) -> None:
+        self._interrupt.check()
+        now = time.monotonic()
+        if now < self._next or not total:
+            return
+        self._next = now + 10
+        left = self._pace.left(done, total, start)
+        click.echo(f"{100 * done / total:3.0f} %  {text}{left and f', {left}'}", err=True)
+
+    def say(self, text: str) -> None:
+        self._interrupt.check()
+        click.echo(text, err=True)
+        self._pace.restart()
+
+
+class Bar:
+    """A bar that redraws itself, on a terminal."""
+
+    def __init__(self, interrupt: Interrupt, bar: Any) -> None:
+        self._interrupt, self._pace = interrupt, _Pace()
+        self._bar, self._task = bar, bar.add_task("", total=None, left="")
+
+    def update(self, done: float, total: float, text: str, start: float = 0.0) -> None:
+        self._interrupt.check()
+        left = self._pace.left(done, total, start)
+        self._bar.update(self._task, completed=done, total=total, description=terminal.printable(text), left=left)
+
+    def say(self, text: str) -> None:
+        self._interrupt.check()
+        self._bar.update(self._task, description=terminal.printable(text), left="")
+        self._pace.restart()
+
+
+class _Pace:
+    """The time that is left, from what this session has done since it began, or since ``restart``."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def restart(self) -> None:
+        self._began = time.monotonic()
+
+    def left(self, done: float, total: float, start: float) -> str:
+        """``1:05 left``; nothing while less than ``SHARE`` is known, or nothing is left."""
+        if not SHARE * (total - start) <= done - start < total - start:
+            return ""
+        return f"{_clock((time.monotonic() - self._began) * (total - done) / (done - start))} left"
+
+
+@contextmanager
+def progress(talk: bool) -> Iterator[Progress]:
+    """A bar where stderr is a terminal, lines where it is not, and nothing at all unless ``talk``."""
+    with kept_interrupt() as interrupt:
+        if not talk:
+            yield Silent(interrupt)
+        elif not sys.stderr.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
+            yield Lines(interrupt)
+        else:
+            from rich import progress as rich
+
+            columns = (
+                rich.TextColumn("{task.description}", markup=False),
+                rich.BarColumn(),
+                rich.TaskProgressColumn(),
+                rich.TextColumn("{task.fields[left]}", markup=False),
+            )
+            shown = rich.Progress(*columns, console=terminal.console(stderr=True), transient=True)
+            with shown as bar, terminal.printable_streams():  # rich has put streams of its own there
+                yield Bar(interrupt, bar)
+        interrupt.check()
+
+
+@contextmanager
+def kept_interrupt() -> Iterator[Interrupt]:
+    """Ctrl-C as always, and noted; where it is dropped, that is not printed. All as before afterwards.
+
+    Where it is ignored, or has a handler of somebody else, it stays so.
+    """
+    interrupt, before, hook = Interrupt(), signal.getsignal(signal.SIGINT), sys.unraisablehook
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+
+    def noted(number: int, frame: Any) -> None:
+        interrupt.pressed = True
+        signal.default_int_handler(number, frame)
+
+    def dropped(found: Any) -> None:
+        if not (interrupt.pressed and issubclass(found.exc_type, KeyboardInterrupt)):
+            hook(found)
+
+    signal.signal(signal.SIGINT, noted)
+    sys.unraisablehook = dropped
+    try:
+        yield interrupt
+    finally:
+        sys.unraisablehook = hook
+        signal.signal(signal.SIGINT, before)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
