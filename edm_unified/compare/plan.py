@@ -33,6 +33,8 @@ class Method:
     recipe: Recipe
     swept: tuple[tuple[str, float], ...] = ()
     """The numbers that the comparison gave it, with their paths: ``(("sampler.renoising.S_churn", 40.0),)``."""
+    usual: tuple[tuple[str, float], ...] = ()
+    """The recipe's own numbers at those paths, where it has some."""
 
     @property
     def stochastic(self) -> bool:
@@ -116,9 +118,9 @@ class Plan:
             f"note: {budget} evaluations are too few for the order of {', '.join(names)}, which is lower throughout"
             for budget, names in sorted(short.items())
         ]
-        return (*too_few, *self._coincidences())
+        return (*too_few, *self.coincidences())
 
-    def _coincidences(self) -> Iterator[str]:
+    def coincidences(self) -> Iterator[str]:
         """A line for each budget at which values of a swept parameter of the renoising give one and the same walk."""
         same: dict[Any, list[Cell]] = {}
         for cell in self.cells:
@@ -176,7 +178,7 @@ def make_plan(comparison: Comparison, recipes: Sequence[tuple[str, Recipe]]) -> 
     for name, recipe in recipes:
         for choice in itertools.product(*crossed.values()):
             given = dict(zip(crossed, choice, strict=True))
-            methods.append(_method(name, _override(name, recipe, comparison, given), given))
+            methods.append(_method(name, _override(name, recipe, comparison, given), given, recipe))
     twice = [m for m, times in Counter((m.name, m.recipe.hash) for m in methods).items() if times > 1]
     if twice:
         raise ValueError(f"recipes: {twice[0][0]} is named twice with the same settings; name it once")
@@ -195,12 +197,17 @@ def make_plan(comparison: Comparison, recipes: Sequence[tuple[str, Recipe]]) -> 
     return Plan(comparison, tuple(methods), tuple(cells), tuple(skipped))
 
 
-def _method(name: str, recipe: Recipe, given: Mapping[str, Any]) -> Method:
-    """``recipe`` under ``name``, and with what no label of the records tells: a value outside schedule and sampler."""
+def _method(name: str, recipe: Recipe, given: Mapping[str, Any], original: Recipe) -> Method:
+    """``recipe``, made of ``original``, under ``name``, and with what no label of the records tells.
+
+    That is a value outside schedule and sampler.
+    """
     untold = [path for path in given if not path.startswith(("schedule", "sampler"))]
     name = ", ".join([name, *(f"{path}={words_of(given[path])}" for path in untold)])
     swept = {path: float(value) for path, value in given.items() if _is_number(value)}
-    return Method(name, recipe, tuple(swept.items()))
+    own = {path: by_path.get(original, path) for path in swept}
+    usual = {path: float(value) for path, value in own.items() if _is_number(value)}
+    return Method(name, recipe, tuple(swept.items()), tuple(usual.items()))
 
 
 def _is_number(value: object) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import platform
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +18,7 @@ from edm_unified.compare.problem import ENDPOINT, Problem, Problems, Settings
 from edm_unified.compare.run import common_key, pictured, reference_name, solve_reference, start_of, told_as
 from edm_unified.compare.store import Store
 from edm_unified.data import Dataset, batch, order
-from edm_unified.recipe import Recipe
+from edm_unified.recipe import Recipe, by_path
 from edm_unified.report.data import Key, MethodView, ReportData
 from edm_unified.report.ranking import short_labels
 
@@ -66,12 +68,17 @@ def report_data(
     reference = _shown_reference(plan, problem, store, settings)
     say("measuring the exact samples")
     floors = {} if reference is None or problem.learnt else _floors(plan, problem, reference)
+    sweep, usual, series = _sweep(plan)
     return ReportData(
         title=plan.comparison.title,
         description=plan.comparison.description,
         records=records,
         methods=[
-            _view(plan, method, key, name, words[method.recipe.data, method.recipe.denoiser])
+            dataclasses.replace(
+                _view(plan, method, key, name, words[method.recipe.data, method.recipe.denoiser]),
+                series=series.get(method, ""),
+                swept=dict(method.swept).get(sweep, math.nan),
+            )
             for method, key, name in zip(plan.methods, keys, names, strict=True)
         ],
         facts=_facts(plan, problem, words),
@@ -81,6 +88,9 @@ def report_data(
         grid_budget=plan.comparison.grid_nfe if plan.comparison.grid_nfe in plan.comparison.nfe else None,
         rank_by=plan.comparison.rank_by,
         floors=floors,
+        sweep=sweep,
+        usual=usual,
+        sweep_notes=tuple(line.removeprefix("note: ") for line in plan.coincidences()),
         environment=environment(settings),
         commands=tuple(commands),
     )
@@ -104,6 +114,29 @@ def shown_of(dataset: Dataset, count: int) -> Tensor:
     if dataset.classes > count:  # not the first of many classes, but some of them
         place = order.indices(dataset.classes, 0, 0, dataset.classes).argsort()
     return drawn[(turn * dataset.classes + place[labels]).argsort(stable=True)[:count]]
+
+
+def _sweep(plan: Plan) -> tuple[str, float, dict[Method, str]]:
+    """The one parameter that all methods were given a number for, the recipes' own value, and each method's series.
+
+    A series is what is the same but for that parameter. Nothing where no parameter, or more than one, has two values.
+    """
+    values: dict[str, set[float]] = {}
+    for method in plan.methods:
+        for path, value in method.swept:
+            values.setdefault(path, set()).add(value)
+    several = [path for path, found in values.items() if len(found) > 1]
+    if len(several) != 1 or not all(several[0] in dict(method.swept) for method in plan.methods):
+        return "", math.nan, {}
+    (path,) = several
+    groups: dict[Recipe, list[Method]] = {}
+    for method in plan.methods:
+        same = by_path.put(method.recipe, path, dict(plan.methods[0].swept)[path])
+        groups.setdefault(dataclasses.replace(same, title=method.name), []).append(method)
+    names = short_labels([Key(**members[0].labels) for members in groups.values()])
+    own = {dict(method.usual).get(path, math.nan) for method in plan.methods}
+    series = {method: name for name, members in zip(names, groups.values(), strict=True) for method in members}
+    return path, own.pop() if len(own) == 1 else math.nan, series
 
 
 def _common(plan: Plan, method: Method, problems: Problems, settings: Settings) -> str:

@@ -62,6 +62,7 @@ class MethodView:
         hash: 12 hexadecimal digits of the resolved recipe.
         levels: the walk it takes at ``ReportData.grid_budget``, noise levels with rises and repeats; may be empty.
         curve: its schedule, for σ(t), s(t) and the trajectories; None leaves it out of those figures.
+        series, swept: where ``ReportData.sweep`` names a parameter, its value, and what else the method is, in words.
         problem: the data and the model that it ran on, in words; methods are ranked among those of one problem.
     """
 
@@ -73,6 +74,8 @@ class MethodView:
     levels: Sequence[float] = ()
     curve: Curve | None = None
     problem: str = ""
+    series: str = ""
+    swept: float = math.nan
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,6 +95,8 @@ class ReportData:
         grid_budget: the budget at which samples and levels are shown; None: the middle one.
         rank_by: the metric the tables are sorted by at first; None: the first metric that every method has.
         floors: metric -> (value, low, high) of the exact endpoints themselves: what no method can beat but by luck.
+        sweep: the parameter in whose values alone the methods of each series differ, or nothing. ``usual``: the
+            recipes' own value of it, NaN where they have several. ``sweep_notes``: sentences about its values.
         environment: versions, machine, dtype: shown as a table.
         commands: exact shell commands, one string each.
     """
@@ -107,6 +112,9 @@ class ReportData:
     grid_budget: int | None = None
     rank_by: str | None = None
     floors: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    sweep: str = ""
+    usual: float = math.nan
+    sweep_notes: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     commands: Sequence[str] = ()
 

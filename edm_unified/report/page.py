@@ -38,6 +38,7 @@ def build(data: ReportData) -> str:
         "map": ("Heat map", heat.section_of(aggregated) if crowded else _NOTHING),
         "tables": ("Ranked tables", ranked_tables(aggregated)),
         "errors": ("Error against evaluations", _NOTHING if crowded else _errors(data, aggregated)),
+        "sweep": (f"Error against {data.sweep}", _sweep(data, aggregated)),
         "samples": ("Samples", _NOTHING if crowded else _samples(data, aggregated)),
         "levels": ("Noise levels visited", _NOTHING if crowded else _levels(aggregated)),
         "schedules": ("Schedules", _schedules(aggregated)),
@@ -79,6 +80,12 @@ def _errors(data: ReportData, t: Table) -> Markup:
     entries = [(i, str(i + 1) if numbered else "", m.label) for i, m in enumerate(t.methods)]
     drawn = [(drawing, name, metric(name)) for name, drawing in panels.error_panels(data, t).items()]
     return part(_PAGE, "errors", entries, drawn)
+
+
+def _sweep(data: ReportData, t: Table) -> Markup:
+    drawn = [(drawing, name, metric(name)) for name, drawing in panels.sweep_panels(data, t).items()]
+    usual = f"{data.usual:g}" if math.isfinite(data.usual) else ""
+    return part(_PAGE, "sweep", data.sweep, usual, drawn, data.sweep_notes) if drawn else _NOTHING
 
 
 def _samples(data: ReportData, t: Table) -> Markup:

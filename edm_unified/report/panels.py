@@ -14,7 +14,7 @@ from edm_unified.report.draw import PANEL, Palette, dash, margins, png, svg
 from edm_unified.report.ranking import Table, number, tabulate
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 
 def figures(data: ReportData, dpi: int = 150) -> dict[str, bytes]:
@@ -28,6 +28,8 @@ def figures(data: ReportData, dpi: int = 150) -> dict[str, bytes]:
             files[f"heatmap-{i}.png" if i else "heatmap.png"] = heat.heat_png(grid, table.rank_by or "", dpi)
     elif table.metrics:
         files["error_vs_nfe.png"] = _errors(data, table, dpi)
+    if data.sweep and table.metrics:
+        files["sweep.png"] = _sweep_png(data, table, dpi)
     if shown:
         files["schedules.png"] = _schedules(shown, dpi)
         files["trajectories.png"] = _trajectories(shown, dpi)
@@ -48,6 +50,45 @@ def error_panels(data: ReportData, table: Table) -> dict[str, Markup]:
         )
         for i, name in enumerate(table.metrics)
     }
+
+
+def sweep_panels(data: ReportData, table: Table) -> dict[str, Markup]:
+    """metric -> SVG of it against the parameter whose values were compared; nothing where none was."""
+    if not data.sweep:
+        return {}
+    size = (PANEL[0], PANEL[1] + _sweep_foot(table) - 0.5)
+    return {
+        name: svg(
+            lambda figure, palette, name=name: _against(figure, palette, data, table, name),  # type: ignore[misc]
+            f"sweep-{i}",
+            f"{metric(name).title} against {data.sweep}; the values are in the tables",
+            size,
+        )
+        for i, name in enumerate(table.metrics)
+    }
+
+
+def _sweep_foot(table: Table) -> float:
+    """Inches below the axes: the axis, and the names of the lines."""
+    series = len({m.series for m in table.methods})
+    rows = series * len(table.budgets) if series > 1 else math.ceil(len(table.budgets) / 3)
+    return 0.6 + 0.17 * rows
+
+
+def _against(figure: Figure | SubFigure, palette: Palette, data: ReportData, table: Table, name: str) -> None:
+    plots.error_against_parameter(margins(figure, 0.66, bottom=_sweep_foot(table)), palette, data, table, name)
+
+
+def _sweep_png(data: ReportData, table: Table, dpi: int) -> bytes:
+    panel = (PANEL[0], PANEL[1] + _sweep_foot(table) - 0.5)
+    columns, size = _grid(len(table.metrics), 3, panel)
+
+    def draw(figure: Figure, palette: Palette) -> None:
+        parts = figure.subfigures(math.ceil(len(table.metrics) / columns), columns, squeeze=False).flat
+        for part, name in zip(parts, table.metrics, strict=False):
+            _against(part, palette, data, table, name)
+
+    return png(draw, size, dpi)
 
 
 def schedule_panels(table: Table) -> list[Markup]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edm_unified.report.data import Cell, MethodView, Score, metric
-from edm_unified.report.draw import Palette, dash, dress, marker, spread
+from edm_unified.report.data import Cell, MethodView, ReportData, Score, metric
+from edm_unified.report.draw import Palette, dash, dress, legend_below, marker, spread
 from edm_unified.report.ranking import Table, superscript
 
 if TYPE_CHECKING:
@@ -84,6 +84,47 @@ def error_against_nfe(ax: Axes, palette: Palette, table: Table, name: str, given
                 gid=group,
             )
     _name_lines(ax, palette, lines, names(table.methods))
+
+
+def curves_against_parameter(data: ReportData, table: Table, name: str) -> dict[tuple[str, int], np.ndarray]:
+    """(series, budget) -> rows (parameter, value, low, high) by rising parameter, infinite where the run diverged."""
+    found: dict[tuple[str, int], list[tuple[float, ...]]] = {}
+    for method in table.methods:
+        for budget in table.budgets:
+            cell = table.cells.get((method.label, budget))
+            if cell is not None and name in cell.scores and math.isfinite(method.swept):
+                row = (method.swept, *cell.scores[name].magnitude(metric(name).best))
+                found.setdefault((method.series, budget), []).append(row)
+    return {which: np.array(sorted(rows)) for which, rows in found.items()}
+
+
+def error_against_parameter(ax: Axes, palette: Palette, data: ReportData, table: Table, name: str) -> None:
+    """One panel: metric ``name`` against ``data.sweep``, a line per budget and series; the recipe's value is marked."""
+    shown = metric(name)
+    dress(ax, palette, shown.title, data.sweep, shown.axis)
+    lines = curves_against_parameter(data, table, name)
+    low, high = _limits([v for line in lines.values() for v in line[:, 1]], None)
+    ax.set_yscale("log")
+    ax.set_ylim(low, high)
+    value_ticks(ax, low, high)
+    several = len({series for series, _ in lines}) > 1
+    for i, ((series, budget), line) in enumerate(lines.items()):
+        line = line[np.isfinite(line[:, 1])]
+        value, below, above = np.maximum(line[:, 1:].T, low * 1.01)
+        colour = palette.line(i)
+        words = f"{series}, {budget}" if several else str(budget)
+        ax.fill_between(line[:, 0], below, above, color=colour, alpha=0.1, linewidth=0)
+        ax.plot(
+            line[:, 0], value, marker=marker(i), markersize=4, linewidth=1.4, linestyle=dash(i), color=colour,
+            label=f"{words} NFE",
+        )  # fmt: skip
+    if math.isfinite(data.usual):
+        ax.axvline(data.usual, color=palette.muted, linewidth=0.9, dashes=(2, 2))
+        ax.annotate(
+            f"recipe's own: {data.usual:g}", (data.usual, 1), (3, -3), xycoords=("data", "axes fraction"),
+            textcoords="offset points", va="top", color=palette.muted, fontsize=8,
+        )  # fmt: skip
+    legend_below(ax, palette, 1 if several else 3)
 
 
 def _draw_floor(ax: Axes, palette: Palette, floor: tuple[float, float, float]) -> None:
