@@ -54,7 +54,7 @@ def _history(solver: Any) -> str:
         levels = (20.0, 10.0, 5.0, again, *_AFTER_RISE[1:])
         dynamics = dynamics_of(Random())
         path = dynamics.walk(levels)
-        x, state = 20.0 * _START, solver.init(dynamics, path)
+        x, state = 20.0 * _START, solver.init(dynamics.axis, path)
         between = x
         for a, b in path.moves:
             if b.sigma < a.sigma:
@@ -64,7 +64,11 @@ def _history(solver: Any) -> str:
         fresh = run(solver, (again, *_AFTER_RISE[1:]), Random(), between, _quiet)
         off = _apart(x, fresh)
         if not off < (1e-2 if is_adaptive(solver) else 1e-12):  # a step's length may be carried on
-            return f"after a move to {again:g} it differs by {off:.1e} from a run that starts there"
+            return (
+                f"after a move to {again:g} it differs by {off:.1e} from a run that starts there: a rise or a repeat "
+                "moves x off the curve, and what is remembered must be dropped there; walk.streaks tells in init how "
+                "many falls each fall may look back, and step.past(…) of solvers.Printed gives no more than those"
+            )
     return ""
 
 

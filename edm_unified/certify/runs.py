@@ -74,7 +74,7 @@ def final_errors(
     guide = _Guide(flow, levels)
     dynamics = dynamics_of(guide, schedule)
     path = dynamics.walk(levels)
-    x, state = mixtures().start.clone(), solver.init(dynamics, path)
+    x, state = mixtures().start.clone(), solver.init(dynamics.axis, path)
     for i, (a, b) in enumerate(path.moves):
         guide.exact = i < warm
         x, state = solver.step(dynamics, x, a, b, state, silence)
@@ -88,7 +88,7 @@ def local_errors(solver: Any, levels: Sequence[float], flow: Flow) -> Errors:
     guide = _Guide(flow, levels)
     dynamics = dynamics_of(guide)
     path = dynamics.walk(levels)
-    x, state = mixtures().start.clone(), solver.init(dynamics, path)
+    x, state = mixtures().start.clone(), solver.init(dynamics.axis, path)
     found = []
     for i, (a, b) in enumerate(path.moves):
         guide.exact = i < WARM

@@ -9,8 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-
 from edm_unified.components import paths, shipped
 from edm_unified.recipe import by_path, codec, crossing, reader
 from edm_unified.recipe import overrides as overriding
@@ -18,7 +16,7 @@ from edm_unified.recipe.codec import Fault
 from edm_unified.recipe.reader import RecipeError
 from edm_unified.recipe.tree import Comparison, Names, Recipe, Sampler
 from edm_unified.sampling import analytic_starts
-from edm_unified.sampling.dynamics import Dynamics
+from edm_unified.sampling.dynamics import Axis
 from edm_unified.sampling.levels import Steps, TableSubset, UniformTime
 from edm_unified.schedules import BetaTable, Schedule
 from edm_unified.training.runs import checkpoint
@@ -92,7 +90,7 @@ def walk_fault(recipe: Recipe) -> Fault | None:
             return Fault("sampler.corrector", "missing; the walk repeats levels: add corrector: {kind: langevin}")
         if sampler.corrector is not None and not any(a == b for a, b in pairwise(levels)):
             return Fault("sampler.corrector", "no level is repeated for it to act on: add renoising: {kind: corrected}")
-        Dynamics(recipe.schedule, _identity, {}, torch.device("cpu")).walk(levels)
+        Axis(recipe.schedule).walk(levels)
     except ArithmeticError as error:
         return Fault("sampler.steps", codec.words_of(error))
     except ValueError as error:
@@ -103,10 +101,6 @@ def walk_fault(recipe: Recipe) -> Fault | None:
                 return fault
         return Fault("sampler.steps", str(error).removeprefix("steps: ").removeprefix("sigma: "))
     return None
-
-
-def _identity(x: torch.Tensor, sigma: torch.Tensor, **cond: Any) -> torch.Tensor:
-    return x
 
 
 def replace(recipe: Recipe, **parts: Any) -> Recipe:

@@ -28,7 +28,7 @@ from edm_unified.recipe.guidances import AnyGuidance, ClassifierFree, Guide
 from edm_unified.sampling import loop
 from edm_unified.sampling.analytic_starts import AnalyticStart, AnyAnalyticStart
 from edm_unified.sampling.correctors import AnyCorrector
-from edm_unified.sampling.dynamics import Dynamics
+from edm_unified.sampling.dynamics import Axis
 from edm_unified.sampling.levels import AnySteps
 from edm_unified.sampling.loop import Progress, count_nfe, levels_of
 from edm_unified.sampling.renoising import AnyRenoising
@@ -175,8 +175,7 @@ class Sampler:
     def shortfall(self, schedule: AnySchedule) -> str | None:
         """A sentence where the walk is too short for the solver's order
         (:mod:`~edm_unified.sampling.solvers.reach`)."""
-        dynamics = Dynamics(schedule, lambda x, sigma, **cond: x, {}, torch.device("cpu"))
-        return shortfall(self.solver, dynamics.walk(self.levels(schedule)))
+        return shortfall(self.solver, Axis(schedule).walk(self.levels(schedule)))
 
 
 @component

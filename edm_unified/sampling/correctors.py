@@ -37,7 +37,7 @@ from torch import Tensor
 from edm_unified.components.component import component, positive
 from edm_unified.sampling.by_sample import row_sum
 from edm_unified.sampling.dynamics import Dynamics, Level
-from edm_unified.sampling.solvers.linear import Randn
+from edm_unified.sampling.solvers.rows import Randn
 
 
 class Corrector(Protocol):

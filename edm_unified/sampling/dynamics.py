@@ -29,6 +29,8 @@ from edm_unified.denoisers.denoiser import Denoiser, OutputError, estimate
 from edm_unified.schedules import PRACTICAL_INFINITY, Schedule, is_value
 from edm_unified.schedules.base import float64
 
+CPU = torch.device("cpu")
+
 
 class Level(NamedTuple):
     """A noise level of the walk. ``sigma`` is the number that was asked for, copied and never recomputed from t."""
@@ -139,6 +141,22 @@ class Returned(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Axis:
+    """The axis of noise levels under a schedule: all that a solver's weights depend on. Levels live on ``device``."""
+
+    schedule: Schedule
+    device: torch.device = CPU
+
+    def levels(self, sigmas: Sequence[float], times: Sequence[float] | None = None) -> tuple[Level, ...]:
+        """Levels for ``sigmas``; ``times`` where they are known already, or else σ⁻¹."""
+        return levels(self.schedule, sigmas, times, self.device)
+
+    def walk(self, sigmas: Sequence[float]) -> Walk:
+        """The walk over ``sigmas``, each a finite level that the schedule has."""
+        return Walk(self.levels(sigmas))
+
+
+@dataclass(frozen=True)
 class Dynamics:
     """A denoiser with its conditioning, under a schedule."""
 
@@ -150,13 +168,18 @@ class Dynamics:
     previous: list[Returned] = field(default_factory=list, compare=False, repr=False)
     """The last output, where somebody still has it."""
 
+    @property
+    def axis(self) -> Axis:
+        """The levels, apart from the denoiser."""
+        return Axis(self.schedule, self.device)
+
     def levels(self, sigmas: Sequence[float], times: Sequence[float] | None = None) -> tuple[Level, ...]:
-        """Levels for ``sigmas``; ``times`` where they are known already, or else σ⁻¹."""
-        return levels(self.schedule, sigmas, times, self.device)
+        """Those of the axis."""
+        return self.axis.levels(sigmas, times)
 
     def walk(self, sigmas: Sequence[float]) -> Walk:
-        """The walk over ``sigmas``, each a finite level that the schedule has."""
-        return Walk(self.levels(sigmas))
+        """That of the axis."""
+        return self.axis.walk(sigmas)
 
     def denoise(self, x: Tensor, level: Level) -> Tensor:
         """D(x; σ) in the dtype of x. Raises :class:`OutputError` for what :func:`estimate` refuses, and where D has

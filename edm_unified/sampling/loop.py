@@ -23,10 +23,11 @@ from edm_unified.denoisers import exact
 from edm_unified.denoisers.denoiser import Counted, Denoiser, OutputError, check_range
 from edm_unified.sampling.analytic_starts import AnalyticStart, Fitted, applied
 from edm_unified.sampling.correctors import Corrector
-from edm_unified.sampling.dynamics import Dynamics, Walk
+from edm_unified.sampling.dynamics import Axis, Dynamics, Walk
 from edm_unified.sampling.levels import Karras, Steps
 from edm_unified.sampling.renoising import MOST_LEVELS, Renoising
 from edm_unified.sampling.solvers import LAST, AnySolver, DenoisedLast, Heun, Last, Randn, Solver
+from edm_unified.sampling.solvers.last_step import prepared
 from edm_unified.sampling.streams import Source, unit_noise
 from edm_unified.schedules import EDM, Schedule, is_value
 
@@ -93,7 +94,7 @@ def walk(
     """
     between = randn if between is None else between
     moves, move = path.moves, 0
-    state = solver.init(dynamics, path) if begun is None else begun
+    state = solver.init(dynamics.axis, path) if begun is None else begun
     try:
         for move, (a, b) in enumerate(moves, start=1):
             if b.sigma < a.sigma:
@@ -118,10 +119,8 @@ _CHOICES = {
 _SHIPPED = frozenset(get_args(AnySolver))
 
 
-@lru_cache(maxsize=64)
-def _begun(solver: Any, schedule: Any, path: Walk, device: torch.device) -> Any:
-    """What ``solver.init`` returns, remembered between runs: numbers that follow from the levels alone."""
-    return solver.init(Dynamics(schedule, _null, {}, device), path)
+_remembered = lru_cache(maxsize=64)(prepared)
+"""What ``solver.init`` returns, remembered between runs: numbers that follow from the levels alone."""
 
 
 def sample(
@@ -185,7 +184,8 @@ def sample(
             "noise changes its steps; take one of fixed steps, such as solvers.RK4(), or pass noise.detach()"
         )
     with torch.set_grad_enabled(recorded):
-        path = Dynamics(schedule, denoiser, dict(cond or {}), noise.device).walk(levels)
+        axis = Axis(schedule, noise.device)
+        path = axis.walk(levels)
         start, substitute = noise.to(dtype) * all_levels[0], None
         if analytic_start is not None:
             start, substitute = applied(analytic_start, start, all_levels, own, getattr(solver, "adaptive", False))
@@ -195,7 +195,7 @@ def sample(
             solver = DenoisedLast(solver)
         S_noise = 1.0 if renoising is None else renoising.S_noise
         known = type(solver) in _SHIPPED and is_value(schedule)  # a solver of the user's own may change between runs
-        begun = _begun(cast(Any, solver), schedule, path, noise.device) if known else None
+        begun = (_remembered if known else prepared)(cast(Any, solver), axis, path)
 
         def run(denoiser: Denoiser, callback: Callable[[Progress], object] | None) -> Tensor:
             randn = Source(seed, first, noise.shape, dtype, noise.device, purpose=1)

@@ -114,8 +114,17 @@ def kept_by(solver: Any) -> int:
         return solver.p
     if isinstance(solver, solvers.SASolver):
         return max(solver.predictor, solver.corrector)
-    stages = len(solver.tableau.b) if hasattr(solver, "tableau") else getattr(solver, "stages", 1)
-    return int(getattr(solver, "most_outputs", stages)) - 1
+    if hasattr(solver, "most_outputs"):
+        return int(solver.most_outputs) - 1
+    return evaluations(ours_of(solver, 10), torch.zeros(1, *SHAPE)) // 10
+
+
+def ours_of(solver: Any, steps: int) -> Method:
+    return Method(
+        "edm_unified",
+        name_of(solver),
+        lambda D, noise: edm.sample(D, noise, solver=solver, steps=Karras(n=steps), dtype=torch.float32),
+    )
 
 
 def ours(steps: int) -> list[Method]:

@@ -21,7 +21,7 @@ from edm_unified import schedules, solvers
 from edm_unified.sampling.levels import Explicit, Karras, LogLinear, TableSubset, UniformTime
 from edm_unified.sampling.loop import walk
 from edm_unified.sampling.renoising import Ancestral, Churn
-from edm_unified.sampling.solvers.exponential import phi
+from edm_unified.sampling.solvers.phi import phi
 from edm_unified.schedules import EDM, VP, BetaTable, FlowMatching
 
 D = Mixture()
@@ -288,7 +288,7 @@ def test_exponential_adams_integrates_the_interpolant_of_its_outputs() -> None:
     """∫ H e^{−H(1−v)} q(v) dv by 40 Gauss points, q the interpolant, by a Vandermonde solve."""
     import numpy as np
 
-    from edm_unified.sampling.solvers.exponential import lagrange_weights
+    from edm_unified.sampling.solvers.phi import lagrange_weights
 
     v, w = np.polynomial.legendre.leggauss(40)
     v, w = (v + 1) / 2, w / 2

@@ -25,11 +25,12 @@ from edm_unified import schedules, solvers
 from edm_unified.sampling.levels import Explicit, Karras
 from edm_unified.sampling.loop import walk
 from edm_unified.sampling.renoising import Churn
-from edm_unified.sampling.solvers.exponential import phi
-from edm_unified.sampling.solvers.exponential_runge_kutta import ExponentialRungeKutta
+from edm_unified.sampling.solvers.phi import phi
 from edm_unified.schedules import EDM
 
-METHODS = [s for s in every(SOLVERS) if isinstance(s, ExponentialRungeKutta)]
+ON_NOISE = {solvers.DPMSolver2, solvers.DPMSolver3, solvers.DPMSolverFast}
+TABLEAUS = [s for s in every(SOLVERS) if hasattr(s, "scheme")]
+METHODS = [*TABLEAUS, *(s for s in every(SOLVERS) if type(s) in ON_NOISE)]
 NOISY = [s for s in METHODS if s.stochastic]
 
 
@@ -193,7 +194,7 @@ def test_a_single_step_method_forgets() -> None:
 
 
 @pytest.mark.parametrize("z", [-40.0, -3.0, -0.7, -1e-3, 1e-3, 0.7, 3.0])
-@pytest.mark.parametrize("solver", METHODS, ids=name)
+@pytest.mark.parametrize("solver", TABLEAUS, ids=name)
 def test_stages_and_result_are_exact_for_a_constant(solver: Any, z: float) -> None:
     nodes, weights = solver.scheme
     rows, closing = weights(z)
@@ -254,8 +255,9 @@ def test_all_states_of_a_step_share_one_noise_process(solver: Any) -> None:
 
     In data prediction D = 0, so that dx = −(1+η²) x dλ + √2 η σ dw; in noise prediction ε = 0, so that x = ∫ √2 η σ dw.
     """
-    rate = 0.0 if solver.on_noise else 1 + solver.eta**2
-    sigmas, states = states_of_one_step(solver, (lambda x, s: x) if solver.on_noise else (lambda x, s: 0 * x))
+    on_noise = getattr(solver, "prediction", "data") == "noise"
+    rate = 0.0 if on_noise else 1 + solver.eta**2
+    sigmas, states = states_of_one_step(solver, (lambda x, s: x) if on_noise else (lambda x, s: 0 * x))
     for i, m in enumerate(sigmas):
         for j, n in enumerate(sigmas[: i + 1]):
             end_i, end_j = math.log(3 / m), math.log(3 / n)

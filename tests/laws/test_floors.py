@@ -31,12 +31,12 @@ CORE = {name.split(".")[0] for floor in FLOORS[:8] for name in floor}
 
 
 def top(path: Path) -> str:
-    """The entry of the package that a file belongs to: ``sampling/solvers/linear.py`` is part of ``sampling``."""
+    """The entry of the package that a file belongs to: ``sampling/solvers/rows.py`` is part of ``sampling``."""
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
 def place(dotted: str) -> str:
-    """The name on a floor that a module belongs to: ``sampling.solvers.linear`` to ``sampling.solvers``."""
+    """The name on a floor that a module belongs to: ``sampling.solvers.rows`` to ``sampling.solvers``."""
     first_two = ".".join(dotted.split(".")[:2])
     return first_two if first_two in FLOOR else dotted.split(".")[0]
 
@@ -116,10 +116,10 @@ def test_the_test_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / "training").mkdir()
     bad = tmp_path / "training" / "loop.py"
     bad.write_text(
-        "from ..sampling.solvers import linear\nfrom edm_unified import cli\nimport edm_unified.sampling.loop\n"
+        "from ..sampling.solvers import rows\nfrom edm_unified import cli\nimport edm_unified.sampling.loop\n"
     )
     assert imports(bad) == [
-        ("edm_unified.sampling.solvers.linear", 1),
+        ("edm_unified.sampling.solvers.rows", 1),
         ("edm_unified.cli", 2),
         ("edm_unified.sampling.loop", 3),
     ]

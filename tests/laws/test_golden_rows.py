@@ -39,7 +39,8 @@ RUNS: dict[str, dict[str, Any]] = {
         for rule in (None, CHURN)
     },
     "restart": {"steps": discretization.Karras(n=9), "renoising": RESTART},
-    **{f"{n} steps": {"steps": discretization.Karras(n=n)} for n in (1, 2, 3)},
+    # a single step from 80 to 0.002 has weights of 1e4 that cancel, and rounding then reaches the tolerance
+    **{f"{n} steps": {"steps": discretization.Karras(n=n, sigma_min=0.1)} for n in (1, 2, 3)},
     "stop": {"steps": discretization.Karras(n=4), "last": "stop"},
     "denoise": {"schedule": schedules.VP(), "steps": discretization.Karras(n=4), "last": "denoise"},
 }

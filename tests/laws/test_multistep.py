@@ -26,7 +26,7 @@ import edm_unified as edm
 from edm_unified import schedules, solvers
 from edm_unified.sampling.levels import Karras
 from edm_unified.sampling.loop import walk
-from edm_unified.sampling.solvers.coordinates import FlowTime, Frame, LogSNR, Sigma, StepIndex, VPTime
+from edm_unified.sampling.solvers.coordinates import FlowTime, LogSNR, Sigma, StepIndex, VPTime
 from edm_unified.schedules import EDM, VP, FlowMatching
 
 D = Mixture()
@@ -444,10 +444,6 @@ def test_the_history_holds_no_more_than_it_must(solver: Any) -> None:
 # -- slips -----------------------------------------------------------------------------------------------------------
 
 
-def forgotten_scale(self: Any, sigma: float) -> Frame:
-    return Frame(1.0, -1.0, 1 + 1 / sigma, -1 / sigma)
-
-
 SLIPS: dict[str, tuple[Any, str, Any, Any]] = {
     "even steps on uneven levels": (solvers.LMS, "coordinate", StepIndex(), solvers.LMS(order=3)),
     "dσ for du": (
@@ -456,7 +452,7 @@ SLIPS: dict[str, tuple[Any, str, Any, Any]] = {
         lambda self, a, b: Sigma().span(a, b),
         solvers.VelocityAdams(order=2),
     ),
-    "y for x": (FlowTime, "frame", forgotten_scale, solvers.VelocityAdams(order=2)),
+    "y for x": (FlowTime, "m", lambda self, sigma: 1.0, solvers.VelocityAdams(order=2)),
     "moments of another kernel": (
         LogSNR,
         "moments",
@@ -466,7 +462,7 @@ SLIPS: dict[str, tuple[Any, str, Any, Any]] = {
     "history in the wrong order": (
         Sigma,
         "nodes",
-        lambda self, before, span: [0.0, *(du / span for du in before[:0:-1])],
+        lambda self, a, b, before: [0.0, *((sigma - a) / (b - a) for sigma in before[::-1])],
         solvers.LMS(order=3),
     ),
 }

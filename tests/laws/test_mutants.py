@@ -18,10 +18,9 @@ from variants import log_levels, slope
 
 from edm_unified import renoising, schedules, solvers
 from edm_unified.sampling import loop as sampling
-from edm_unified.sampling.solvers import stochastic
-from edm_unified.sampling.solvers.exponential import ExponentialMultistep, phi
-from edm_unified.sampling.solvers.linear import row
-from edm_unified.sampling.solvers.runge_kutta import Tableau
+from edm_unified.sampling.solvers.exponential_multistep import exponential_step
+from edm_unified.sampling.solvers.phi import lagrange_weights, phi
+from edm_unified.sampling.solvers.printed import weighed
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -41,12 +40,30 @@ def weak_order(solver: Any, rule: Any = None) -> float:
     return slope({n: error(n) for n in (160, 320)})
 
 
+def fall(target: type, mutant: Callable[..., Any]) -> Patch:
+    """The printed step of ``target`` with a slip in it."""
+    return lambda patch: patch.setattr(target, "fall", mutant)
+
+
 def weights(target: type, function: Callable[[float, list[float]], list[float]]) -> Patch:
-    return lambda patch: patch.setattr(target, "output_weights", lambda self, H, nodes: function(H, nodes))
+    return fall(
+        target,
+        lambda self, step, x, a, b: exponential_step(
+            step, x, a, b, function, self.most_outputs, getattr(self, "eta", 0.0)
+        ),
+    )
 
 
-def tableau(target: type, mutant: Tableau) -> Patch:
-    return lambda patch: patch.setattr(target, "tableau", mutant)
+def tableau(target: type, A: tuple[tuple[float, ...], ...], b: tuple[float, ...], c: tuple[float, ...]) -> Patch:
+    """An explicit Runge–Kutta method in t, of that tableau (Butcher 2008, section 23)."""
+
+    def mutant(self: Any, step: Any, x: Any, start: Any, end: Any) -> Any:
+        x_t, h, slopes = start.s * x, end.t - start.t, list[Any]()
+        for A_i, c_i in zip(A, c, strict=True):
+            slopes.append(step.slope(x_t + h * weighed(A_i, slopes), step.in_time(c_i)))
+        return (x_t + h * weighed(b, slopes)) / end.s
+
+    return fall(target, mutant)
 
 
 def extrapolated_backwards(H: float, nodes: list[float]) -> list[float]:
@@ -77,24 +94,34 @@ def newton_form(factor: float, half: float) -> Callable[[float, list[float]], li
 
 
 def row_of(std: Callable[[float, float, float, float], float], keep: Callable[..., float] | None = None) -> Patch:
-    """A mutant of the part that all exponential methods share: std(a, b, h, η), keep(a, b, h, η)."""
+    """A mutant of the step that all exponential methods share: std(a, b, h, η), keep(a, b, h, η)."""
 
-    def mutant(self: Any, falls: Any, i: int, streak: int) -> Any:
-        a, b = falls[i][0].sigma, falls[i][1].sigma
-        past = min(self.most_outputs - 1, streak)
-        h, eta = math.log(a / b), self.noise
-        nodes = [math.log(a / falls[i - j][0].sigma) / h for j in range(past + 1)]
-        outputs = self.output_weights((1 + eta**2) * h, nodes)
-        kept = b / a * math.exp(-(eta**2) * h) if keep is None else keep(a, b, h, eta)
-        return past, row((*reversed(outputs), kept)), std(a, b, h, eta)
+    def mutant(self: Any, step: Any, x: Any, a: Any, b: Any) -> Any:
+        D = step.remember(step.denoise(x, a))
+        h, eta, past = math.log(a.sigma / b.sigma), getattr(self, "eta", 0.0), step.past(self.most_outputs - 1)
+        nodes = [0.0, *(math.log(a.sigma / before.sigma) / h for before, _ in past)]
+        kept = b.sigma / a.sigma * math.exp(-(eta**2) * h) if keep is None else keep(a.sigma, b.sigma, h, eta)
+        drift = weighed(lagrange_weights((1 + eta**2) * h, nodes), [D, *(D_j for _, D_j in past)])
+        return kept * x + drift + std(a.sigma, b.sigma, h, eta) * step.noise()
 
-    return lambda patch: patch.setattr(ExponentialMultistep, "_row", mutant)
+    def apply(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(solvers.ExponentialAdams, "fall", mutant)
+        patch.setattr(solvers.DPMSolverPP2M, "fall", mutant)
+
+    return apply
 
 
 def split(mutant: Callable[[float, float, float], tuple[float, float]]) -> Patch:
+    """DDIM and DDPM that go down to a level and add noise up to another, by ``mutant``."""
+
+    def ancestral(self: Any, step: Any, x: Any, a: Any, b: Any) -> Any:
+        down, up = mutant(a.sigma, b.sigma, getattr(self, "eta", 1.0))
+        D = step.denoise(x, a)
+        return D + down / a.sigma * (x - D) + up * step.noise()
+
     def apply(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(stochastic, "ancestral_split", mutant)
-        patch.setattr(renoising, "ancestral_split", mutant)
+        patch.setattr(solvers.DDIM, "fall", ancestral)
+        patch.setattr(solvers.DDPM, "fall", ancestral)
 
     return apply
 
@@ -111,13 +138,12 @@ def down_forgotten(a: float, b: float, eta: float) -> tuple[float, float]:
 
 
 def euler_maruyama(pull: Callable[[float], float], std: Callable[[float], float]) -> Patch:
-    def mutant(self: Any, dynamics: Any, a: Any, b: Any) -> tuple[float, float, float]:
-        h = b.t - a.t
-        f, l = float(dynamics.schedule.log_s_rate(a.t)), float(dynamics.schedule.log_sigma_rate(a.t))
-        p, ratio = h * pull(self.eta) * l, a.s / b.s
-        return -ratio * p, ratio * (1 + h * f + p), ratio * std(self.eta) * a.sigma * math.sqrt(-2 * l * h)
+    def mutant(self: Any, step: Any, x: Any, a: Any, b: Any) -> Any:
+        x_t, h, D = a.s * x, b.t - a.t, step.denoise(x, a)
+        drift = a.f * x_t + pull(self.eta) * a.l * (x_t - a.s * D)
+        return (x_t + h * drift + std(self.eta) * a.s * a.sigma * math.sqrt(-2 * a.l * h) * step.noise()) / b.s
 
-    return lambda patch: patch.setattr(solvers.EulerMaruyama, "weights", mutant)
+    return fall(solvers.EulerMaruyama, mutant)
 
 
 def no_root(patch: pytest.MonkeyPatch) -> None:
@@ -147,26 +173,26 @@ MUTANTS: dict[str, tuple[Patch, Callable[[], float], float]] = {
         3,
     ),
     "Heun with weights 0.4 and 0.6": (
-        tableau(solvers.Heun, Tableau(A=((), (1.0,)), b=(0.4, 0.6), c=(0.0, 1.0))),
+        tableau(solvers.Heun, A=((), (1.0,)), b=(0.4, 0.6), c=(0.0, 1.0)),
         lambda: order(solvers.Heun()),
         2,
     ),
     "Heun that evaluates at the old level": (
-        tableau(solvers.Heun, Tableau(A=((), (1.0,)), b=(0.5, 0.5), c=(0.0, 0.0))),
+        tableau(solvers.Heun, A=((), (1.0,)), b=(0.5, 0.5), c=(0.0, 0.0)),
         lambda: order(solvers.Heun()),
         2,
     ),
     "midpoint whose stage takes the whole step": (
-        tableau(solvers.Midpoint, Tableau(A=((), (1.0,)), b=(0.0, 1.0), c=(0.0, 0.5))),
+        tableau(solvers.Midpoint, A=((), (1.0,)), b=(0.0, 1.0), c=(0.0, 0.5)),
         lambda: order(solvers.Midpoint()),
         2,
     ),
     "RK4 with two weights exchanged": (
         tableau(
             solvers.RK4,
-            Tableau(
-                A=((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), b=(1 / 3, 1 / 6, 1 / 3, 1 / 6), c=(0.0, 0.5, 0.5, 1.0)
-            ),
+            A=((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)),
+            b=(1 / 3, 1 / 6, 1 / 3, 1 / 6),
+            c=(0.0, 0.5, 0.5, 1.0),
         ),
         lambda: order(solvers.RK4()),
         4,
@@ -228,5 +254,5 @@ def test_mutant_is_caught(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_third_order_formula_of_the_codes_is_ours_once_it_is_mended() -> None:
     """With the factor 2 and +½ the divided differences are the same method: the slip is in those two numbers alone."""
     for H in (0.1, 0.7):
-        ours = three.output_weights(H, [0.0, -0.9, -2.0])
+        ours = lagrange_weights(H, [0.0, -0.9, -2.0])
         assert ours == pytest.approx(newton_form(factor=2.0, half=0.5)(H, [0.0, -0.9, -2.0]), rel=1e-9)

@@ -29,6 +29,7 @@ from variants import (
 
 import edm_unified as edm
 from edm_unified import correctors, schedules, solvers
+from edm_unified.sampling import loop
 from edm_unified.sampling.levels import Explicit, Karras, LogLinear
 from edm_unified.sampling.loop import count_nfe, unit_noise
 from edm_unified.sampling.renoising import Churn, Corrected
@@ -137,7 +138,7 @@ def test_ncsn_is_algorithm_1() -> None:
     """Song & Ermon 2020, Algorithm 1, on the scores, by hand; and one more denoising at the end."""
     ladder, repeats, epsilon = (1.0, 0.3, 0.1, 0.03, 0.01), 7, 2e-5
     start = unit_noise(3, (5,), seed=2)
-    source = edm.sampling.Source(4, 0, start.shape, torch.float64, start.device, purpose=1)
+    source = loop.Source(4, 0, start.shape, torch.float64, start.device, purpose=1)
     x, D = start * ladder[0], Mixture()
     for sigma in ladder:
         alpha = epsilon * sigma**2 / ladder[-1] ** 2

@@ -311,6 +311,14 @@ def exact_start(solver: Any) -> int:
     return getattr(solver, "warm_up", getattr(solver, "most_outputs", 1) - 1)
 
 
+STAGES: dict[type, int] = {
+    **dict.fromkeys((solvers.Heun, solvers.Midpoint, solvers.Ralston, solvers.SecondOrder, solvers.DPMSolver2), 2),
+    solvers.DPMSolver3: 3,
+    solvers.RK4: 4,
+}
+"""Evaluations in a step that does not end at 0, where there are more than one and no tableau tells."""
+
+
 def evaluations(solver: Any, n: int) -> int:
     """What n steps that end at 0 must cost: all stages in each, and one in the last."""
     if isinstance(solver, solvers.DPMSolverFast):
@@ -319,7 +327,7 @@ def evaluations(solver: Any, n: int) -> int:
         return n + 3 * min(n - 1, 3)
     if getattr(solver, "start", "plain") == "rk2":
         return n + (n > 1)
-    stages = len(solver.tableau.b) if hasattr(solver, "tableau") else getattr(solver, "stages", 1)
+    stages = len(solver.scheme.nodes) if hasattr(solver, "scheme") else STAGES.get(type(solver), 1)
     return stages * (n - 1) + 1
 
 

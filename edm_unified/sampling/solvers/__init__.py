@@ -1,13 +1,16 @@
 """Solvers: how a fall from one noise level to the next is computed.
 
-A solver is a frozen value with two methods and no state of its own:
+A solver of fixed steps writes one fall as its paper prints it, ``fall(step, x, a, b)``, and is a :class:`Printed`
+(:mod:`~edm_unified.sampling.solvers.printed`). What the loop asks of any solver is a frozen value with two methods and
+no state of its own, which a :class:`Printed` has:
 
-    init(dynamics, walk) -> state                            coefficients, float64, CPU, once
+    init(axis, walk) -> state                                numbers from the levels alone, float64, CPU, once
     step(dynamics, x, a, b, state, randn) -> (x, state)      one fall from level a to level b
 
-``x`` is x_0 + σ n in the units of the data; ``a.sigma``, ``b.sigma`` are Python numbers; ``dynamics.denoise(x, a)`` is
-D(x; σ_a); ``randn()`` is fresh unit noise. ``state`` is any value, passed along and never kept on the solver. To add a
-solver, write these two methods; to have it in recipes, the CLI and the tests, name it in :data:`AnySolver`.
+``x`` is x_0 + σ n in the units of the data; ``a.sigma``, ``b.sigma`` are Python numbers; ``axis.levels(sigmas)`` makes
+levels in between; ``dynamics.denoise(x, a)`` is D(x; σ_a); ``randn()`` is fresh unit noise. ``state`` is any value,
+passed along and never kept on the solver. To add a solver, write the fall, or these two methods; to have it in recipes,
+the CLI and the tests, name it in :data:`AnySolver`.
 
 ==============================  =====  ====  ========================================================
 solver                          order  NFE   the method
@@ -63,8 +66,16 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from edm_unified.sampling.dynamics import Dynamics, Level, Walk
-from edm_unified.sampling.solvers.adams_stochastic import SASolver
+from edm_unified.sampling.dynamics import Axis, Dynamics, Level, Walk
+from edm_unified.sampling.solvers.adams import (
+    DEIS,
+    IPNDM,
+    LMS,
+    PNDM,
+    ExponentialAdamsNoise,
+    TrigonometricAdams,
+    VelocityAdams,
+)
 from edm_unified.sampling.solvers.adaptive import DormandPrince45, DPMSolver12, DPMSolver23
 from edm_unified.sampling.solvers.adaptive_sde import AdaptiveSDE
 from edm_unified.sampling.solvers.as_published import (
@@ -75,22 +86,14 @@ from edm_unified.sampling.solvers.as_published import (
     ERSDE3Published,
 )
 from edm_unified.sampling.solvers.er_sde import ERSDE
-from edm_unified.sampling.solvers.exponential import DPMSolverPP2M, DPMSolverPP2MSDE, ExponentialAdams
-from edm_unified.sampling.solvers.last_step import LAST, DenoisedLast, Last
-from edm_unified.sampling.solvers.linear import Randn
-from edm_unified.sampling.solvers.multistep import (
-    DEIS,
-    IPNDM,
-    LMS,
-    PNDM,
-    ExponentialAdamsNoise,
-    TrigonometricAdams,
-    VelocityAdams,
+from edm_unified.sampling.solvers.exponential_multistep import (
+    DPMSolverPP2M,
+    DPMSolverPP2MSDE,
+    DPMSolverPP3M,
+    DPMSolverPP3MSDE,
+    ExponentialAdams,
 )
-from edm_unified.sampling.solvers.none import NoPredictor
-from edm_unified.sampling.solvers.runge_kutta import RK4, Euler, Heun, Midpoint, Ralston, SecondOrder
-from edm_unified.sampling.solvers.seeds import SEEDS, DPMSolverPPSDE
-from edm_unified.sampling.solvers.single_step import (
+from edm_unified.sampling.solvers.exponential_single_step import (
     RES2S,
     RES3S,
     DPMSolver2,
@@ -101,16 +104,22 @@ from edm_unified.sampling.solvers.single_step import (
     HochbruckOstermann4,
     Krogstad4,
 )
+from edm_unified.sampling.solvers.last_step import LAST, DenoisedLast, Last
+from edm_unified.sampling.solvers.none import NoPredictor
+from edm_unified.sampling.solvers.one_evaluation import DDIM, DDPM, EulerMaruyama, ReverseDiffusion
+from edm_unified.sampling.solvers.printed import Form, Printed, Step
+from edm_unified.sampling.solvers.rows import Randn
+from edm_unified.sampling.solvers.runge_kutta import RK4, Euler, Heun, Midpoint, Ralston, SecondOrder
+from edm_unified.sampling.solvers.sa_solver import SASolver
+from edm_unified.sampling.solvers.single_step_sde import SEEDS, DPMSolverPPSDE
 from edm_unified.sampling.solvers.step_control import Ledger
-from edm_unified.sampling.solvers.stochastic import DDIM, DDPM, EulerMaruyama, ReverseDiffusion
-from edm_unified.sampling.solvers.taylor import DPMSolverPP3M, DPMSolverPP3MSDE
 from edm_unified.sampling.solvers.unipc import UniPC
 
 
 class Solver(Protocol):
     """See the module docstring."""
 
-    def init(self, dynamics: Dynamics, walk: Walk) -> Any: ...
+    def init(self, axis: Axis, walk: Walk) -> Any: ...
 
     def step(
         self, dynamics: Dynamics, x: Tensor, a: Level, b: Level, state: Any, randn: Randn
@@ -200,6 +209,7 @@ __all__ = [
     "EulerMaruyama",
     "ExponentialAdams",
     "ExponentialAdamsNoise",
+    "Form",
     "Heun",
     "HochbruckOstermann4",
     "Krogstad4",
@@ -207,12 +217,14 @@ __all__ = [
     "Ledger",
     "Midpoint",
     "NoPredictor",
+    "Printed",
     "Ralston",
     "Randn",
     "ReverseDiffusion",
     "SASolver",
     "SecondOrder",
     "Solver",
+    "Step",
     "TrigonometricAdams",
     "UniPC",
     "VelocityAdams",

@@ -1,175 +1,275 @@
-"""Adams–Bashforth in a coordinate: the machinery that all of :mod:`~edm_unified.sampling.solvers.multistep` shares.
+"""Linear multistep methods: one evaluation a step, and the exact integral of an interpolant of the history.
 
-Before the loop each step becomes numbers (:class:`Fall`); in it, one output is evaluated, weighed with those of the
-past and kept for later as g, the combination of D and x that f is a multiple of (``coordinates.Frame``): one operation
-on tensors for x and the newest output, one for each before it, and one to keep it, which is as few as there can be.
+What tells them apart is the quantity that is interpolated, and the coordinate in which it is taken for a polynomial:
+see :mod:`~edm_unified.sampling.solvers.coordinates`, which holds all the mathematics. None of them sees the schedule
+(but for the start of :class:`PNDM`).
+
+The first step of a history has one output and is of order 1: its O(h²) error is carried to the end, and leaves order 2
+whatever comes after. ``start="rk2"`` makes that step a Heun step in the method's own coordinate, for one evaluation
+more, which keeps order 3. History does not reach across a rise or a repeat of the level (x has left the curve on which
+D was evaluated); it starts again there.
+
+The fall to σ = 0 integrates the interpolant to the end where the coordinate is finite there, as k-diffusion's LMS does,
+and returns D where it is not, or where there is no history. ``end="lower"`` uses no more outputs than there are falls
+left, so that the last is D, the one before of order 2, and so on.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from edm_unified.sampling.dynamics import Dynamics, Level, Walk
-from edm_unified.sampling.solvers.coordinates import Coordinate, weights_of_moments
-from edm_unified.sampling.solvers.linear import Randn, Row, combine, row
+from edm_unified.components.component import choice, component, count, nonnegative, positive
+from edm_unified.sampling.dynamics import Level
+from edm_unified.sampling.solvers.coordinates import Arc, Coordinate, FlowTime, LogSNR, Sigma, StepIndex, VPTime
+from edm_unified.sampling.solvers.options import ENDS, STARTS, End, Start
+from edm_unified.sampling.solvers.phi import weights_of_moments
+from edm_unified.sampling.solvers.printed import Form, Printed, Step, weighed
 
 
-class Stage(NamedTuple):
-    """Another evaluation, at ``level``, of the state that ``weights`` combine from the outputs so far and x (last)."""
-
-    level: Level
-    weights: Row
-
-
-class Fall(NamedTuple):
-    """One step, ready to be taken: x_b = Σ weights · (outputs, x) + Σ tail · (stored g of the past, oldest first)."""
-
-    stages: tuple[Stage, ...]
-    weights: Row
-    tail: tuple[float, ...]
-    mixed: bool
-    """The stored g are under ``weights`` too, before the output: all weights sum to one, and it is a chain of lerps."""
-    lean: float | None
-    """g = lerp(D, x, lean), or D − x where it is None."""
-    kept: bool
-    """Whether a later step of the walk uses this one's g."""
-
-
-class Plan(NamedTuple):
-    """State: the falls, which is next, and the g of past steps, oldest first."""
-
-    falls: tuple[Fall, ...]
-    turn: int
-    history: tuple[Tensor, ...]
+def adams_step(
+    step: Step,
+    x: Form,
+    a: Level,
+    b: Level,
+    coordinate: Coordinate,
+    outputs: int,
+    start: Start = "plain",
+    end: End = "full",
+) -> Form:
+    """m_b x_b = m_a x_a + Σ_j c_j f_j, c_j = ∫_a^b ℓ_j(u) K du, of at most ``outputs`` outputs f_j."""
+    D = step.denoise(x, a)
+    f = step.remember(coordinate.f(x, D, a.sigma))
+    past = step.past((min(outputs, step.left) if end == "lower" else outputs) - 1)
+    if b.sigma == 0 and not (past and coordinate.reaches_zero):
+        return D
+    y, m_b, span = coordinate.m(a.sigma) * x, coordinate.m(b.sigma), coordinate.span(a.sigma, b.sigma)
+    nodes = coordinate.nodes(a.sigma, b.sigma, [before.sigma for before, _ in past])
+    w = weights_of_moments(nodes, coordinate.moments(a.sigma, b.sigma, len(nodes)))
+    x_b = (y + span * weighed(w, [f, *(f_j for _, f_j in past)])) / m_b
+    if start == "plain" or outputs == 1 or step.past(1) or b.sigma == 0:
+        return x_b
+    f_b = coordinate.f(x_b, step.denoise(x_b, b), b.sigma)
+    w = weights_of_moments([0.0, 1.0], coordinate.moments(a.sigma, b.sigma, 2))
+    return (y + span * weighed(w, [f, f_b])) / m_b
 
 
-class Multistep(ABC):
-    """Adams–Bashforth in a coordinate: final subclasses say in which, and with how many outputs."""
+@component
+class LMS(Printed):
+    """Adams–Bashforth on ε in σ with the steps as they are: x_b = x_a + Σ_j ε_j ∫_a^b ℓ_j(σ) dσ.
 
-    stochastic: ClassVar[bool] = False
-    end: ClassVar[str] = "full"
-
-    @property
-    @abstractmethod
-    def coordinate(self) -> Coordinate: ...
-
-    @property
-    @abstractmethod
-    def most_outputs(self) -> int:
-        """How many outputs a step uses once the history is long enough."""
-
-    @property
-    @abstractmethod
-    def start(self) -> str: ...
-
-    def init(self, dynamics: Dynamics, walk: Walk) -> Plan:
-        """All falls of the walk."""
-        falls = walk.falls
-        if not falls:
-            return Plan((), 0, ())
-        coordinate, most, streaks = self.coordinate, self.most_outputs, walk.streaks
-        outputs = walk.outputs(most, self.end)
-        sigmas = [(a.sigma, b.sigma) for a, b in falls]
-        a, b = np.array(sigmas).T
-        u = coordinate.u(a)
-        du = (coordinate.u(b) - u).tolist()
-        u, spans = u.tolist(), coordinate.span(a, b).tolist()
-        moments = coordinate.moments(a, b, max(most, 2))
-        frames = [coordinate.frame(a) for a, _ in sigmas]
-        starts = self.starts(dynamics, falls, streaks, spans, moments)
-        plan = []
-        for i, (_, end) in enumerate(sigmas):
-            m, n, on_denoised, on_x = frames[i]
-            lean = None if (on_denoised, on_x) == (1, -1) else on_x
-            kept = i + 1 < len(falls) and outputs[i + 1] > 1
-            past = outputs[i] - 1
-            if i in starts:
-                stages, closing = starts[i]
-                plan.append(Fall(stages, closing, (), False, lean, kept))
-            elif end == 0 and (past == 0 or not coordinate.reaches_zero):
-                plan.append(Fall((), row((1.0, 0.0)), (), False, lean, kept))
-            else:
-                w = [1.0]
-                if past:
-                    nodes = coordinate.nodes([u[j] - u[i] for j in range(i, i - past - 1, -1)], du[i])
-                    w = weights_of_moments(nodes, moments[i])
-                m_end = coordinate.frame(end).m
-                tail = tuple([spans[i] / m_end * w[j] * frames[i - j].n for j in range(past, 0, -1)])
-                newest = spans[i] / m_end * w[0] * n
-                both = (newest * on_denoised, m / m_end + newest * on_x)
-                if tail and lean is not None and (chain := row((*tail, *both))).ratios:
-                    plan.append(Fall((), chain, (), True, lean, kept))
-                else:
-                    plan.append(Fall((), row(both), tail, False, lean, kept))
-        return Plan(tuple(plan), 0, ())
-
-    def starts(
-        self,
-        dynamics: Dynamics,
-        falls: Sequence[tuple[Level, Level]],
-        streaks: Sequence[int],
-        spans: Sequence[float],
-        moments: Sequence[Sequence[float]],
-    ) -> Mapping[int, tuple[tuple[Stage, ...], Row]]:
-        """Stages and closing weights of the falls that a one-step method makes, by their number."""
-        if self.start == "plain" or self.most_outputs == 1:
-            return {}
-        rows = {}
-        for i, (a, b) in enumerate(falls):
-            if streaks[i] == 0 and b.sigma > 0:
-                h, half = spans[i], moments[i][1]
-                rows[i] = runge_kutta(self.coordinate, a, [b], b, [[h], [h * (1 - half), h * half]])
-        return rows
-
-    def step(self, dynamics: Dynamics, x: Tensor, a: Level, b: Level, state: Plan, randn: Randn) -> tuple[Tensor, Plan]:
-        """One fall from level a to level b."""
-        fall, history = state.falls[state.turn], state.history
-        denoised = dynamics.denoise(x, a)
-        if fall.stages:
-            outputs: tuple[Tensor, ...] = (denoised,)
-            for level, weights in fall.stages:
-                outputs += (dynamics.denoise(combine(weights, (*outputs, x)), level),)
-            out = combine(fall.weights, (*outputs, x))
-        elif fall.mixed:
-            out = combine(fall.weights, (*history[2 - len(fall.weights.weights) :], denoised, x))
-        else:
-            out = combine(fall.weights, (denoised, x))
-            if fall.tail:
-                for weight, g in zip(fall.tail, history[-len(fall.tail) :], strict=True):
-                    out.add_(g, alpha=weight)
-        if fall.kept:
-            g = torch.sub(denoised, x) if fall.lean is None else torch.lerp(denoised, x, fall.lean)
-            history = (*history, g)[1 - self.most_outputs :]
-        else:
-            history = ()
-        return out, Plan(state.falls, state.turn + 1, history)
-
-
-def runge_kutta(
-    coordinate: Coordinate, a: Level, levels: Sequence[Level], b: Level, A: Sequence[Sequence[float]]
-) -> tuple[tuple[Stage, ...], Row]:
-    """Stages at a and ``levels``, closed at b, with m_i X_i = m_a x + Σ_j A_ij f_j; the last row of ``A`` closes.
-
-    The recursion is run on the weights of (outputs, x).
+    k-diffusion's LMS, iPNDM_v, and ρAB-DEIS (Zhang & Chen 2022, Eq. 15, in their ρ = σ). Order 1 (DDIM) to 4. On widely
+    spread levels :class:`IPNDM`, of lower order, is often better.
     """
-    m, n, on_denoised, on_x = coordinate.frame(a.sigma)
-    size = len(levels) + 1
-    start = [*[0.0] * size, m]
-    X = [*[0.0] * size, 1.0]
-    slopes: list[list[float]] = []
-    stages: list[Stage] = []
-    for i, level in enumerate((*levels, b)):
-        slope = [n * on_x * w for w in X]
-        slope[i] += n * on_denoised
-        slopes.append(slope)
-        m, n, on_denoised, on_x = coordinate.frame(level.sigma)
-        X = [(w + sum([c * f[k] for c, f in zip(A[i], slopes, strict=True)])) / m for k, w in enumerate(start)]
-        if i < len(levels):
-            stages.append(Stage(level, row([*X[: i + 1], X[size]])))
-    return tuple(stages), row(X)
+
+    order: int = 4
+    start: Start = "plain"
+    end: End = "full"
+    kind: Literal["lms"] = "lms"
+    stochastic: ClassVar[bool] = False
+    later: ClassVar[tuple[str, ...]] = ("end",)
+    coordinate: ClassVar[Coordinate] = Sigma()
+
+    def __post_init__(self) -> None:
+        _checked(self.order, self.start, self.end)
+
+    @property
+    def most_outputs(self) -> int:
+        return self.order
+
+    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
+        return adams_step(step, x, a, b, self.coordinate, self.most_outputs, self.start, self.end)
+
+
+@component
+class IPNDM(Printed):
+    """x_b = x_a + (b − a)(55ε_0 − 59ε_1 + 37ε_2 − 9ε_3)/24: the weights of even steps, on steps that are not.
+
+    Zhang & Chen 2022, appendix (as "improved PNDM"; Liu et al. 2022, Eq. 9). 1, (3, −1)/2, (23, −16, 5)/12 while the
+    history is short. ε is extrapolated in the number of the step. Formally of order 2 where the levels are a smooth
+    function of it and 1 on others, order ``max_order`` where steps in σ are even (it is :class:`LMS` then); yet with
+    four outputs it is among the best published methods at 5 to 10 evaluations.
+    """
+
+    max_order: int = 4
+    start: Start = "plain"
+    end: End = "full"
+    kind: Literal["ipndm"] = "ipndm"
+    stochastic: ClassVar[bool] = False
+    later: ClassVar[tuple[str, ...]] = ("end",)
+    coordinate: ClassVar[Coordinate] = StepIndex()
+
+    def __post_init__(self) -> None:
+        count("max_order", self.max_order, most=4)
+        choice("start", self.start, STARTS)
+        choice("end", self.end, ENDS)
+
+    @property
+    def order(self) -> int:
+        return min(self.max_order, 2)
+
+    @property
+    def most_outputs(self) -> int:
+        return self.max_order
+
+    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
+        return adams_step(step, x, a, b, self.coordinate, self.most_outputs, self.start, self.end)
+
+
+@component
+class PNDM(Printed):
+    """:class:`IPNDM` of four outputs, whose first three steps are pseudo-Runge–Kutta (Liu et al. 2022, Algorithm 2).
+
+    Those take four evaluations each: ε at a, twice at the level in the middle of the step in t, and at b, weighed
+    (1, 2, 2, 1)/6, all steps straight in σ; under :class:`~edm_unified.schedules.EDM` it is
+    :class:`~edm_unified.sampling.solvers.RK4`. So N steps cost N + 9 evaluations. Order 2, as IPNDM.
+    """
+
+    kind: Literal["pndm"] = "pndm"
+    stochastic: ClassVar[bool] = False
+    order: ClassVar[int] = 2
+    most_outputs: ClassVar[int] = 4
+    coordinate: ClassVar[Coordinate] = StepIndex()
+
+    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
+        if len(step.past(3)) == 3 or b.sigma == 0:
+            return adams_step(step, x, a, b, self.coordinate, self.most_outputs)
+        middle, h = step.in_time(0.5), b.sigma - a.sigma
+
+        def eps(x: Form, level: Level) -> Form:
+            return (x - step.denoise(x, level)) / level.sigma
+
+        e1 = step.remember(eps(x, a))  # Eq. 13, with Φ(x, e, a, b) = x + (b − a) e
+        e2 = eps(x + (middle.sigma - a.sigma) * e1, middle)
+        e3 = eps(x + (middle.sigma - a.sigma) * e2, middle)
+        e4 = eps(x + h * e3, b)
+        return x + h / 6 * (e1 + 2 * e2 + 2 * e3 + e4)
+
+
+@component
+class DEIS(Printed):
+    """tAB-DEIS: Adams–Bashforth on ε in the time of VP, x_b = x_a + Σ_j ε_j ∫_a^b ℓ_j(t(σ)) dσ.
+
+    Zhang & Chen 2022, Eq. 15; their tAB-r interpolates r + 1 outputs and is ``order`` r + 1 here (1 is DDIM). β_d and
+    β_min are those of the VP schedule whose t is meant, and only β_min²/β_d matters. It goes with levels that are even
+    in √t, :class:`~edm_unified.sampling.levels.VPTime`.
+    """
+
+    order: int = 3
+    beta_d: float = 19.9
+    beta_min: float = 0.1
+    start: Start = "plain"
+    end: End = "full"
+    kind: Literal["deis"] = "deis"
+    stochastic: ClassVar[bool] = False
+    later: ClassVar[tuple[str, ...]] = ("end",)
+
+    def __post_init__(self) -> None:
+        _checked(self.order, self.start, self.end)
+        nonnegative("beta_d", self.beta_d)
+        positive("beta_min", self.beta_min)
+
+    @property
+    def most_outputs(self) -> int:
+        return self.order
+
+    @property
+    def coordinate(self) -> Coordinate:
+        return VPTime(self.beta_d, self.beta_min)
+
+    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
+        return adams_step(step, x, a, b, self.coordinate, self.most_outputs, self.start, self.end)
+
+
+@component
+class ExponentialAdamsNoise(Printed):
+    """Exponential Adams on ε: x_b = x_a − Σ_j ε_j ∫_0^h σ ℓ_j(λ) dλ, λ = −ln σ.
+
+    The multistep form of DPM-Solver (Lu et al. 2022a, Eq. 3.4; UniP in its noise prediction, Zhao et al. 2023). Order 1
+    (DDIM) to 4. :class:`~edm_unified.sampling.solvers.ExponentialAdams` interpolates D instead, and is stabler at few
+    steps.
+    """
+
+    order: int = 2
+    start: Start = "plain"
+    end: End = "full"
+    kind: Literal["exponential_adams_epsilon"] = "exponential_adams_epsilon"
+    stochastic: ClassVar[bool] = False
+    later: ClassVar[tuple[str, ...]] = ("end",)
+    coordinate: ClassVar[Coordinate] = LogSNR()
+
+    def __post_init__(self) -> None:
+        _checked(self.order, self.start, self.end)
+
+    @property
+    def most_outputs(self) -> int:
+        return self.order
+
+    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
+        return adams_step(step, x, a, b, self.coordinate, self.most_outputs, self.start, self.end)
+
+
+@component
+class VelocityAdams(Printed):
+    """Adams–Bashforth on the flow's velocity v = ε − D in u = σ/(1+σ): y_b = y_a + Σ_j v_j ∫ ℓ_j du, y = x/(1+σ).
+
+    Order 1 is Euler under :class:`~edm_unified.schedules.FlowMatching`, orders 2 to 4 its multistep forms: natural for
+    rectified-flow networks, and good at 5 to 20 evaluations on any.
+    """
+
+    order: int = 3
+    start: Start = "plain"
+    end: End = "full"
+    kind: Literal["velocity_adams"] = "velocity_adams"
+    stochastic: ClassVar[bool] = False
+    later: ClassVar[tuple[str, ...]] = ("end",)
+    coordinate: ClassVar[Coordinate] = FlowTime()
+
+    def __post_init__(self) -> None:
+        _checked(self.order, self.start, self.end)
+
+    @property
+    def most_outputs(self) -> int:
+        return self.order
+
+    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
+        return adams_step(step, x, a, b, self.coordinate, self.most_outputs, self.start, self.end)
+
+
+@component
+class TrigonometricAdams(Printed):
+    """Adams–Bashforth on the raw output F in θ = arctan(σ/σ_d): y_b = y_a + Σ_j F_j ∫ ℓ_j dθ, y = x/√(σ²+σ_d²).
+
+    F = (c_skip x − D)/c_out with EDM's c_skip and c_out (Karras et al. 2022, Table 1), or v-prediction's for σ_d = 1,
+    has unit variance at every θ; dy/dθ = F is TrigFlow's ODE (Lu & Song 2024, Eq. 4). Order 1 is Euler under
+    :class:`~edm_unified.schedules.Trigonometric` for σ_d = 1, and not DDIM, which turns by the angle of the step where
+    this goes straight. For 20 evaluations and more. Unlike the others it does not keep a constant x = D exactly.
+    """
+
+    order: int = 3
+    sigma_data: float = 0.5
+    start: Start = "plain"
+    end: End = "full"
+    kind: Literal["trigonometric_adams"] = "trigonometric_adams"
+    stochastic: ClassVar[bool] = False
+    later: ClassVar[tuple[str, ...]] = ("end",)
+
+    def __post_init__(self) -> None:
+        _checked(self.order, self.start, self.end)
+        positive("sigma_data", self.sigma_data)
+
+    @property
+    def most_outputs(self) -> int:
+        return self.order
+
+    @property
+    def coordinate(self) -> Coordinate:
+        return Arc(self.sigma_data)
+
+    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
+        return adams_step(step, x, a, b, self.coordinate, self.most_outputs, self.start, self.end)
+
+
+def _checked(order: int, start: str, end: str) -> None:
+    count("order", order, most=4)
+    choice("start", start, STARTS)
+    choice("end", end, ENDS)

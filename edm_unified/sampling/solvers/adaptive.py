@@ -32,8 +32,8 @@ from torch import Tensor
 
 from edm_unified.components.component import component
 from edm_unified.sampling.by_sample import each
-from edm_unified.sampling.dynamics import Dynamics, Level, Walk
-from edm_unified.sampling.solvers.linear import Randn
+from edm_unified.sampling.dynamics import Axis, Dynamics, Level, Walk
+from edm_unified.sampling.solvers.rows import Randn
 from edm_unified.sampling.solvers.step_control import (
     FIRST_STEP,
     LEAST,
@@ -96,7 +96,7 @@ class Adaptive(ABC):
     def attempt(self, evaluate: Evaluate, x: Tensor, D: Tensor, u: Tensor, h: Tensor, sigma: Tensor) -> Trial:
         """A step from u to u + h of every sample, D = D(x) and sigma = σ at u being known."""
 
-    def init(self, dynamics: Dynamics, walk: Walk) -> State:
+    def init(self, axis: Axis, walk: Walk) -> State:
         """Nothing is known before the batch is."""
         return State(tuple(walk.streaks))
 

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from edm_unified.components.component import component, positive
 from edm_unified.sampling.by_sample import each
-from edm_unified.sampling.dynamics import Dynamics, Level, Walk
-from edm_unified.sampling.solvers.linear import Randn
+from edm_unified.sampling.dynamics import Axis, Dynamics, Level, Walk
+from edm_unified.sampling.solvers.rows import Randn
 from edm_unified.sampling.solvers.step_control import (
     FIRST_STEP,
     LEAST,
@@ -142,7 +142,7 @@ class AdaptiveSDE:
         positive("exponent", self.exponent)
         check_tolerances(self.rtol, self.atol, self.most_evaluations)
 
-    def init(self, dynamics: Dynamics, walk: Walk) -> State:
+    def init(self, axis: Axis, walk: Walk) -> State:
         """Nothing is known before the batch is."""
         return State()
 

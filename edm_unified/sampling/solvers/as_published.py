@@ -8,17 +8,23 @@ every other solver.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from math import log
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from edm_unified.components.component import choice, component, nonnegative
-from edm_unified.sampling.solvers.er_sde import SCALES, InSigma, panelled
-from edm_unified.sampling.solvers.exponential import ExponentialMultistep, _midpoint_weights, phi
-from edm_unified.sampling.solvers.taylor import taylor_weights
+from edm_unified.sampling.dynamics import Level
+from edm_unified.sampling.solvers.er_sde import SCALES, er_sde_step
+from edm_unified.sampling.solvers.exponential_multistep import exponential_step, midpoint_weights, taylor_weights
+from edm_unified.sampling.solvers.phi import phi
+from edm_unified.sampling.solvers.printed import Form, Printed, Step
+from edm_unified.sampling.solvers.quadrature import panelled
 
 
 @component
-class DPMSolverPP3MPublished(ExponentialMultistep):
+class DPMSolverPP3MPublished(Printed):
     """DPM-Solver++(3M) of the authors' code, diffusers and diff-sampler: D2 = (d_0 − d_1)/(r_0 + r_1), half of h² D''.
 
     Order 2, where 3 was meant, and close to second-order 2M with a smaller constant; one evaluation per step. The
@@ -28,15 +34,17 @@ class DPMSolverPP3MPublished(ExponentialMultistep):
     kind: Literal["dpmpp_3m_published"] = "dpmpp_3m_published"
     order: ClassVar[int] = 2
     stochastic: ClassVar[bool] = False
-    most_outputs: ClassVar[int] = 3  # type: ignore[assignment]
-    noise: ClassVar[float] = 0.0  # type: ignore[assignment]
+    most_outputs: ClassVar[int] = 3
+
+    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
+        return exponential_step(step, x, a, b, self.output_weights, 3)
 
     def output_weights(self, H: float, nodes: list[float]) -> list[float]:
-        return _midpoint_weights(H, nodes) if len(nodes) < 3 else taylor_weights(H, nodes, factor=1.0)
+        return midpoint_weights(H, nodes) if len(nodes) < 3 else taylor_weights(H, nodes, factor=1.0)
 
 
 @component
-class DPMSolverPP3MSDEPublished(ExponentialMultistep):
+class DPMSolverPP3MSDEPublished(Printed):
     """SDE-DPM-Solver++(3M) of k-diffusion (``sample_dpmpp_3m_sde``; its ``eta`` is our η²): the same missing 2.
 
     The drift has order 2, where 3 was meant, and the samples weak order 2; one evaluation per step. The second step
@@ -46,7 +54,7 @@ class DPMSolverPP3MSDEPublished(ExponentialMultistep):
     eta: float = 1.0
     kind: Literal["dpmpp_3m_sde_published"] = "dpmpp_3m_sde_published"
     order: ClassVar[int] = 2
-    most_outputs: ClassVar[int] = 3  # type: ignore[assignment]
+    most_outputs: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         nonnegative("eta", self.eta)
@@ -55,16 +63,15 @@ class DPMSolverPP3MSDEPublished(ExponentialMultistep):
     def stochastic(self) -> bool:
         return self.eta > 0
 
-    @property
-    def noise(self) -> float:
-        return self.eta
+    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
+        return exponential_step(step, x, a, b, self.output_weights, 3, self.eta)
 
     def output_weights(self, H: float, nodes: list[float]) -> list[float]:
         return taylor_weights(H, nodes, factor=1.0)
 
 
 @component
-class DPMSolverPP3MSDEDiffusers(ExponentialMultistep):
+class DPMSolverPP3MSDEDiffusers(Printed):
     """``sde-dpmsolver++`` of order 3 in diffusers, η = 1: no 2 in D2, and ((1 − e^{−H} − H)/H² **−** ½) D2 for + ½.
 
     What should be H φ_3(−H) D2, and vanish as the step does, tends to −D2: the drift has order 1, and so have the
@@ -75,17 +82,19 @@ class DPMSolverPP3MSDEDiffusers(ExponentialMultistep):
     order: ClassVar[int] = 1
     stochastic: ClassVar[bool] = True
     eta: ClassVar[float] = 1.0
-    most_outputs: ClassVar[int] = 3  # type: ignore[assignment]
-    noise: ClassVar[float] = 1.0  # type: ignore[assignment]
+    most_outputs: ClassVar[int] = 3
+
+    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
+        return exponential_step(step, x, a, b, self.output_weights, 3, self.eta)
 
     def output_weights(self, H: float, nodes: list[float]) -> list[float]:
         if len(nodes) < 3:
-            return _midpoint_weights(H, nodes)
+            return midpoint_weights(H, nodes)
         return taylor_weights(H, nodes, factor=1.0, phi_3=(-phi(2, -H) - 0.5) / H)
 
 
 @component
-class ERSDE3Published(InSigma):
+class ERSDE3Published(Printed):
     """ER-SDE-Solver-3 of the authors (Cui et al. 2023, Algorithm 3 and their code): a slope from two outputs.
 
     With D' = (D_0 − D_{−1})/(σ_0 − σ_{−1}) and D'' = 2 (D' − D'_{before})/(σ_0 − σ_{−2}), each step adds to that of
@@ -99,10 +108,10 @@ class ERSDE3Published(InSigma):
     variance below 1e-6; this does not. One evaluation per step.
     """
 
-    phi: Literal["er_sde", "ode", "reverse_sde"] = "er_sde"  # type: ignore[assignment]
+    phi: Literal["er_sde", "ode", "reverse_sde"] = "er_sde"
     integrals: Literal["exact", "sums"] = "exact"
     kind: Literal["er_sde_3_published"] = "er_sde_3_published"
-    most_outputs: ClassVar[int] = 3  # type: ignore[assignment]
+    most_outputs: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         choice("phi", self.phi, SCALES)
@@ -112,28 +121,32 @@ class ERSDE3Published(InSigma):
     def order(self) -> int:
         return 2 if self.integrals == "exact" else 1
 
-    def _interpolated(self, a: float, b: float, nodes: list[float]) -> list[float]:
-        excess = SCALES[self.phi].excess
-        total, first = self._integrals(a, b)
-        weights = [1 - b / a * math.exp(excess(b) - excess(a)), 0.0, 0.0]
+    @property
+    def stochastic(self) -> bool:
+        return self.phi != "ode"
+
+    def rate(self, sigma: float) -> float:
+        """d ln φ/d ln σ."""
+        return float(SCALES[self.phi].rate(sigma))
+
+    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
+        return er_sde_step(step, x, a, b, self.phi, self._weights, 3)
+
+    def _weights(self, phi: str, a: float, b: float, nodes: Sequence[float]) -> list[float]:
+        excess = SCALES[phi].excess
+        if self.integrals == "exact":
+            u, du = panelled(a, b)
+        else:
+            u, du = b + np.arange(100) / 100 * (a - b), np.full(100, (a - b) / 100)
+        shares = du * np.exp(log(b) + excess(b) - np.log(u) - excess(u))  # φ(b)/φ(u) du
+        total, first = float(shares.sum()), float((shares * (u - a)).sum())
+        weights = [1 - b / a * float(np.exp(excess(b) - excess(a))), 0.0, 0.0]
         for order, factor in enumerate((b - a + total, 0.5 * (b - a) ** 2 + first)[: len(nodes) - 1]):
             weights = [w + factor * d for w, d in zip(weights, _differences(nodes, order), strict=True)]
         return weights[: len(nodes)]
 
-    def _integrals(self, a: float, b: float) -> tuple[float, float]:
-        """φ(b) ∫_b^a du/φ and φ(b) ∫_b^a (u − a)/φ du."""
-        excess = SCALES[self.phi].excess
-        at_b = math.log(b) + excess(b)
-        places = (
-            panelled(a, b)
-            if self.integrals == "exact"
-            else [(b + j / 100 * (a - b), (a - b) / 100) for j in range(100)]
-        )
-        shares = [(u, du * math.exp(at_b - math.log(u) - excess(u))) for u, du in places]
-        return sum(share for _, share in shares), sum(share * (u - a) for u, share in shares)
 
-
-def _differences(nodes: list[float], order: int) -> list[float]:
+def _differences(nodes: Sequence[float], order: int) -> list[float]:
     """Weights of the outputs in D' (order 0) and D'' (order 1) at the ``nodes``, newest first."""
     late = 1 / (nodes[0] - nodes[1])
     if order == 0:

@@ -12,11 +12,17 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from edm_unified.sampling.dynamics import Dynamics, Level, Walk
-from edm_unified.sampling.solvers.linear import Randn
+from edm_unified.sampling.dynamics import Axis, Dynamics, Level, Walk
+from edm_unified.sampling.solvers.printed import Printed
+from edm_unified.sampling.solvers.rows import Randn
 
 Last = Literal["solver", "denoise", "stop"]
 LAST = ("solver", "denoise", "stop")
+
+
+def prepared(solver: Any, axis: Axis, walk: Walk) -> Any:
+    """What ``solver.init`` returns for a walk that is taken as a whole: see :meth:`Printed.init`."""
+    return solver.init(axis, walk, whole=True) if isinstance(solver, Printed) else solver.init(axis, walk)
 
 
 class DenoisedLast(NamedTuple):
@@ -24,8 +30,8 @@ class DenoisedLast(NamedTuple):
 
     solver: Any
 
-    def init(self, dynamics: Dynamics, walk: Walk) -> tuple[Level, Any]:
-        return walk.levels[-1], self.solver.init(dynamics, Walk(walk.levels[:-1]))
+    def init(self, axis: Axis, walk: Walk) -> tuple[Level, Any]:
+        return walk.levels[-1], prepared(self.solver, axis, Walk(walk.levels[:-1]))
 
     def step(
         self, dynamics: Dynamics, x: Tensor, a: Level, b: Level, state: tuple[Level, Any], randn: Randn

@@ -13,8 +13,8 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from edm_unified.components.component import component
-from edm_unified.sampling.dynamics import Dynamics, Level, Walk
-from edm_unified.sampling.solvers.linear import Randn
+from edm_unified.sampling.dynamics import Axis, Dynamics, Level, Walk
+from edm_unified.sampling.solvers.rows import Randn
 
 
 @component
@@ -33,7 +33,7 @@ class NoPredictor:
     order: ClassVar[int] = 0
     stochastic: ClassVar[bool] = False
 
-    def init(self, dynamics: Dynamics, walk: Walk) -> None:
+    def init(self, axis: Axis, walk: Walk) -> None:
         """Nothing to prepare."""
         if all(a.sigma != b.sigma for a, b in pairwise(walk.levels)):
             raise ValueError(

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from edm_unified.components.component import count, nonnegative
 from edm_unified.sampling.by_sample import each, row_sum
-from edm_unified.sampling.dynamics import Dynamics, Level, Walk
-from edm_unified.sampling.solvers.linear import Randn
+from edm_unified.sampling.dynamics import Axis, Dynamics, Level, Walk
+from edm_unified.sampling.solvers.rows import Randn
 
 SAFETY, LEAST, MOST = 0.9, 0.2, 5.0
 SHORTEST_STEP = 1e-9
@@ -145,8 +145,8 @@ class Ledger:
     def rejected(self) -> list[int]:
         return list(self.state.rejected.tolist())
 
-    def init(self, dynamics: Dynamics, walk: Walk) -> Any:
-        self.state = self.solver.init(dynamics, walk)
+    def init(self, axis: Axis, walk: Walk) -> Any:
+        self.state = self.solver.init(axis, walk)
         return self.state
 
     def step(self, dynamics: Dynamics, x: Tensor, a: Level, b: Level, state: Any, randn: Randn) -> tuple[Tensor, Any]:

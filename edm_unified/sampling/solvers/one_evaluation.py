@@ -6,18 +6,17 @@ reverse SDE (in k-diffusion's 2M/3M SDE samplers ``eta`` is our η²).
 
 from __future__ import annotations
 
-import math
+from math import sqrt
 from typing import ClassVar, Literal
 
 from edm_unified.components.component import choice, component, nonnegative
-from edm_unified.sampling.dynamics import Dynamics, Level
-from edm_unified.sampling.renoising import ancestral_split
-from edm_unified.sampling.solvers.linear import OneEvaluation
+from edm_unified.sampling.dynamics import Level
+from edm_unified.sampling.solvers.printed import Form, Printed, Step
 
 
 @component
-class DDIM(OneEvaluation):
-    """x_b = D + (down/a)(x − D) + up n, down² + up² = b², up = η b √(1 − b²/a²) (Song et al. 2020, Eqs. 12 and 16).
+class DDIM(Printed):
+    """x_b = D + down ε + up n, down² + up² = b², up = η b √(1 − b²/a²) (Song et al. 2020, Eqs. 12 and 16).
 
     η = 0 is the deterministic DDIM, Euler's method in σ whatever the schedule; η = 1 is DDPM's posterior. Order 1
     (weak order 1 for η > 0), one evaluation per step.
@@ -34,14 +33,16 @@ class DDIM(OneEvaluation):
     def stochastic(self) -> bool:
         return self.eta > 0
 
-    def weights(self, dynamics: Dynamics, a: Level, b: Level) -> tuple[float, float, float]:
-        down, up = ancestral_split(a.sigma, b.sigma, self.eta)
-        return 1 - down / a.sigma, down / a.sigma, up
+    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
+        D = step.denoise(x, a)
+        eps = (x - D) / a.sigma
+        up = min(b.sigma, self.eta * b.sigma * sqrt(1 - (b.sigma / a.sigma) ** 2))  # Eq. 16
+        return D + sqrt(b.sigma**2 - up**2) * eps + up * step.noise()  # Eq. 12
 
 
 @component
-class DDPM(OneEvaluation):
-    """Ancestral sampling: the posterior mean, and noise of one of two variances (Ho et al. 2020, Eq. 6, §3.2).
+class DDPM(Printed):
+    """Ancestral sampling: the posterior mean, and noise of one of two variances (Ho et al. 2020, Eqs. 6, 7 and §3.2).
 
     ``small``: β̃, the exact posterior variance when x_0 is a point; in x, std = (b/a) √(a² − b²).
     ``large``: β, that of the forward step; in x, std = (s_a/s_b) √(a² − b²), which depends on the schedule's s.
@@ -56,15 +57,17 @@ class DDPM(OneEvaluation):
     def __post_init__(self) -> None:
         choice("variance", self.variance, ("small", "large"))
 
-    def weights(self, dynamics: Dynamics, a: Level, b: Level) -> tuple[float, float, float]:
-        down, small = ancestral_split(a.sigma, b.sigma, eta=1.0)
-        large = a.s / b.s * math.sqrt(a.sigma**2 - b.sigma**2)
-        std = {"small": small, "large": large}[self.variance] if b.sigma > 0 else 0.0
-        return 1 - down / a.sigma, down / a.sigma, std
+    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
+        D = step.denoise(x, a)
+        if b.sigma == 0:
+            return D
+        mean = D + (b.sigma / a.sigma) ** 2 * (x - D)  # Eq. 7, in x = x_t/s
+        ratio = b.sigma / a.sigma if self.variance == "small" else a.s / b.s
+        return mean + ratio * sqrt(a.sigma**2 - b.sigma**2) * step.noise()
 
 
 @component
-class EulerMaruyama(OneEvaluation):
+class EulerMaruyama(Printed):
     """Euler–Maruyama on the reverse SDE in t (Song et al. 2021, Eq. 6; Karras et al. 2022, Eq. 6):
 
         dx_t = [f x_t − ½(1 + η²) g² ∇ln p] dt + η g dw̄,    −½ g² ∇ln p = (σ'/σ)(x_t − s D).
@@ -85,18 +88,19 @@ class EulerMaruyama(OneEvaluation):
     def stochastic(self) -> bool:
         return self.eta > 0
 
-    def weights(self, dynamics: Dynamics, a: Level, b: Level) -> tuple[float, float, float]:
-        if b.sigma == 0 and not dynamics.schedule.reaches_zero:
-            return 1.0, 0.0, 0.0
-        h = b.t - a.t
-        pull = h * (1 + self.eta**2) * a.l
-        std = self.eta * a.sigma * math.sqrt(-2 * a.l * h) if b.sigma > 0 else 0.0
-        ratio = a.s / b.s
-        return -ratio * pull, ratio * (1 + h * a.f + pull), ratio * std
+    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
+        D = step.denoise(x, a)
+        if b.sigma == 0 and not step.axis.schedule.reaches_zero:
+            return D
+        x_t, h = a.s * x, b.t - a.t
+        drift = a.f * x_t + (1 + self.eta**2) * a.l * (x_t - a.s * D)
+        g = a.s * a.sigma * sqrt(2 * a.l)  # g² = 2 s² σ σ'
+        std = self.eta * g * sqrt(-h) if b.sigma > 0 else 0.0
+        return (x_t + h * drift + std * step.noise()) / b.s
 
 
 @component
-class ReverseDiffusion(OneEvaluation):
+class ReverseDiffusion(Printed):
     """Reverse diffusion: the forward transition b → a run backwards (Song et al. 2021, Eq. 46).
 
     A forward step x_a = x_b + F x_b + G n of the scaled state becomes x_b = x_a − F x_a + G² ∇ln p(x_a) + G n. Of the
@@ -109,9 +113,12 @@ class ReverseDiffusion(OneEvaluation):
     order: ClassVar[int] = 1
     stochastic: ClassVar[bool] = True
 
-    def weights(self, dynamics: Dynamics, a: Level, b: Level) -> tuple[float, float, float]:
+    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
+        D = step.denoise(x, a)
         if b.sigma == 0:
-            return 1.0, 0.0, 0.0
-        ratio = a.s / b.s
-        pull = (1 - b.sigma / a.sigma) * (1 + b.sigma / a.sigma)
-        return ratio * pull, ratio * (2 - ratio - pull), ratio * math.sqrt((a.sigma - b.sigma) * (a.sigma + b.sigma))
+            return D
+        x_t = a.s * x
+        score = (a.s * D - x_t) / (a.s * a.sigma) ** 2
+        F = a.s / b.s - 1
+        G = a.s * sqrt((a.sigma - b.sigma) * (a.sigma + b.sigma))
+        return (x_t - F * x_t + G**2 * score + G * step.noise()) / b.s  # Eq. 46

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from edm_unified.sampling.solvers.exponential import phi, phis
+from edm_unified.sampling.solvers.phi import phi, phis
 
 Weights = tuple[float, ...]
 

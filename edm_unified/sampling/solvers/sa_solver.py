@@ -9,26 +9,24 @@ The predictor puts the interpolant through the last outputs in place of D. The c
 noise n, once D at b is known, with the interpolant through that output as well; it costs no evaluation, for D is not
 evaluated again at the corrected x (Xue et al. 2023, Algorithm 1).
 
-D at b is evaluated when the next step begins. So the correction of one step and the prediction of the next are *one*
-linear combination: with w the weights of the prediction that led to x, w* those of its correction, both over the same
-outputs, x + Σ (w* − w)_j D_j is the corrected state, whatever the noise was.
+The correction of one step and the prediction of the next are taken as *one* linear combination
+(:attr:`~edm_unified.sampling.solvers.printed.Printed.waits`): the state that is passed on is the predicted one.
 """
 
 from __future__ import annotations
 
-import math
-from itertools import zip_longest
-from typing import Literal
+from math import exp, expm1, log, sqrt
+from typing import ClassVar, Literal
 
 from edm_unified.components.component import component, count, nonnegative
 from edm_unified.sampling.dynamics import Level
-from edm_unified.sampling.solvers.exponential import ExponentialMultistep, lagrange_weights
-from edm_unified.sampling.solvers.linear import Row, row
+from edm_unified.sampling.solvers.phi import lagrange_weights
+from edm_unified.sampling.solvers.printed import Form, Printed, Step, weighed
 from edm_unified.schedules import PRACTICAL_INFINITY
 
 
 @component
-class SASolver(ExponentialMultistep):
+class SASolver(Printed):
     """SA-Solver (Xue et al. 2023, Eqs. 14 and 17): predictor and corrector of any order, noise τ on a window of levels.
 
     ``predictor`` p is the number of past outputs that the prediction uses, ``corrector`` c ≤ p + 1 that of the
@@ -49,6 +47,7 @@ class SASolver(ExponentialMultistep):
     S_min: float = 0.0
     S_max: float = PRACTICAL_INFINITY
     kind: Literal["sa_solver"] = "sa_solver"
+    waits: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         count("predictor", self.predictor, most=4)
@@ -70,35 +69,19 @@ class SASolver(ExponentialMultistep):
     def most_outputs(self) -> int:
         return self.predictor + 1 if self.corrector else self.predictor
 
-    @property
-    def noise(self) -> float:
-        return self.tau
-
-    def output_weights(self, H: float, nodes: list[float]) -> list[float]:
-        return lagrange_weights(H, nodes)
-
-    def _row(self, falls: list[tuple[Level, Level]], i: int, past: int) -> tuple[int, Row, float]:
-        a, b = falls[i][0].sigma, falls[i][1].sigma
-        if b == 0:
-            return 0, row((1.0, 0.0)), 0.0
-        tau2_h = self._tau2(b) * math.log(a / b)
-        keep = b / a * math.exp(-tau2_h)
-        outputs = self._weights(falls, i, range(min(self.predictor, past + 1)))
-        if self.corrector and past:
-            predicted = self._weights(falls, i - 1, range(min(self.predictor, past)))
-            corrected = self._weights(falls, i - 1, range(-1, min(self.corrector, past + 1) - 1))
-            change = [new - old for new, old in zip_longest(corrected, [0.0, *predicted], fillvalue=0.0)]
-            outputs = [w + keep * d for w, d in zip_longest(outputs, change, fillvalue=0.0)]
-        std = b * math.sqrt(-math.expm1(-2 * tau2_h))
-        return len(outputs) - 1, row((*reversed(outputs), keep)), std
-
-    def _tau2(self, sigma: float) -> float:
-        """τ² of the step that ends at ``sigma``."""
-        return self.tau**2 if self.S_min <= sigma <= self.S_max else 0.0
-
-    def _weights(self, falls: list[tuple[Level, Level]], i: int, back: range) -> list[float]:
-        """Weights in fall i of the outputs at the starts of the falls i − j, j in ``back`` (−1 is its own end)."""
-        a, b = falls[i][0].sigma, falls[i][1].sigma
-        h = math.log(a / b)
-        nodes = [math.log(a / falls[i - j][0].sigma) / h for j in back]
-        return self.output_weights((1 + self._tau2(b)) * h, nodes)
+    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
+        D = step.remember(step.denoise(x, a))
+        if b.sigma == 0:
+            return D
+        h = log(a.sigma / b.sigma)
+        tau2 = self.tau**2 if self.S_min <= b.sigma <= self.S_max else 0.0
+        x_b = b.sigma / a.sigma * exp(-tau2 * h) * x + b.sigma * sqrt(-expm1(-2 * tau2 * h)) * step.noise()
+        past = step.past(self.predictor - 1)
+        outputs = [D, *(D_j for _, D_j in past)]
+        nodes = [0.0, *(log(a.sigma / before.sigma) / h for before, _ in past)]
+        predicted = x_b + weighed(lagrange_weights((1 + tau2) * h, nodes), outputs)  # Eq. 14
+        if not (self.corrector and step.followed):
+            return predicted
+        outputs = [step.ahead(predicted), *outputs][: self.corrector]
+        nodes = [1.0, *nodes][: self.corrector]
+        return x_b + weighed(lagrange_weights((1 + tau2) * h, nodes), outputs)  # Eq. 17

@@ -1,0 +1,285 @@
+"""A solver, written as its paper prints one step of it.
+
+A final subclass of :class:`Printed` writes one fall, ``fall(step, x, a, b)``: x at level b from x at level a, out of x,
+outputs ``step.denoise(x, level)`` of D and noises ``step.noise()``. All of these enter linearly. So before the loop the
+fall is run once between each two levels of the walk with symbols in their places (:class:`Form`); what comes out are
+weights (:mod:`~edm_unified.sampling.solvers.rows`), and the loop combines tensors with numbers. In ``fall`` the levels
+are plain numbers: ``a.sigma``, ``a.t``, ``a.s``, the log-rates ``a.f`` = s'/s and ``a.l`` = σ'/σ, and the same of b.
+
+What reaches from one fall into the next is asked of ``step``: ``remember(value)`` hands a value on and ``past(most)``
+gives those of the falls before, as far back as no rise or repeat of the level has moved x; ``ahead(x)`` evaluates D at
+the *end* of the fall, for a corrector, and the next fall finds it as its own output at a.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from edm_unified.sampling.dynamics import Axis, Dynamics, Level, Walk
+from edm_unified.sampling.solvers.rows import Instruction, Program, Randn, State, row, take
+
+X = 0
+"""The symbol of the state at the start of a fall. Those of outputs and other values are positive, in the order in which
+they are made; those of noises are negative."""
+
+
+class Form:
+    """A linear combination of symbols: what x, D(x) and a noise are while a step is read."""
+
+    __slots__ = ("weights",)
+
+    def __init__(self, weights: dict[int, float]) -> None:
+        self.weights = weights
+
+    def __add__(self, other: Form) -> Form:
+        total = self.weights.copy()
+        for symbol, weight in other.weights.items():
+            total[symbol] = total.get(symbol, 0.0) + weight
+        return Form(total)
+
+    def __sub__(self, other: Form) -> Form:
+        total = self.weights.copy()
+        for symbol, weight in other.weights.items():
+            total[symbol] = total.get(symbol, 0.0) - weight
+        return Form(total)
+
+    def __neg__(self) -> Form:
+        return self * -1.0
+
+    def __mul__(self, factor: float) -> Form:
+        if isinstance(factor, Form):
+            raise TypeError("a step must be linear in x, the outputs of D and the noises; this one multiplies two")
+        return Form({symbol: weight * factor for symbol, weight in self.weights.items()})
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> Form:
+        return Form({symbol: weight / divisor for symbol, weight in self.weights.items()})
+
+
+def weighed(weights: Iterable[float], values: Iterable[Form]) -> Form:
+    """Σ_j w_j v_j."""
+    total: dict[int, float] = {}
+    for factor, value in zip(weights, values, strict=True):
+        for symbol, weight in value.weights.items():
+            total[symbol] = total.get(symbol, 0.0) + factor * weight
+    return Form(total)
+
+
+def _equal(one: Form, other: Form) -> bool:
+    """Whether they are the same but for rounding, as s x/s and x are."""
+    if one is other:
+        return True
+    u, v = one.weights, other.weights
+    return len(u) == len(v) and all(symbol in v and abs(u[symbol] - v[symbol]) < 1e-14 for symbol in u)
+
+
+class Made(NamedTuple):
+    """What a fall makes: the combination, the level where D is evaluated at it, if it is, and the symbol it gets."""
+
+    form: Form
+    level: Level | None
+    symbol: int
+
+
+class Step:
+    """What a solver writes a fall with. See the module docstring."""
+
+    def __init__(self, reading: Reading, turn: int, start: Form, known: Form | None, past: list[Past]) -> None:
+        self._reading, self._turn, self._start, self._known, self._past = reading, turn, start, known, past
+        self.axis = reading.axis
+        self.made: list[Made] = []
+        self.kept: Form | None = None
+        self.predicted: tuple[Form, Form] | None = None
+        """A state at b and D there."""
+
+    @property
+    def left(self) -> int:
+        """How many falls of the walk are left, this one included."""
+        return len(self._reading.falls) - self._turn
+
+    @property
+    def followed(self) -> bool:
+        """Whether another fall begins where this one ends, without a rise or a repeat between them."""
+        return self.left > 1 and self._reading.streaks[self._turn + 1] > 0
+
+    @property
+    def last_above_zero(self) -> bool:
+        """Whether no fall but the one to 0, if there is one, comes after this one."""
+        return self.left == (2 if self._reading.falls[-1][1].sigma == 0 else 1)
+
+    def denoise(self, x: Form, level: Level) -> Form:
+        """D(x; σ)."""
+        if _equal(x, self._start):
+            if self._known is not None:
+                return self._known
+            x = self._start
+        return self._make(x, level)
+
+    def slope(self, x_t: Form, level: Level) -> Form:
+        """dx_t/dt = (f + l) x_t − l s D(x_t/s; σ), x_t = s x (Karras et al. 2022, Eq. 4)."""
+        return (level.f + level.l) * x_t - level.l * level.s * self.denoise(x_t / level.s, level)
+
+    def noise(self) -> Form:
+        """Fresh unit noise."""
+        self._reading.noises += 1
+        return Form({-self._reading.noises: 1.0})
+
+    def remember(self, value: Form) -> Form:
+        """Hand ``value``, one a fall, on to later falls."""
+        self.kept = value
+        return value
+
+    def past(self, most: int) -> list[tuple[Level, Form]]:
+        """Where the last falls began and what they remembered, the newest first; at most ``most`` of them."""
+        return [(level, value) for level, value in reversed(self._past[max(0, len(self._past) - most) :])]
+
+    def ahead(self, x: Form) -> Form:
+        """D(x; σ) at the end of the fall, where another one follows: it is the next one's output at its start."""
+        symbol = self._reading.symbol()
+        self.predicted = x, Form({symbol: 1.0})
+        return self.predicted[1]
+
+    def in_time(self, c: float) -> Level:
+        """The level at time a.t + c (b.t − a.t)."""
+        return self._reading.between("time", c, self._turn)
+
+    def in_log_sigma(self, c: float) -> Level:
+        """The level a^{1 − c} b^c, the part c of the way in ln σ."""
+        return self._reading.between("log_sigma", c, self._turn)
+
+    def _make(self, form: Form, level: Level | None) -> Form:
+        symbol = self._reading.symbol()
+        self.made.append(Made(form, level, symbol))
+        return Form({symbol: 1.0})
+
+
+Past = tuple[Level, Form]
+
+
+class Reading:
+    """A walk being read, fall by fall, into programs."""
+
+    def __init__(self, axis: Axis, walk: Walk) -> None:
+        self.axis, self.falls, self.streaks = axis, walk.falls, walk.streaks
+        self.symbols = self.noises = 0
+        self._between: dict[tuple[str, float], dict[int, Level]] = {}
+
+    def symbol(self) -> int:
+        """A new one."""
+        self.symbols += 1
+        return self.symbols
+
+    def between(self, axis: Literal["time", "log_sigma"], c: float, turn: int) -> Level:
+        """The level at the part ``c`` of a fall above 0; those of all falls are made at once."""
+        if c in (0, 1):
+            return self.falls[turn][int(c)]  # the walk's own, never computed again
+        if (axis, c) not in self._between:
+            above = [i for i, (_, b) in enumerate(self.falls) if b.sigma > 0]
+            falls = [self.falls[i] for i in above]
+            if axis == "time":
+                times = [a.t + c * (b.t - a.t) for a, b in falls]
+                sigmas = self.axis.schedule.sigma(torch.tensor(times, dtype=torch.float64)).tolist()
+                levels = self.axis.levels(sigmas, times)
+            else:
+                levels = self.axis.levels([a.sigma * math.exp(-c * math.log(a.sigma / b.sigma)) for a, b in falls])
+            self._between[axis, c] = dict(zip(above, levels, strict=True))
+        return self._between[axis, c][turn]
+
+    def read(self, solver: Printed, waits: bool) -> list[list[Made]]:
+        """What each fall makes, its end last. ``waits``: a correction of x at b is made by the next fall."""
+        falls: list[list[Made]] = []
+        past: list[Past] = []
+        begin: list[Made] = []
+        start, known = Form({X: 1.0}), None
+        for i, (a, b) in enumerate(self.falls):
+            past = past if self.streaks[i] else []
+            step = Step(self, i, start, known, past)
+            step.made += begin
+            end = solver.fall(step, start, a, b)
+            start, known, begin = Form({X: 1.0}), None, []
+            if step.predicted is not None:
+                predicted, known = step.predicted
+                (symbol,) = known.weights
+                change = (end - predicted).weights
+                ahead = {s: w for s, w in change.items() if abs(w) > 1e-13}
+                if waits and all(s > 0 for s in ahead):
+                    begin = [Made(Form({X: 1.0}), b, symbol)]
+                    start, end = start + Form(ahead), predicted
+                else:
+                    step.made.append(Made(predicted, b, symbol))
+            if step.kept is not None:
+                past.append((a, self._remembered(step)))
+            step.made.append(Made(end, None, 0))
+            falls.append(step.made)
+        return falls
+
+    def _remembered(self, step: Step) -> Form:
+        """What is remembered, as a number times a value that takes one pass to make: a lerp, or else a difference."""
+        assert step.kept is not None
+        weights = {symbol: weight for symbol, weight in step.kept.weights.items() if weight}
+        if len(weights) == 1:
+            return step.kept
+        total, largest = sum(weights.values()), max(weights.values(), key=abs)
+        scale = total if abs(total) > 1e-2 * abs(largest) else largest
+        return step._make(step.kept / scale, None) * scale
+
+
+def compiled(falls: list[list[Made]]) -> tuple[Program, ...]:
+    """The programs: which register each symbol is in, and until which fall it is kept."""
+    last: dict[int, int] = {}
+    for i, fall in enumerate(falls):
+        for made in fall:
+            last.update((symbol, i) for symbol, weight in made.form.weights.items() if weight and symbol > 0)
+    programs, history = [], list[int]()
+    for i, fall in enumerate(falls):
+        fall = [made for made in fall if made.level is not None or not made.symbol or made.symbol in last]
+        symbols = [X, *history, *(made.symbol for made in fall)]
+        register = {symbol: k for k, symbol in enumerate(symbols[:-1])}
+        noises: dict[int, int] = {}
+        instructions = tuple([_instruction(made, register, noises) for made in fall])
+        history = sorted(symbol for symbol in symbols[1:-1] if last.get(symbol, 0) > i)
+        programs.append(Program(instructions, tuple([register[symbol] for symbol in history])))
+    return tuple(programs)
+
+
+def _instruction(made: Made, register: dict[int, int], noises: dict[int, int]) -> Instruction:
+    """``made`` in registers: values oldest first and x last, and noises numbered as the fall first needs them."""
+    weights = {symbol: weight for symbol, weight in sorted(made.form.weights.items()) if weight}
+    terms = [(register[symbol], weight) for symbol, weight in weights.items() if symbol > X]
+    if X in weights or not terms:
+        terms.append((X, weights.get(X, 0.0)))
+    drawn = [symbol for symbol in reversed(weights) if symbol < X]
+    stds = tuple([(noises.setdefault(symbol, len(noises)), weights[symbol]) for symbol in drawn])
+    return Instruction(row(terms), stds, made.level)
+
+
+class Printed(ABC):
+    """A solver of fixed steps: final subclasses write one ``fall``."""
+
+    waits: ClassVar[bool] = False
+    """Whether a correction of x at b is made by the next fall even where the falls are made one by one."""
+
+    @abstractmethod
+    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
+        """x at b, made of x at a."""
+
+    def init(self, axis: Axis, walk: Walk, whole: bool = False) -> State:
+        """The weights of all falls of the walk.
+
+        ``whole``: the falls are made one after the other, as in the loop, and nothing but the end counts. A corrector's
+        change of x is then made by the next fall, together with its own step: one combination in place of two.
+        """
+        return State(compiled(Reading(axis, walk).read(self, whole or self.waits)), 0, ())
+
+    def step(
+        self, dynamics: Dynamics, x: Tensor, a: Level, b: Level, state: State, randn: Randn
+    ) -> tuple[Tensor, State]:
+        """One fall from level a to level b."""
+        return take(dynamics, x, state, randn)
