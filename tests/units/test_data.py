@@ -16,8 +16,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision import datasets
 
-from edm_unified import denoisers, exact
+from edm_unified import exact
 from edm_unified.data import Arrays, Dataset, Digits, ImageFolder, TorchVision
+from edm_unified.recipe import denoisers
 
 
 def refused(source: Any, *parts: str) -> None:

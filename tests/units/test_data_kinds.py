@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from edm_unified import data, denoisers
+from edm_unified import data
 from edm_unified.data import arrays, folders
 from edm_unified.data.rows import ArrayRows, ImageRows
+from edm_unified.recipe import denoisers
 
 
 def refused(source: Any, *parts: str) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from training_example import recipe
 
 import edm_unified as edm
-from edm_unified import denoisers
+from edm_unified.recipe import denoisers
 from edm_unified.training.optimization.ema import gamma_of
 from edm_unified.training.parallel import Team
 from edm_unified.training.runs import checkpoint, posthoc
