@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
-from variants import ANALYTIC_STARTS, SCHEDULES, SOLVERS, Mixture, every, name, one_of_each, slope
+from variants import ANALYTIC_STARTS, SCHEDULES, SOLVERS, Mixture, cover, every, name, one_of_each, slope
 
 import edm_unified as edm
 from edm_unified import analytic_starts, solvers
@@ -64,8 +64,7 @@ def test_the_jump_is_exact_on_a_gaussian(sigma: float) -> None:
     assert float((jumped - flow(80 * NOISE, 80.0, lands)).abs().max()) < 1e-12 * 80
 
 
-@pytest.mark.parametrize("levels", [1, 3, 100])
-@pytest.mark.parametrize("solver", every(SOLVERS), ids=name)
+@pytest.mark.parametrize(("solver", "levels"), cover(every(SOLVERS), [1, 3, 100]), ids=name)
 def test_on_its_own_gaussian_an_analytic_step_changes_nothing(solver: Any, levels: int) -> None:
     """So the order of every solver, and the law of a stochastic one, is on Gaussians what it was."""
     analytic_start = AnalyticFirstStep(levels=levels).of(G)
@@ -138,8 +137,7 @@ def test_the_endpoint_is_the_better_the_less_is_jumped(solver: Any) -> None:
 # -- what is spared --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("levels", [1, 2, 5])
-@pytest.mark.parametrize("solver", every(SOLVERS), ids=name)
+@pytest.mark.parametrize(("solver", "levels"), cover(every(SOLVERS), [1, 2, 5]), ids=name)
 def test_D_is_not_asked_at_the_highest_levels(solver: Any, levels: int) -> None:
     """And everywhere else it is, as often as without an analytic start."""
     plain, spared = Watched(G), Watched(G)

@@ -11,7 +11,7 @@ import test_unipc
 import torch
 from test_unipc import by_hand
 from torch import Tensor
-from variants import SOLVERS, Mixture, every, name, slope, walk_over
+from variants import SOLVERS, Mixture, cover, every, name, slope, walk_over
 
 import edm_unified as edm
 from edm_unified import solvers
@@ -97,17 +97,15 @@ def test_above_zero_it_costs_the_order_what_a_plain_start_costs(solver: Any) -> 
     assert measured == pytest.approx(min(2, solver.order), abs=0.15)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 5])
 @pytest.mark.parametrize("solver", LOWER, ids=name)
-def test_few_steps_and_their_count(solver: Any, n: int) -> None:
-    x = edm.sample(D, NOISE, solver=solver, steps=Karras(n=n))
-    assert bool(torch.isfinite(x).all())
-    assert edm.count_nfe(Karras(n=n), solver) == n
-    if n == 2 and not getattr(solver, "corrector", False) and not isinstance(solver, solvers.TrigonometricAdams):
-        eta = getattr(solver, "eta", 0.0)
-        assert torch.allclose(
-            x, edm.sample(D, NOISE, solver=solvers.ExponentialAdams(order=1, eta=eta), steps=Karras(n=2))
-        )
+def test_few_steps_and_their_count(solver: Any) -> None:
+    x = {n: edm.sample(D, NOISE, solver=solver, steps=Karras(n=n)) for n in (1, 2, 3, 5)}
+    for n, samples in x.items():
+        assert bool(torch.isfinite(samples).all())
+        assert edm.count_nfe(Karras(n=n), solver) == n
+    if not getattr(solver, "corrector", False) and not isinstance(solver, solvers.TrigonometricAdams):
+        first = solvers.ExponentialAdams(order=1, eta=getattr(solver, "eta", 0.0))
+        assert torch.allclose(x[2], edm.sample(D, NOISE, solver=first, steps=Karras(n=2)))
 
 
 @pytest.mark.parametrize("solver", LOWER, ids=name)
@@ -156,8 +154,11 @@ def test_the_start_of_2m_is_the_corrector_of_unipc() -> None:
 # -- the fall to 0 -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", [None, Ancestral(eta=0.7), Ancestral(eta=1.5)], ids=name)
-@pytest.mark.parametrize("solver", every(SOLVERS), ids=name)
+@pytest.mark.parametrize(
+    ("solver", "rule"),
+    [*((s, None) for s in every(SOLVERS)), *cover(every(SOLVERS), [Ancestral(eta=0.7), Ancestral(eta=1.5)])],
+    ids=name,
+)
 def test_the_last_fall(solver: Any, rule: Any) -> None:
     """``stop`` is where the walk over the levels above 0 ends, ``denoise`` is D of it, and each spends what it must."""
     settings: dict[str, Any] = {"solver": solver, "renoising": rule, "steps": Karras(n=9)}
@@ -186,16 +187,13 @@ def test_a_walk_that_ends_above_zero_has_no_last_fall() -> None:
 
 
 @pytest.mark.parametrize("solver", every(SOLVERS), ids=name)
-@pytest.mark.parametrize("n", [1, 2])
-def test_where_d_is_the_last_fall_one_fall_is_d(solver: Any, n: int) -> None:
+def test_where_d_is_the_last_fall_one_fall_is_d(solver: Any) -> None:
     """Of N falls the solver has N − 1, which may be none."""
-    settings: dict[str, Any] = {"solver": solver, "steps": Karras(n=n, sigma_min=0.5)}
-    x = edm.sample(D, NOISE, last="denoise", **settings)
-    if n == 1:
-        assert torch.equal(x, D(80 * NOISE, torch.tensor(80.0).double()))
-    else:
-        stopped = edm.sample(D, NOISE, last="stop", **settings)
-        assert torch.equal(x, D(stopped, torch.tensor(levels_of(settings["steps"], EDM())[1]).double()))
+    one, two = (edm.sample(D, NOISE, last="denoise", solver=solver, steps=Karras(n=n, sigma_min=0.5)) for n in (1, 2))
+    assert torch.equal(one, D(80 * NOISE, torch.tensor(80.0).double()))
+    steps = Karras(n=2, sigma_min=0.5)
+    stopped = edm.sample(D, NOISE, last="stop", solver=solver, steps=steps)
+    assert torch.equal(two, D(stopped, torch.tensor(levels_of(steps, EDM())[1]).double()))
 
 
 def test_one_step() -> None:

@@ -193,15 +193,15 @@ def test_a_single_step_method_forgets() -> None:
 # -- tableaus ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("z", [-40.0, -3.0, -0.7, -1e-3, 1e-3, 0.7, 3.0])
 @pytest.mark.parametrize("solver", TABLEAUS, ids=name)
-def test_stages_and_result_are_exact_for_a_constant(solver: Any, z: float) -> None:
+def test_stages_and_result_are_exact_for_a_constant(solver: Any) -> None:
     nodes, weights = solver.scheme
-    rows, closing = weights(z)
-    for c, row in zip(nodes, rows, strict=True):
-        assert sum(row) == pytest.approx(c * phi(1, c * z) if c else 0, rel=1e-12)
-        assert len(row) <= len(nodes)
-    assert sum(closing) == pytest.approx(phi(1, z), rel=1e-12)
+    for z in (-40.0, -3.0, -0.7, -1e-3, 1e-3, 0.7, 3.0):
+        rows, closing = weights(z)
+        for c, row in zip(nodes, rows, strict=True):
+            assert sum(row) == pytest.approx(c * phi(1, c * z) if c else 0, rel=1e-12)
+            assert len(row) <= len(nodes)
+        assert sum(closing) == pytest.approx(phi(1, z), rel=1e-12)
 
 
 @pytest.mark.parametrize("solver", [s for s in METHODS if isinstance(s, solvers.RES2S | solvers.RES3S)], ids=name)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from variants import ADAPTIVE, CORRECTORS, SOLVERS, every, name, one_of_each
+from variants import ADAPTIVE, CORRECTORS, SOLVERS, cover, every, name, one_of_each
 
 import edm_unified as edm
 from edm_unified import networks, preconditioning, schedules, solvers
@@ -53,8 +53,7 @@ def test_the_test_for_waiting_can_fail() -> None:
         torch.ones(1, device=GPU).item()
 
 
-@pytest.mark.parametrize("solver", every(SOLVERS), ids=name)
-@pytest.mark.parametrize("rule", [None, Churn(), Corrected()], ids=name)
+@pytest.mark.parametrize(("solver", "rule"), cover(every(SOLVERS), [None, Churn(), Corrected()]), ids=name)
 def test_the_loop_never_waits_for_the_device(solver: Any, rule: Any) -> None:
     levels = levels_of(edm.discretization.Karras(n=5), schedules.EDM(), rule)
     D = lambda x, sigma: x / (1 + sigma**2)  # noqa: E731
@@ -88,8 +87,7 @@ def test_a_network_in_its_preconditioning_never_waits(precondition: Any) -> None
             walk(dynamics, 10 * x, path, heun, None, 1.0, lambda: x)
 
 
-@pytest.mark.parametrize("solver", every(SOLVERS) + one_of_each(ADAPTIVE), ids=name)
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+@pytest.mark.parametrize(("solver", "schedule"), cover(every(SOLVERS) + one_of_each(ADAPTIVE), SCHEDULES), ids=name)
 def test_a_sample_is_that_of_the_cpu(solver: Any, schedule: Any) -> None:
     noise, steps = edm.unit_noise(16, (3,), seed=3), edm.discretization.Karras(n=8, sigma_max=70.0, sigma_min=0.02)
     here = edm.sample(MIXTURE, noise, schedule=schedule, steps=steps, solver=solver)

@@ -18,6 +18,7 @@ from variants import (
     SCHEDULES,
     SOLVERS,
     Wiener,
+    cover,
     draws,
     dynamics_of,
     every,
@@ -125,8 +126,7 @@ def test_S_noise_scales_the_noise_of_every_rise_and_nothing_else() -> None:
     assert bool((unit > quiet).all())
 
 
-@pytest.mark.parametrize("solver", every(SOLVERS), ids=name)
-@pytest.mark.parametrize("rule", [None, *every(RENOISING)], ids=name)
+@pytest.mark.parametrize(("solver", "rule"), cover(every(SOLVERS), [None, *every(RENOISING)], times=2), ids=name)
 def test_noise_is_drawn_only_where_it_is_used(solver: Any, rule: Any) -> None:
     """One draw for each rise and repeat, one or more for each fall of an SDE solver above 0, none otherwise."""
     from edm_unified.sampling.loop import walk

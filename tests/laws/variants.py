@@ -7,9 +7,10 @@ union and not here, so a new component is tested by being named.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import count, pairwise
+from itertools import count, pairwise, product
 from typing import Any, get_args
 
 import numpy as np
@@ -213,6 +214,19 @@ def every(settings: dict[type, tuple[Any, ...]]) -> list[Any]:
 
 def one_of_each(settings: dict[type, tuple[Any, ...]]) -> list[Any]:
     return [values[0] for values in settings.values()]
+
+
+def cover(longest: Sequence[Any], *others: Sequence[Any], times: int = 1) -> list[tuple[Any, ...]]:
+    """Instead of a full product: each of ``longest`` with ``times`` different combinations of the ``others``, in turn.
+
+    Every combination of the others appears, about equally often, and with neighbours in ``longest`` (variants of one
+    class) they are different ones. For laws of which the parts that are crossed have no say in each other's.
+    """
+    rest = list(product(*others))
+    assert times <= len(rest) <= times * len(longest)
+    order = random.Random(0).sample(range(len(longest)), len(longest))  # else kinds of variants meet the same partner
+    partners = {i: [rest[(times * turn + k) % len(rest)] for k in range(times)] for turn, i in enumerate(order)}
+    return [(value, *partner) for i, value in enumerate(longest) for partner in partners[i]]
 
 
 def name(value: Any) -> str:
