@@ -1,8 +1,9 @@
 """What every choice in the design space is made of: a frozen dataclass with a ``kind``.
 
-A component checks its own values in ``__post_init__`` and raises ``ValueError`` whose message starts with the
-name of the offending field: ``sigma_min: must be positive and finite, got -1``. The recipe loader puts the path
-in front of that message; a Python user reads it as it stands.
+A component checks its own values, by the constraints in its annotations (:mod:`edm_unified.components.constraints`) and
+in ``__post_init__``, and raises ``ValueError`` whose message starts with the name of the offending field:
+``sigma_min: must be positive and finite, got -1``. The recipe loader puts the path in front of that message; a Python
+user reads it as it stands.
 """
 
 from __future__ import annotations
@@ -35,6 +36,16 @@ MOST_SEED = 2**63 - 1
 def component(cls: type[T]) -> type[T]:
     """Make ``cls`` a frozen dataclass that a recipe may name. Unknown keys in the recipe are errors."""
     cls.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]  # read by recipe.py's TypeAdapter only
+    own = getattr(cls, "__post_init__", None)
+
+    def checked(self: Any) -> None:
+        from edm_unified.components import constraints  # which is made of the checks below
+
+        constraints.check(self)
+        if own is not None:
+            own(self)
+
+    cls.__post_init__ = checked  # type: ignore[attr-defined]
     return dataclass(frozen=True)(cls)
 
 

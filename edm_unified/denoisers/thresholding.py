@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from edm_unified.components.component import component, positive
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Positive
 from edm_unified.denoisers.denoiser import Around, Denoiser
 
 
@@ -50,14 +51,13 @@ class Dynamic:
     """
 
     quantile: float = 0.995
-    high: float = 1.0
+    high: Positive = 1.0
     kind: Literal["dynamic"] = "dynamic"
     formulas: ClassVar[dict[str, str]] = {"D": "high · min(max(D, −s), s)/s, s = max(quantile of |D|, high)"}
 
     def __post_init__(self) -> None:
         if not (isinstance(self.quantile, (int, float)) and 0 < self.quantile <= 1):
             raise ValueError(f"quantile: must be above 0 and at most 1, got {self.quantile!r}")
-        positive("high", self.high)
 
     def of(self, denoised: Tensor) -> Tensor:
         """``denoised``, clipped and scaled."""

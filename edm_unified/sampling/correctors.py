@@ -34,7 +34,8 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from edm_unified.components.component import component, positive
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Positive
 from edm_unified.sampling.by_sample import row_sum
 from edm_unified.sampling.dynamics import Dynamics, Level
 from edm_unified.sampling.solvers.rows import Randn
@@ -55,12 +56,9 @@ class Langevin:
     :class:`AnnealedLangevin` does not.
     """
 
-    snr: float = 0.16
+    snr: Positive = 0.16
     kind: Literal["langevin"] = "langevin"
     formulas: ClassVar[dict[str, str]] = {"corrector": "ε = 2 (snr ‖n‖/‖∇ln p‖)², per sample"}
-
-    def __post_init__(self) -> None:
-        positive("snr", self.snr)
 
     def step(self, dynamics: Dynamics, x: Tensor, level: Level, randn: Randn) -> Tensor:
         return _by_norms(self.snr, dynamics, x, level, randn, whole=False)
@@ -74,14 +72,11 @@ class BatchLangevin:
     reproduce published samples; else take :class:`Langevin`.
     """
 
-    snr: float = 0.16
+    snr: Positive = 0.16
     kind: Literal["batch_langevin"] = "batch_langevin"
     formulas: ClassVar[dict[str, str]] = {
         "corrector": "ε = 2 (snr mean ‖n‖/mean ‖∇ln p‖)², over the batch: a sample depends on its batch"
     }
-
-    def __post_init__(self) -> None:
-        positive("snr", self.snr)
 
     def step(self, dynamics: Dynamics, x: Tensor, level: Level, randn: Randn) -> Tensor:
         return _by_norms(self.snr, dynamics, x, level, randn, whole=True)
@@ -106,12 +101,11 @@ class AnnealedLangevin:
     The drift is 2 snr² (D − x) and the noise 2 snr σ n, whatever the score: linear in D and stable for snr < 1.
     """
 
-    snr: float = 0.16
+    snr: Positive = 0.16
     kind: Literal["annealed_langevin"] = "annealed_langevin"
     formulas: ClassVar[dict[str, str]] = {"corrector": "ε = 2 (snr σ)²"}
 
     def __post_init__(self) -> None:
-        positive("snr", self.snr)
         if not self.snr < 1:
             raise ValueError(f"snr: must be below 1, or the steps overshoot and grow, got {self.snr!r}")
 
@@ -128,14 +122,12 @@ class NCSNLangevin:
     2020 (epsilon 6.2e-6). Stable for epsilon < 2 σ_min².
     """
 
-    epsilon: float = 2e-5
-    sigma_min: float = 0.01
+    epsilon: Positive = 2e-5
+    sigma_min: Positive = 0.01
     kind: Literal["ncsn_langevin"] = "ncsn_langevin"
     formulas: ClassVar[dict[str, str]] = {"corrector": "ε_i = epsilon σ_i²/σ_min²"}
 
     def __post_init__(self) -> None:
-        positive("epsilon", self.epsilon)
-        positive("sigma_min", self.sigma_min)
         if not self.epsilon < 2 * self.sigma_min**2:
             raise ValueError(
                 f"epsilon: must be below 2 sigma_min² = {2 * self.sigma_min**2:g}, or the steps overshoot and grow, "

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol
 
-from edm_unified.components.component import component, count, falling, nonnegative, positive
+from edm_unified.components.component import component, count, falling
+from edm_unified.components.constraints import Nonnegative, Positive, whole
 from edm_unified.sampling.levels import Karras
 from edm_unified.schedules import EDM
 
@@ -49,19 +50,16 @@ class Churn:
     S_churn 40, S_min 0.05, S_max 50, S_noise 1.003 (their Table 5).
     """
 
-    S_churn: float = 40.0
-    S_min: float = 0.05
+    S_churn: Nonnegative = 40.0
+    S_min: Nonnegative = 0.05
     S_max: float = 50.0
-    S_noise: float = 1.003
+    S_noise: Positive = 1.003
     kind: Literal["churn"] = "churn"
     formulas: ClassVar[dict[str, str]] = {
         "walk": "σ_i ↑ (1+γ)σ_i ↓ σ_{i+1}, γ = min(S_churn/N, √2−1) on [S_min, S_max]"
     }
 
     def __post_init__(self) -> None:
-        nonnegative("S_churn", self.S_churn)
-        nonnegative("S_min", self.S_min)
-        positive("S_noise", self.S_noise)
         if not self.S_max >= self.S_min:  # S_max may be inf
             raise ValueError(f"S_max: must not be below S_min, got {self.S_max!r} against {self.S_min!r}")
 
@@ -92,16 +90,12 @@ class Ancestral:
     k-diffusion's "ancestral" form of it. η > 1 is cut where all of σ_{i+1} is fresh noise.
     """
 
-    eta: float = 1.0
-    S_noise: float = 1.0
+    eta: Nonnegative = 1.0
+    S_noise: Positive = 1.0
     kind: Literal["ancestral"] = "ancestral"
     formulas: ClassVar[dict[str, str]] = {
         "walk": "σ_i ↓ √(σ_{i+1}² − up²) ↑ σ_{i+1}, up = η σ_{i+1} √(1 − σ_{i+1}²/σ_i²)"
     }
-
-    def __post_init__(self) -> None:
-        nonnegative("eta", self.eta)
-        positive("S_noise", self.S_noise)
 
     def walk(self, levels: tuple[float, ...]) -> tuple[float, ...]:
         walk = [levels[0]]
@@ -131,14 +125,12 @@ class Restart:
     """
 
     intervals: tuple[RestartInterval, ...] = (RestartInterval(0.06, 0.30, 3, 2),)
-    rho: float = 7.0
-    S_noise: float = 1.0
+    rho: Positive = 7.0
+    S_noise: Positive = 1.0
     kind: Literal["restart"] = "restart"
     formulas: ClassVar[dict[str, str]] = {"walk": "… ↓ σ_min ↑ σ_max ↓ (n levels) σ_min, K times, ↓ …"}
 
     def __post_init__(self) -> None:
-        positive("rho", self.rho)
-        positive("S_noise", self.S_noise)
         for interval in self.intervals:
             falling("intervals.sigma_min", interval.sigma_min, "intervals.sigma_max", interval.sigma_max)
             count("intervals.n", interval.n, least=2)
@@ -168,13 +160,10 @@ class Restart:
 class Corrected:
     """Repeat every level above zero; the corrector acts on each of the ``repeats`` (Song et al. 2021, Algorithm 1)."""
 
-    repeats: int = 1
+    repeats: Annotated[int, whole(most=10_000)] = 1
     S_noise: ClassVar[float] = 1.0  # there are no rises to scale
     kind: Literal["corrected"] = "corrected"
     formulas: ClassVar[dict[str, str]] = {"walk": "σ_i = σ_i ↓ σ_{i+1} …"}
-
-    def __post_init__(self) -> None:
-        count("repeats", self.repeats, most=10_000)
 
     def walk(self, levels: tuple[float, ...]) -> tuple[float, ...]:
         _bounded("repeats", len(levels) * (1 + self.repeats))

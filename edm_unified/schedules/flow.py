@@ -12,7 +12,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from edm_unified.components.component import component, positive
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Positive
 from edm_unified.schedules.base import PRACTICAL_INFINITY, Schedule
 
 
@@ -24,7 +25,7 @@ class FlowMatching(Schedule):
     σ ↦ m σ, and s = 1/(1+σ) for every m. With m = 1 this is rectified flow, the linear path.
     """
 
-    shift: float = 1.0
+    shift: Positive = 1.0
     kind: Literal["flow_matching"] = "flow_matching"
     formulas: ClassVar[dict[str, str]] = {
         "s": "1/(1+σ)   (= 1 − t for m = 1)",
@@ -33,9 +34,6 @@ class FlowMatching(Schedule):
         "g": "s σ √(2/(t(1−t)))   (= √(2t/(1−t)) for m = 1)",
         "time": "σ/(m + σ)",
     }
-
-    def __post_init__(self) -> None:
-        positive("shift", self.shift)
 
     @property
     def t_max(self) -> float:

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from scipy.interpolate import CubicSpline, PchipInterpolator
 from torch import Tensor
 
-from edm_unified.components.component import choice, component, count, nonnegative
+from edm_unified.components.component import choice, component
+from edm_unified.components.constraints import Nonnegative, whole
 from edm_unified.schedules.base import Schedule
 
 BetaKind = Literal["linear", "scaled_linear", "cosine"]
@@ -101,10 +102,10 @@ class BetaTable(Schedule):
     """
 
     betas: BetaKind | tuple[float, ...] = "linear"
-    num_steps: int = 1000
+    num_steps: Annotated[int, whole(least=1, most=100_000)] = 1000
     beta_start: float = 1e-4
     beta_end: float = 0.02
-    offset: float = 0.008
+    offset: Nonnegative = 0.008
     max_beta: float = 0.999
     kind: Literal["beta_table"] = "beta_table"
     formulas: ClassVar[dict[str, str]] = {
@@ -116,8 +117,6 @@ class BetaTable(Schedule):
     }
 
     def __post_init__(self) -> None:
-        count("num_steps", self.num_steps, least=1, most=100_000)
-        nonnegative("offset", self.offset)
         if isinstance(self.betas, str):
             choice("betas", self.betas, _BETAS)
             for name in ("beta_start", "beta_end", "max_beta"):

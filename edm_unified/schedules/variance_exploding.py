@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from edm_unified.components.component import component, falling, positive
+from edm_unified.components.component import component, falling
+from edm_unified.components.constraints import Positive
 from edm_unified.schedules.base import Schedule
 
 
@@ -80,8 +81,8 @@ class GeometricVE(Schedule):
     [0.02, 100] for data in [−1, 1].
     """
 
-    sigma_min: float = 0.02
-    sigma_max: float = 100.0  # type: ignore[assignment]  # σ(t_max) by the formula of the base class as well
+    sigma_min: Positive = 0.02
+    sigma_max: Positive = 100.0  # type: ignore[assignment]  # σ(t_max) by the formula of the base class as well
     kind: Literal["geometric_ve"] = "geometric_ve"
     formulas: ClassVar[dict[str, str]] = {
         "s": "1",
@@ -125,7 +126,7 @@ class ExponentialVE(Schedule):
     ``base`` is b > 1; the tutorial's 25 reaches σ = 9.84 at t = 1.
     """
 
-    base: float = 25.0
+    base: Positive = 25.0
     kind: Literal["exponential_ve"] = "exponential_ve"
     formulas: ClassVar[dict[str, str]] = {
         "s": "1",
@@ -136,7 +137,6 @@ class ExponentialVE(Schedule):
     }
 
     def __post_init__(self) -> None:
-        positive("base", self.base)
         if not self.base > 1:
             raise ValueError(f"base: must be above 1, got {self.base!r}")
 

@@ -16,7 +16,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from edm_unified.components.component import component, nonnegative, positive
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Nonnegative, Positive
 from edm_unified.schedules.base import PRACTICAL_INFINITY, Schedule
 
 
@@ -34,8 +35,8 @@ def _linear_integral_inverse(B: Tensor, beta_d: float, beta_min: float) -> Tenso
 class VP(Schedule):
     """σ = √(e^{½β_d t² + β_min t} − 1), s = 1/√(1+σ²) for t in [0, 1] (Song et al. 2021, Eq. 32; EDM Table 1)."""
 
-    beta_d: float = 19.9
-    beta_min: float = 0.1
+    beta_d: Nonnegative = 19.9
+    beta_min: Positive = 0.1
     kind: Literal["vp"] = "vp"
     formulas: ClassVar[dict[str, str]] = {
         "s": "1/√(1+σ²)",
@@ -44,10 +45,6 @@ class VP(Schedule):
         "g": "√(β_d t + β_min)",
         "time": "(√(β_min² + 2β_d ln(1+σ²)) − β_min)/β_d",
     }
-
-    def __post_init__(self) -> None:
-        nonnegative("beta_d", self.beta_d)
-        positive("beta_min", self.beta_min)
 
     @property
     def t_max(self) -> float:
@@ -77,8 +74,8 @@ class SubVP(Schedule):
     The variance is always below that of :class:`VP` with the same β, and the same at the end.
     """
 
-    beta_d: float = 19.9
-    beta_min: float = 0.1
+    beta_d: Nonnegative = 19.9
+    beta_min: Positive = 0.1
     kind: Literal["subvp"] = "subvp"
     formulas: ClassVar[dict[str, str]] = {
         "s": "e^{−B/2}, B = ½β_d t² + β_min t",
@@ -87,10 +84,6 @@ class SubVP(Schedule):
         "g": "√((β_d t + β_min)(1 − e^{−2B}))",
         "time": "B⁻¹(2 arsinh(σ/2))",
     }
-
-    def __post_init__(self) -> None:
-        nonnegative("beta_d", self.beta_d)
-        positive("beta_min", self.beta_min)
 
     @property
     def t_max(self) -> float:
@@ -121,7 +114,7 @@ class Cosine(Schedule):
     ``BetaTable(betas="cosine")``). σ → ∞ as t → 1; ``t_max`` is where σ = 1e6.
     """
 
-    offset: float = 0.008
+    offset: Nonnegative = 0.008
     kind: Literal["cosine"] = "cosine"
     formulas: ClassVar[dict[str, str]] = {
         "s": "cos θ/cos θ_0, θ = (π/2)(t + c)/(1 + c), c = 0.008",
@@ -130,9 +123,6 @@ class Cosine(Schedule):
         "g": "√(2 θ' tan θ)",
         "time": "arctan(√(σ² + sin²θ_0)/cos θ_0) · 2(1 + c)/π − c",
     }
-
-    def __post_init__(self) -> None:
-        nonnegative("offset", self.offset)
 
     @property
     def t_max(self) -> float:

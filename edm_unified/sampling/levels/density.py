@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from edm_unified.components.component import component, count, falling, positive
+from edm_unified.components.constraints import Count
 from edm_unified.sampling.levels.base import check_falling, ramp, then_zero
 from edm_unified.schedules import Schedule
 
@@ -26,14 +27,13 @@ class DensitySpaced:
     Gaussian data of std c, q = c² σ/(c² + σ²), is :class:`Tan`. :meth:`of` tabulates a function.
     """
 
-    n: int = 18
+    n: Count = 18
     sigmas: tuple[float, ...] = (80.0, 0.002)
     density: tuple[float, ...] = (1.0, 1.0)
     kind: Literal["density_spaced"] = "density_spaced"
     formulas: ClassVar[dict[str, str]] = {"levels": "∫_{σ_{i+1}}^{σ_i} q d ln σ the same for all i < N−1, σ_N = 0"}
 
     def __post_init__(self) -> None:
-        count("n", self.n)
         for name in ("sigmas", "density"):  # from a list, an array or a tensor as well
             object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
         if len(self.sigmas) < 2 or len(self.sigmas) != len(self.density):

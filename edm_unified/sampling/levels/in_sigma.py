@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from edm_unified.components.component import component, count, falling, nonnegative, positive
+from edm_unified.components.component import component, falling, nonnegative
+from edm_unified.components.constraints import Count, Positive
 from edm_unified.sampling.levels.base import ramp, then_zero
 from edm_unified.schedules import Schedule
 
@@ -20,19 +21,17 @@ class Karras:
     ρ = 7 is EDM's; ρ = 1 spaces σ evenly, ρ → ∞ is :class:`LogLinear`.
     """
 
-    n: int = 18
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 7.0
+    n: Count = 18
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
+    rho: Positive = 7.0
     kind: Literal["karras"] = "karras"
     formulas: ClassVar[dict[str, str]] = {
         "levels": "σ_i = (σ_max^{1/ρ} + i/(N−1)(σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ, σ_N = 0"
     }
 
     def __post_init__(self) -> None:
-        count("n", self.n)
         falling("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
-        positive("rho", self.rho)
 
     def levels(self, schedule: Schedule) -> Tensor:
         # in units of σ_max, so that no ρ overflows
@@ -48,14 +47,13 @@ class LogLinear:
     For σ = √t it is the grid of the VE row of EDM Table 1, σ_i² = σ_max² (σ_min²/σ_max²)^{i/(N−1)}.
     """
 
-    n: int = 18
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
+    n: Count = 18
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
     kind: Literal["log_linear"] = "log_linear"
     formulas: ClassVar[dict[str, str]] = {"levels": "σ_i = σ_max (σ_min/σ_max)^{i/(N−1)}, σ_N = 0"}
 
     def __post_init__(self) -> None:
-        count("n", self.n)
         falling("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
 
     def levels(self, schedule: Schedule) -> Tensor:
@@ -71,17 +69,15 @@ class PolynomialExponential:
     ρ = 1 is :class:`LogLinear`; ρ > 1 puts more levels near σ_min.
     """
 
-    n: int = 18
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 1.0
+    n: Count = 18
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
+    rho: Positive = 1.0
     kind: Literal["polynomial_exponential"] = "polynomial_exponential"
     formulas: ClassVar[dict[str, str]] = {"levels": "ln σ_i = ln σ_min + (1 − i/(N−1))^ρ ln(σ_max/σ_min), σ_N = 0"}
 
     def __post_init__(self) -> None:
-        count("n", self.n)
         falling("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
-        positive("rho", self.rho)
 
     def levels(self, schedule: Schedule) -> Tensor:
         span = math.log(self.sigma_max / self.sigma_min)

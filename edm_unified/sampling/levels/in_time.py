@@ -9,7 +9,8 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
-from edm_unified.components.component import component, count, falling, positive
+from edm_unified.components.component import component, falling, positive
+from edm_unified.components.constraints import Count, Positive
 from edm_unified.sampling.levels.base import check_falling, ramp, then_zero
 from edm_unified.schedules import PRACTICAL_INFINITY, FlowMatching, Schedule
 from edm_unified.schedules.base import float64
@@ -27,7 +28,7 @@ class UniformTime:
     given.
     """
 
-    n: int = 18
+    n: Count = 18
     t_max: float | None = None
     t_min: float | None = None
     sigma_max: float | None = None
@@ -38,7 +39,6 @@ class UniformTime:
     }
 
     def __post_init__(self) -> None:
-        count("n", self.n)
         for name in ("t_max", "t_min", "sigma_max", "sigma_min"):
             if getattr(self, name) is not None:
                 positive(name, getattr(self, name))
@@ -80,21 +80,18 @@ class VPTime:
     quadratic one (Zhang & Chen 2022, appendix), which few-step multistep solvers like best.
     """
 
-    n: int = 18
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    power: float = 2.0
-    epsilon: float = 1e-3
+    n: Count = 18
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
+    power: Positive = 2.0
+    epsilon: Positive = 1e-3
     kind: Literal["vp_time"] = "vp_time"
     formulas: ClassVar[dict[str, str]] = {
         "levels": "σ_i = √(e^{½β_d t² + β_m t} − 1), t_i = (1 + i/(N−1)(ε^{1/p} − 1))^p, σ_N = 0"
     }
 
     def __post_init__(self) -> None:
-        count("n", self.n)
         falling("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
-        positive("power", self.power)
-        positive("epsilon", self.epsilon)
         if not self.epsilon < 1:
             raise ValueError(f"epsilon: must be below 1, the time at which σ = σ_max, got {self.epsilon!r}")
 
@@ -114,17 +111,15 @@ class Tan:
     With c = σ_data = 1 it is the uniform grid of v-prediction (Sabour et al. 2024, section 3; Salimans & Ho 2022).
     """
 
-    n: int = 18
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    sigma_data: float = 0.5
+    n: Count = 18
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
+    sigma_data: Positive = 0.5
     kind: Literal["tan"] = "tan"
     formulas: ClassVar[dict[str, str]] = {"levels": "σ_i = σ_data tan θ_i, θ equally spaced, σ_N = 0"}
 
     def __post_init__(self) -> None:
-        count("n", self.n)
         falling("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
-        positive("sigma_data", self.sigma_data)
 
     def levels(self, schedule: Schedule) -> Tensor:
         top, bottom = math.atan(self.sigma_max / self.sigma_data), math.atan(self.sigma_min / self.sigma_data)
@@ -142,18 +137,13 @@ class ResolutionShift:
     :class:`~edm_unified.schedules.FlowMatching` of the same shift it is :class:`UniformTime`.
     """
 
-    n: int = 18
-    shift: float = 3.0
-    sigma_max: float = PRACTICAL_INFINITY
+    n: Count = 18
+    shift: Positive = 3.0
+    sigma_max: Positive = PRACTICAL_INFINITY
     kind: Literal["resolution_shift"] = "resolution_shift"
     formulas: ClassVar[dict[str, str]] = {
         "levels": "σ_i = m t_i/(1 − t_i), t_i = t_0 (1 − i/N), m t_0/(1 − t_0) = σ_max"
     }
-
-    def __post_init__(self) -> None:
-        count("n", self.n)
-        positive("shift", self.shift)
-        positive("sigma_max", self.sigma_max)
 
     def levels(self, schedule: Schedule) -> Tensor:
         return UniformTime(n=self.n, sigma_max=self.sigma_max).levels(FlowMatching(shift=self.shift))
@@ -168,21 +158,18 @@ class BetaQuantiles:
     :class:`~edm_unified.schedules.EDM` σ itself, as diffusers has it. α = β = 1 spaces t evenly.
     """
 
-    n: int = 18
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    alpha: float = 0.6
-    beta: float = 0.6
+    n: Count = 18
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
+    alpha: Positive = 0.6
+    beta: Positive = 0.6
     kind: Literal["beta_quantiles"] = "beta_quantiles"
     formulas: ClassVar[dict[str, str]] = {
         "levels": "σ_i = σ(t_i), t_i = t_min + Q(1 − i/(N−1))(t_max − t_min), Q quantile of Beta(α, β), σ_N = 0"
     }
 
     def __post_init__(self) -> None:
-        count("n", self.n)
         falling("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
-        positive("alpha", self.alpha)
-        positive("beta", self.beta)
 
     def levels(self, schedule: Schedule) -> Tensor:
         low, high = schedule.time(float64([self.sigma_min, self.sigma_max])).tolist()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from edm_unified.components.component import choice, component, count
+from edm_unified.components.component import choice, component
+from edm_unified.components.constraints import Count, whole
 from edm_unified.schedules import BetaTable, Schedule
 
 
@@ -67,19 +68,16 @@ class TableSubset:
     Raises ``ValueError`` for n above M, for an index beyond the table, and where there is no table.
     """
 
-    n: int = 50
+    n: Count = 50
     spacing: Literal["leading", "trailing", "linspace", "simple", "sgm_uniform", "edm"] = "trailing"
-    offset: int = 0
+    offset: Annotated[int, whole(least=0)] = 0
     table: BetaTable | None = None
-    skip: int = 0
+    skip: Annotated[int, whole(least=0)] = 0
     kind: Literal["table"] = "table"
     later: ClassVar[tuple[str, ...]] = ("skip",)
     formulas: ClassVar[dict[str, str]] = {"levels": "σ_{k_i} of the table, k as ``spacing`` says, then 0"}
 
     def __post_init__(self) -> None:
-        count("n", self.n)
-        count("offset", self.offset, least=0)
-        count("skip", self.skip, least=0)
         choice("spacing", self.spacing, _SPACINGS)
 
     def levels(self, schedule: Schedule) -> Tensor:
@@ -119,7 +117,7 @@ class AlignYourSteps:
     for Gaussian data the same bound is minimized by :class:`Tan`.
     """
 
-    n: int = 10
+    n: Count = 10
     model: Literal["stable_diffusion_1_5", "stable_diffusion_xl", "deep_floyd_if", "stable_video_diffusion"] = (
         "stable_diffusion_1_5"
     )
@@ -127,7 +125,6 @@ class AlignYourSteps:
     formulas: ClassVar[dict[str, str]] = {"levels": "ln σ_i linear in i between the eleven published levels, σ_N = 0"}
 
     def __post_init__(self) -> None:
-        count("n", self.n)
         choice("model", self.model, ALIGNED)
 
     def levels(self, schedule: Schedule) -> Tensor:
