@@ -23,7 +23,7 @@ from edm_unified.sampling.levels import Karras
 from edm_unified.sampling.solvers import er_sde, sa_solver
 from edm_unified.sampling.solvers.er_sde import SCALES
 from edm_unified.sampling.solvers.phi import lagrange_weights
-from edm_unified.sampling.solvers.rows import ADD, LERP
+from edm_unified.sampling.solvers.rows import ADD, LERP, SAME
 
 EDM = schedules.EDM()
 Table = list[tuple[str, ...]]
@@ -235,8 +235,10 @@ def test_er_sde_2_as_printed() -> None:
 def test_er_sde_takes_fewer_outputs_towards_the_end_where_asked() -> None:
     """Two in the step before the fall to 0, as its order 2 there, and all it has until then."""
     dynamics, path = walk_over(LEVELS, EDM, D)
-    rows = [program.instructions[-1].row for program in solvers.ERSDE(end="lower").init(dynamics.axis, path).programs]
-    used = [len(row.lerps) + len(row.adds) + (row.begins in (LERP, ADD)) for row in rows[:-1]] + [rows[-1].first]
+    ends = [program.instructions[-1] for program in solvers.ERSDE(end="lower").init(dynamics.axis, path).programs]
+    outputs = [len(end.more.lerps) + len(end.more.adds) if end.more else 0 for end in ends]
+    used = [more + (end.begins in (LERP, ADD)) for more, end in zip(outputs, ends, strict=True)]
+    used[-1] += ends[-1].begins == SAME  # D and no x
     assert used == [1, 2, *[3] * (len(LEVELS) - 5), 2, 1]
     whole, lower = (run(solvers.ERSDE(end=end), levels=LEVELS[:-2]) for end in ("full", "lower"))  # type: ignore[arg-type]
     assert not near(whole, lower, 1e-6)

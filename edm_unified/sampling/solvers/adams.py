@@ -16,6 +16,7 @@ left, so that the last is D, the one before of order 2, and so on.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar, Literal
 
 from edm_unified.components.component import choice, component, count, nonnegative, positive
@@ -53,8 +54,35 @@ def adams_step(
     return (y + span * weighed(w, [f, f_b])) / m_b
 
 
+class AdamsBashforth(Printed):
+    """What the methods of a settable ``order`` have in common; final subclasses say in which coordinate they work."""
+
+    order: int
+    start: Start
+    end: End
+    stochastic: ClassVar[bool] = False
+    later: ClassVar[tuple[str, ...]] = ("end",)
+
+    @property
+    @abstractmethod
+    def coordinate(self) -> Coordinate: ...
+
+    @property
+    def most_outputs(self) -> int:
+        """How many outputs a step uses once the history is long enough."""
+        return self.order
+
+    def __post_init__(self) -> None:
+        count("order", self.order, most=4)
+        choice("start", self.start, STARTS)
+        choice("end", self.end, ENDS)
+
+    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
+        return adams_step(step, x, a, b, self.coordinate, self.most_outputs, self.start, self.end)
+
+
 @component
-class LMS(Printed):
+class LMS(AdamsBashforth):
     """Adams–Bashforth on ε in σ with the steps as they are: x_b = x_a + Σ_j ε_j ∫_a^b ℓ_j(σ) dσ.
 
     k-diffusion's LMS, iPNDM_v, and ρAB-DEIS (Zhang & Chen 2022, Eq. 15, in their ρ = σ). Order 1 (DDIM) to 4. On widely
@@ -65,19 +93,10 @@ class LMS(Printed):
     start: Start = "plain"
     end: End = "full"
     kind: Literal["lms"] = "lms"
-    stochastic: ClassVar[bool] = False
-    later: ClassVar[tuple[str, ...]] = ("end",)
-    coordinate: ClassVar[Coordinate] = Sigma()
-
-    def __post_init__(self) -> None:
-        _checked(self.order, self.start, self.end)
 
     @property
-    def most_outputs(self) -> int:
-        return self.order
-
-    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
-        return adams_step(step, x, a, b, self.coordinate, self.most_outputs, self.start, self.end)
+    def coordinate(self) -> Coordinate:
+        return Sigma()
 
 
 @component
@@ -146,7 +165,7 @@ class PNDM(Printed):
 
 
 @component
-class DEIS(Printed):
+class DEIS(AdamsBashforth):
     """tAB-DEIS: Adams–Bashforth on ε in the time of VP, x_b = x_a + Σ_j ε_j ∫_a^b ℓ_j(t(σ)) dσ.
 
     Zhang & Chen 2022, Eq. 15; their tAB-r interpolates r + 1 outputs and is ``order`` r + 1 here (1 is DDIM). β_d and
@@ -160,28 +179,19 @@ class DEIS(Printed):
     start: Start = "plain"
     end: End = "full"
     kind: Literal["deis"] = "deis"
-    stochastic: ClassVar[bool] = False
-    later: ClassVar[tuple[str, ...]] = ("end",)
 
     def __post_init__(self) -> None:
-        _checked(self.order, self.start, self.end)
+        AdamsBashforth.__post_init__(self)
         nonnegative("beta_d", self.beta_d)
         positive("beta_min", self.beta_min)
-
-    @property
-    def most_outputs(self) -> int:
-        return self.order
 
     @property
     def coordinate(self) -> Coordinate:
         return VPTime(self.beta_d, self.beta_min)
 
-    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
-        return adams_step(step, x, a, b, self.coordinate, self.most_outputs, self.start, self.end)
-
 
 @component
-class ExponentialAdamsNoise(Printed):
+class ExponentialAdamsNoise(AdamsBashforth):
     """Exponential Adams on ε: x_b = x_a − Σ_j ε_j ∫_0^h σ ℓ_j(λ) dλ, λ = −ln σ.
 
     The multistep form of DPM-Solver (Lu et al. 2022a, Eq. 3.4; UniP in its noise prediction, Zhao et al. 2023). Order 1
@@ -193,23 +203,14 @@ class ExponentialAdamsNoise(Printed):
     start: Start = "plain"
     end: End = "full"
     kind: Literal["exponential_adams_epsilon"] = "exponential_adams_epsilon"
-    stochastic: ClassVar[bool] = False
-    later: ClassVar[tuple[str, ...]] = ("end",)
-    coordinate: ClassVar[Coordinate] = LogSNR()
-
-    def __post_init__(self) -> None:
-        _checked(self.order, self.start, self.end)
 
     @property
-    def most_outputs(self) -> int:
-        return self.order
-
-    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
-        return adams_step(step, x, a, b, self.coordinate, self.most_outputs, self.start, self.end)
+    def coordinate(self) -> Coordinate:
+        return LogSNR()
 
 
 @component
-class VelocityAdams(Printed):
+class VelocityAdams(AdamsBashforth):
     """Adams–Bashforth on the flow's velocity v = ε − D in u = σ/(1+σ): y_b = y_a + Σ_j v_j ∫ ℓ_j du, y = x/(1+σ).
 
     Order 1 is Euler under :class:`~edm_unified.schedules.FlowMatching`, orders 2 to 4 its multistep forms: natural for
@@ -220,23 +221,14 @@ class VelocityAdams(Printed):
     start: Start = "plain"
     end: End = "full"
     kind: Literal["velocity_adams"] = "velocity_adams"
-    stochastic: ClassVar[bool] = False
-    later: ClassVar[tuple[str, ...]] = ("end",)
-    coordinate: ClassVar[Coordinate] = FlowTime()
-
-    def __post_init__(self) -> None:
-        _checked(self.order, self.start, self.end)
 
     @property
-    def most_outputs(self) -> int:
-        return self.order
-
-    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
-        return adams_step(step, x, a, b, self.coordinate, self.most_outputs, self.start, self.end)
+    def coordinate(self) -> Coordinate:
+        return FlowTime()
 
 
 @component
-class TrigonometricAdams(Printed):
+class TrigonometricAdams(AdamsBashforth):
     """Adams–Bashforth on the raw output F in θ = arctan(σ/σ_d): y_b = y_a + Σ_j F_j ∫ ℓ_j dθ, y = x/√(σ²+σ_d²).
 
     F = (c_skip x − D)/c_out with EDM's c_skip and c_out (Karras et al. 2022, Table 1), or v-prediction's for σ_d = 1,
@@ -250,26 +242,11 @@ class TrigonometricAdams(Printed):
     start: Start = "plain"
     end: End = "full"
     kind: Literal["trigonometric_adams"] = "trigonometric_adams"
-    stochastic: ClassVar[bool] = False
-    later: ClassVar[tuple[str, ...]] = ("end",)
 
     def __post_init__(self) -> None:
-        _checked(self.order, self.start, self.end)
+        AdamsBashforth.__post_init__(self)
         positive("sigma_data", self.sigma_data)
-
-    @property
-    def most_outputs(self) -> int:
-        return self.order
 
     @property
     def coordinate(self) -> Coordinate:
         return Arc(self.sigma_data)
-
-    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
-        return adams_step(step, x, a, b, self.coordinate, self.most_outputs, self.start, self.end)
-
-
-def _checked(order: int, start: str, end: str) -> None:
-    count("order", order, most=4)
-    choice("start", start, STARTS)
-    choice("end", end, ENDS)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from edm_unified.sampling.dynamics import Axis, Dynamics, Level, Walk
-from edm_unified.sampling.solvers.rows import Instruction, Program, Randn, State, row, take
+from edm_unified.sampling.solvers.rows import SAME, Instruction, Program, Randn, State, instruction, take
 
 X = 0
 """The symbol of the state at the start of a fall. Those of outputs and other values are positive, in the order in which
@@ -243,9 +243,12 @@ def compiled(falls: list[list[Made]]) -> tuple[Program, ...]:
         symbols = [X, *history, *(made.symbol for made in fall)]
         register = {symbol: k for k, symbol in enumerate(symbols[:-1])}
         noises: dict[int, int] = {}
-        instructions = tuple([_instruction(made, register, noises) for made in fall])
+        instructions = [_instruction(made, register, noises) for made in fall]
+        start = instructions[0].level if instructions[0][:2] == (SAME, 0) and instructions[0].more is None else None
+        if start is not None:
+            del instructions[0]
         history = sorted(symbol for symbol in symbols[1:-1] if last.get(symbol, 0) > i)
-        programs.append(Program(instructions, tuple([register[symbol] for symbol in history])))
+        programs.append(Program(start, tuple(instructions), tuple([register[symbol] for symbol in history])))
     return tuple(programs)
 
 
@@ -257,7 +260,7 @@ def _instruction(made: Made, register: dict[int, int], noises: dict[int, int]) -
         terms.append((X, weights.get(X, 0.0)))
     drawn = [symbol for symbol in reversed(weights) if symbol < X]
     stds = tuple([(noises.setdefault(symbol, len(noises)), weights[symbol]) for symbol in drawn])
-    return Instruction(row(terms), stds, made.level)
+    return instruction(terms, stds, made.level)
 
 
 class Printed(ABC):

@@ -28,31 +28,37 @@ SAME, LERP, ADD, SCALE = range(4)
 """How a combination begins: values[first], lerp(values[first], values[second], weight), values[first] +
 weight values[second], or weight values[first]."""
 
-Terms = tuple[tuple[int, float], ...]
+Term = tuple[int, float]
+Terms = tuple[Term, ...]
 
 
-class Row(NamedTuple):
-    """A linear combination of values, as operations on tensors; each term is (which value, number)."""
+class More(NamedTuple):
+    """What follows the beginning of a combination: values by lerp, values added, and noises (which of the fall's)."""
+
+    lerps: Terms
+    adds: Terms
+    noises: Terms
+
+
+class Instruction(NamedTuple):
+    """A combination of values, and where D is evaluated at it, if it is.
+
+    It is flat, and ``more`` is None where there is nothing more: the loop reads it once for each evaluation of D.
+    """
 
     begins: int
     first: int
     second: int
     weight: float
-    lerps: Terms
-    adds: Terms
-
-
-class Instruction(NamedTuple):
-    """A combination, the noises added to it (which of the fall's, std), and where D is evaluated at it, if it is."""
-
-    row: Row
-    noises: Terms
+    more: More | None
     level: Level | None
 
 
 class Program(NamedTuple):
     """One fall. ``kept`` are the values that later falls use, oldest first."""
 
+    start: Level | None
+    """Where D is evaluated at x itself, before all else, if it is."""
     instructions: tuple[Instruction, ...]
     kept: tuple[int, ...]
 
@@ -65,28 +71,30 @@ class State(NamedTuple):
     history: tuple[Tensor, ...]
 
 
-def row(terms: Sequence[tuple[int, float]]) -> Row:
+def instruction(terms: Sequence[Term], noises: Terms = (), level: Level | None = None) -> Instruction:
     """Σ_j w_j values_j of ``terms`` (j, w_j), in the fewest passes; those come from the state being *last*.
 
     All terms as a chain of lerps, or the longest end of them that is one and the others added, or a plain sum.
     """
+    begins, first, (second, weight), chain, adds = _parts(terms)
+    more = More(tuple(chain), tuple(adds), noises) if chain or adds or noises else None
+    return Instruction(begins, first, second, weight, more, level)
+
+
+def _parts(terms: Sequence[Term]) -> tuple[int, int, Term, Sequence[Term], Sequence[Term]]:
     for begin in range(len(terms) - 1):
-        chain = lerps(terms[begin:])
-        if chain:
-            (second, weight), *rest = chain
-            return Row(LERP, terms[begin][0], second, weight, tuple(rest), tuple(terms[:begin]))
+        if chain := lerps(terms[begin:]):
+            return LERP, terms[begin][0], chain[0], chain[1:], terms[:begin]
     unit = next((j for j, (_, weight) in enumerate(terms) if weight == 1), None)
     if unit is None:
-        (first, weight), *rest = terms
-        return Row(SCALE, first, 0, weight, (), tuple(rest))
+        return SCALE, terms[0][0], (0, terms[0][1]), (), terms[1:]
     others = [*terms[:unit], *terms[unit + 1 :]]
     if not others:
-        return Row(SAME, terms[unit][0], 0, 1.0, (), ())
-    (second, weight), *rest = others
-    return Row(ADD, terms[unit][0], second, weight, (), tuple(rest))
+        return SAME, terms[unit][0], (0, 1.0), (), ()
+    return ADD, terms[unit][0], others[0], (), others[1:]
 
 
-def lerps(terms: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+def lerps(terms: Sequence[Term]) -> list[Term]:
     """The ratios that make Σ_j w_j values_j from its first value by lerps; none where the weights do not sum to one."""
     weights = [weight for _, weight in terms]
     if abs(sum(weights) - 1) > 1e-13 * max(map(abs, weights)):
@@ -103,25 +111,29 @@ def lerps(terms: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 def take(dynamics: Dynamics, x: Tensor, state: State, randn: Randn) -> tuple[Tensor, State]:
     """One fall from x. The tensors that it is given are read and not written into."""
     programs, turn, history = state
-    instructions, kept = programs[turn]
+    start, instructions, kept = programs[turn]
     values = [x, *history]
+    if start is not None:
+        values.append(dynamics.denoise(x, start))
     noises: list[Tensor] = []
-    for (begins, first, second, weight, lerps, adds), drawn, level in instructions:
-        if begins == SAME:
-            out = values[first]
-        elif begins == LERP:
+    for begins, first, second, weight, more, level in instructions:
+        if begins == LERP:
             out = torch.lerp(values[first], values[second], weight)
+        elif begins == SAME:
+            out = values[first]
         elif begins == ADD:
             out = torch.add(values[first], values[second], alpha=weight)
         else:
             out = values[first] * weight
-        for k, ratio in lerps:
-            out.lerp_(values[k], ratio)
-        for k, factor in adds:
-            out.add_(values[k], alpha=factor)
-        for k, std in drawn:
-            if k == len(noises):
-                noises.append(randn())
-            out = torch.add(out, noises[k], alpha=std) if begins == SAME else out.add_(noises[k], alpha=std)
+        if more is not None:
+            lerps, adds, drawn = more
+            for k, ratio in lerps:
+                out.lerp_(values[k], ratio)
+            for k, factor in adds:
+                out.add_(values[k], alpha=factor)
+            for k, std in drawn:
+                if k == len(noises):
+                    noises.append(randn())
+                out = torch.add(out, noises[k], alpha=std) if begins == SAME else out.add_(noises[k], alpha=std)
         values.append(out if level is None else dynamics.denoise(out, level))
-    return values[-1], State(programs, turn + 1, tuple([values[k] for k in kept]) if kept else ())
+    return out, State(programs, turn + 1, tuple([values[k] for k in kept]) if kept else ())
