@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from scipy import stats
 from scipy.integrate import quad
 from torch import Tensor, nn
+from variants import cover
 
 from edm_unified import preconditioning as pre
 from edm_unified import schedules
@@ -142,8 +143,7 @@ def plane(variance: float, nodes: int = 12) -> tuple[Tensor, Tensor, Tensor]:
     return x0.reshape(-1, 1), n.reshape(-1, 1), w.flatten()
 
 
-@pytest.mark.parametrize("weight", WEIGHTS, ids=ids)
-@pytest.mark.parametrize("noise", NOISES, ids=ids)
+@pytest.mark.parametrize(("noise", "weight"), cover(NOISES, WEIGHTS, times=3), ids=ids)
 def test_loss_of_the_exact_denoiser_is_its_closed_form(noise, weight):
     """Gaussian data of variance c: E λ ‖D − x_0‖² = λ c σ²/(c + σ²)."""
     c = 0.7
@@ -166,8 +166,7 @@ def test_edm_weight_makes_an_untrained_network_cost_one_at_every_level():
         assert float((w * ob.Objective().losses(D, x0, u, n, EDM_SCHEDULE)).sum()) == pytest.approx(1, rel=1e-10)
 
 
-@pytest.mark.parametrize("weight", WEIGHTS, ids=ids)
-@pytest.mark.parametrize("noise", NOISES, ids=ids)
+@pytest.mark.parametrize(("noise", "weight"), cover(NOISES, WEIGHTS, times=3), ids=ids)
 def test_exact_denoiser_is_a_stationary_point(noise, weight):
     """Data ±1, so that D = tanh(z/σ²): no direction D + θ h(z) lowers the loss, and a wrong D is noticed.
 
