@@ -148,7 +148,7 @@ def sample(
     ``last`` is what becomes of the fall to 0: the ``solver``'s own rule, ``denoise`` (return D of the last level above
     0), or ``stop`` (leave out the fall and return x at that level, with its noise). ``seed`` and ``first`` determine
     the noise drawn on the way: row i of the batch is sample ``first + i`` of ``seed``, bit for bit the same in any
-    batch. ``callback`` is told of every move.
+    batch. ``callback`` is told of every move; of a method with a corrector it is shown the predicted states.
 
     No gradient is recorded unless ``noise`` requires one. It is the derivative of what is returned; an adaptive solver,
     whose result jumps wherever another step is taken, has none and refuses.
@@ -191,10 +191,10 @@ def sample(
             start, substitute = applied(analytic_start, start, all_levels, own, getattr(solver, "adaptive", False))
         # a step-size control draws as often as the slowest of its batch needs, and nobody else may notice
         apart = getattr(solver, "adaptive", False) and getattr(solver, "stochastic", False)
+        known = type(solver) in _SHIPPED and is_value(schedule)  # a solver of the user's own may change between runs
         if last == "denoise" and levels[-1] == 0:
             solver = DenoisedLast(solver)
         S_noise = 1.0 if renoising is None else renoising.S_noise
-        known = type(solver) in _SHIPPED and is_value(schedule)  # a solver of the user's own may change between runs
         begun = (_remembered if known else prepared)(cast(Any, solver), axis, path)
 
         def run(denoiser: Denoiser, callback: Callable[[Progress], object] | None) -> Tensor:

@@ -37,7 +37,7 @@ class DPMSolverPP3MPublished(Printed):
     most_outputs: ClassVar[int] = 3
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
-        return exponential_step(step, x, a, b, self.output_weights, 3)
+        return exponential_step(step, x, a, b, self.output_weights, self.most_outputs)
 
     def output_weights(self, H: float, nodes: list[float]) -> list[float]:
         return midpoint_weights(H, nodes) if len(nodes) < 3 else taylor_weights(H, nodes, factor=1.0)
@@ -64,7 +64,7 @@ class DPMSolverPP3MSDEPublished(Printed):
         return self.eta > 0
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
-        return exponential_step(step, x, a, b, self.output_weights, 3, self.eta)
+        return exponential_step(step, x, a, b, self.output_weights, self.most_outputs, self.eta)
 
     def output_weights(self, H: float, nodes: list[float]) -> list[float]:
         return taylor_weights(H, nodes, factor=1.0)
@@ -85,7 +85,7 @@ class DPMSolverPP3MSDEDiffusers(Printed):
     most_outputs: ClassVar[int] = 3
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
-        return exponential_step(step, x, a, b, self.output_weights, 3, self.eta)
+        return exponential_step(step, x, a, b, self.output_weights, self.most_outputs, self.eta)
 
     def output_weights(self, H: float, nodes: list[float]) -> list[float]:
         if len(nodes) < 3:
@@ -130,7 +130,7 @@ class ERSDE3Published(Printed):
         return float(SCALES[self.phi].rate(sigma))
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
-        return er_sde_step(step, x, a, b, self.phi, self._weights, 3)
+        return er_sde_step(step, x, a, b, self.phi, self._weights, self.most_outputs)
 
     def _weights(self, phi: str, a: float, b: float, nodes: Sequence[float]) -> list[float]:
         excess = SCALES[phi].excess
