@@ -81,8 +81,8 @@ def memory(
     """Bytes for training on ``batch`` samples at a time: those of one process in one step of accumulation.
 
     ``optimizer_states`` are the numbers that the optimizer keeps for each parameter (2 for Adam, 0 for plain gradient
-    descent), ``averages`` how many averaged copies of the weights there are. Weights, gradients and both of these are
-    float32 whatever the ``precision``, in which autocast runs the network.
+    descent), ``averages`` how many averaged copies of the weights there are, in float64. Weights, gradients and the
+    optimizer's numbers are float32 whatever the ``precision``, in which autocast runs the network.
 
     Raises ``ValueError`` where ``component`` does not take ``shape``.
     """
@@ -102,7 +102,8 @@ def memory(
         activations = peak_bytes(step) + sum(tensor.nbytes for tensor in inputs)
         trained = sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
         weights = sum(tensor.nbytes for tensor in module.state_dict().values())
-    return Memory(weights, trained, optimizer_states * trained, averages * weights, activations)
+        averaged = sum(8 * parameter.numel() for parameter in module.parameters())
+    return Memory(weights, trained, optimizer_states * trained, averages * averaged, activations)
 
 
 def peak_bytes(function: Callable[[], object]) -> int:

@@ -27,8 +27,8 @@ class Training:
     noise levels of a batch evenly, u_i = (π(i) + U_i)/B, which has the same expectation and less variance.
 
     ``clip``: the largest norm of the gradient, null for no limit. ``precision``: of the network's forward pass;
-    weights, gradients, optimizer and averages stay float32. ``parallel``: what several processes under ``torchrun``
-    do: ``ddp`` keeps the weights on each, ``fsdp`` cuts them up among them (FSDP2).
+    weights, gradients and optimizer stay float32, averages float64. ``parallel``: what several processes under
+    ``torchrun`` do: ``ddp`` keeps the weights on each, ``fsdp`` cuts them up among them (FSDP2).
 
     ``log_every``, ``save_every``, ``sample_every``, ``snapshot_every``: in images. Null: every hundredth, twentieth,
     tenth and fiftieth of the length. ``keep``: how many checkpoints stay. Snapshots of power-function averages, which

@@ -150,6 +150,40 @@ def test_averages_are_whole_state_dicts_and_are_restored_bit_for_bit(rule):
 
 
 @pytest.mark.parametrize(
+    ("rule", "images"),
+    [
+        (ema.HalfLife(images=int(math.log(2) / 1e-4), ramp_up=None), 0),  # β = 0.9999
+        (ema.Power((0.05, 0.10)), 300_000),  # β = 1 − 18/300000 and above
+    ],
+)
+def test_a_change_of_a_weight_by_less_than_a_thousandth_is_averaged(rule, images):
+    """The weight is 1, then 1 + 10⁻⁴ for good: what has arrived of it is 1 − Π β, in float32 as published."""
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(module.weight)
+    averages = rule.build(module)
+    nn.init.constant_(module.weight, 1 + 1e-4)
+    step, kept = float(module.weight.detach()) - 1, np.ones(len(rule.labels))
+    for k in range(2000):
+        averages.update(images + k + 1, 1)
+        kept *= rule.betas(images + k + 1, 1)
+    for (_, weights), left in zip(averages.weights(), kept, strict=True):
+        assert weights["weight"].dtype == torch.float32
+        assert float(weights["weight"]) - 1 == pytest.approx(step * (1 - left), abs=2**-24)
+    for tensor, left in zip(averages.state_dict().values(), kept, strict=True):
+        assert float(tensor) - 1 == pytest.approx(step * (1 - left), rel=1e-8)
+
+
+def test_float32_averages_of_an_earlier_version_are_taken_as_they_are():
+    averages = ema.HalfLife().build(Net())
+    old = {name: torch.randn(tensor.shape) for name, tensor in averages.state_dict().items()}
+    averages.load_state_dict(old)
+    for name, tensor in averages.state_dict().items():
+        assert tensor.dtype == torch.float64
+        assert torch.equal(tensor, old[name].double())
+    assert torch.equal(averages.weights()[0][1]["a.bias"], old["0.a.bias"])
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: ema.HalfLife(images=0), r"^images: "),

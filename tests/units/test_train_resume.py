@@ -14,9 +14,11 @@ import pytest
 import torch
 from training_example import RECIPE, contents, recipe
 
+from edm_unified import load
 from edm_unified.training.job import Job
+from edm_unified.training.optimization.ema import Averages
 from edm_unified.training.parallel import Team
-from edm_unified.training.runs import checkpoint, log, posthoc
+from edm_unified.training.runs import checkpoint, distributed_files, log, posthoc
 from edm_unified.training.runs.run import Run
 
 CPU = Team(torch.device("cpu"))
@@ -63,6 +65,24 @@ def test_what_is_done_again_since_the_last_checkpoint_is_the_same(tmp_path: Path
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
     assert timeless(tmp_path / "cut") == timeless(tmp_path / "whole")
     assert [line["images"] for line in timeless(tmp_path / "cut")] == [96, 192]
+
+
+def test_averages_in_float32_of_an_earlier_version_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = recipe("training.images=192").job()
+    train(job, tmp_path / "whole")
+    with monkeypatch.context() as earlier:
+        kept = Averages.state_dict
+        earlier.setattr(Averages, "state_dict", lambda self: {k: v.float() for k, v in kept(self).items()})
+        train(job, tmp_path / "run", stop=3)
+    state = checkpoint.folders(tmp_path / "run")[-1] / "state"
+    entries: dict[str, Any] = distributed_files.read_contents(state).state_dict_metadata
+    assert {e.properties.dtype for name, e in entries.items() if name.startswith("averages.")} == {torch.float32}
+    train(job, tmp_path / "run")
+    for std in (0, 0.05, 0.1):
+        found, wanted = (load(tmp_path / name, ema=std).state_dict() for name in ("run", "whole"))
+        for name, tensor in found.items():
+            assert tensor.dtype == wanted[name].dtype
+            torch.testing.assert_close(tensor, wanted[name], rtol=3e-7 if std else 0, atol=1e-8 if std else 0)
 
 
 def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:

@@ -18,6 +18,10 @@ others. The weights x of θ̄ ≈ Σ x_i θ̄_i minimize ‖p − Σ x_i p_i‖�
     ⟨p_a, p_b⟩ = (γ_a+1)(γ_b+1)/(γ_a+γ_b+1) · min(t_a, t_b)^{γ_a+γ_b+1}/(t_a^{γ_a+1} t_b^{γ_b+1}),
 
 and are then divided by their sum (Algorithm 3; NVlabs/edm2, ``phema.py``): an average of equal weights is these.
+
+*Precision.* In float32 the step θ̄ ← θ̄ + (1−β)(θ − θ̄) does nothing where θ − θ̄ is below 2⁻²⁵/(1−β) of θ̄: at
+β = 0.9999 a change of less than 3·10⁻⁴ of a weight would never arrive. Averages are therefore kept in float64, and
+rounded to the type of the weights when they are given away.
 """
 
 from __future__ import annotations
@@ -110,17 +114,22 @@ class Power:
 AnyEMA = HalfLife | Power
 
 
+_AT_ONCE = 32
+"""Tensors that are updated together: few calls, and no second copy of all weights in float64."""
+
+
 class Averages:
     """Running averages of the parameters of ``module``, one for each of ``profile.labels``, beside the module.
 
-    Buffers are not averaged: they are the module's own. Sharded parameters (FSDP2) have sharded averages.
+    They are float64 whatever the parameters are, eight bytes for each number. Buffers are not averaged: they are the
+    module's own. Sharded parameters (FSDP2) have sharded averages.
     """
 
     def __init__(self, profile: AnyEMA, module: nn.Module) -> None:
         self.profile, self.module = profile, module
         self._names = [name for name, _ in module.named_parameters(remove_duplicate=False)]
         now = [p.detach() for _, p in module.named_parameters(remove_duplicate=False)]
-        self._shadows = [[p.clone() for p in now] for _ in profile.labels]
+        self._shadows = [[p.to(torch.float64, copy=True) for p in now] for _ in profile.labels]
 
     @property
     def snapshots(self) -> bool:
@@ -131,19 +140,26 @@ class Averages:
     def update(self, images: float, batch: float) -> None:
         """Take in the weights as they are after ``images`` images, of which this step was ``batch``."""
         now = [_local(p) for _, p in self.module.named_parameters(remove_duplicate=False)]
-        for shadow, beta in zip(self._shadows, self.profile.betas(images, batch), strict=True):
-            update_([_local(p) for p in shadow], now, beta)
+        betas = self.profile.betas(images, batch)
+        for first in range(0, len(now), _AT_ONCE):
+            some = slice(first, first + _AT_ONCE)
+            wide = [p.double() for p in now[some]]
+            for shadow, beta in zip(self._shadows, betas, strict=True):
+                update_([_local(p) for p in shadow[some]], wide, beta)
 
     def weights(self) -> list[tuple[float | None, dict[str, Tensor]]]:
-        """Each average by its label, complete as a ``state_dict`` of the module."""
+        """Each average by its label, complete as a ``state_dict`` of the module and in its types."""
         state = self.module.state_dict()
         return [
-            (label, state | dict(zip(self._names, shadow, strict=True)))
+            (label, state | {name: p.to(state[name].dtype) for name, p in zip(self._names, shadow, strict=True)})
             for label, shadow in zip(self.profile.labels, self._shadows, strict=True)
         ]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Every tensor of the averages, by number and name; the tensors themselves, to be filled in place."""
+        """Every tensor of the averages, by number and name; the tensors themselves, to be filled in place.
+
+        Those of earlier versions were float32: they are copied in as they are.
+        """
         return {
             f"{i}.{n}": p for i, shadow in enumerate(self._shadows) for n, p in zip(self._names, shadow, strict=True)
         }
