@@ -64,7 +64,9 @@ def _family(name: str, width: int) -> Iterator[str]:
     if name == "recipes":
         yield click.style("recipes  (edm-unified show NAME)", bold=True)
         titles = shipped.titles()
-        yield from (f"  {recipe:<{max(map(len, titles))}}  {title}" for recipe, title in titles.items())
+        longest = max(map(len, titles))
+        for recipe, title in titles.items():
+            yield from _hung(f"  {recipe:<{longest}}  ", title, width)
         return
     if name == "metrics":
         yield click.style("metrics  (metrics: and rank_by: of a comparison)", bold=True)
@@ -75,7 +77,7 @@ def _family(name: str, width: int) -> Iterator[str]:
     yield click.style(f"{name}  ({shipped.families()[name]['path']}:)", bold=True)
     for kind, item in shipped.members(name).items():
         given = ", ".join("=".join((field, *rest)) for field, (_, *rest) in item["parameters"].items())
-        yield f"{click.style(f'  {kind}', fg='cyan')}  {given}".rstrip()
+        yield from _hung(f"  {kind}  ", given, width, hang=6)
         yield from _wrapped(item["text"][0].rstrip(":") if item["text"] else "", width, 6)
 
 
@@ -134,6 +136,15 @@ def _page(kind: str, family: str, item: dict[str, Any], width: int) -> Iterator[
             lines = textwrap.wrap(f"{words}; {shown}", max(width - len(head), 20), break_on_hyphens=False)
             yield click.style(head, fg="cyan") + lines[0]
             yield from (" " * len(head) + line for line in lines[1:])
+
+
+def _hung(head: str, text: str, width: int, hang: int | None = None) -> Iterator[str]:
+    """``head`` in colour and ``text`` beside it; further lines are indented by ``hang``, the length of the head."""
+    indent = len(head) if hang is None else hang
+    lines = textwrap.wrap(head + text, width, subsequent_indent=" " * indent, break_on_hyphens=False)
+    first, *more = lines or [head]
+    yield click.style(first[: len(head)], fg="cyan") + first[len(head) :]
+    yield from more
 
 
 def _wrapped(text: str, width: int, indent: int) -> list[str]:

@@ -68,11 +68,11 @@ class Lines:
 
     def update(self, done: float, total: float, text: str, start: float = 0.0) -> None:
         self._interrupt.check()
+        left = self._pace.left(done, total, start)
         now = time.monotonic()
         if now < self._next or not total:
             return
         self._next = now + 10
-        left = self._pace.left(done, total, start)
         click.echo(f"{100 * done / total:3.0f} %  {text}{left and f', {left}'}", err=True)
 
     def say(self, text: str) -> None:
@@ -100,19 +100,25 @@ class Bar:
 
 
 class _Pace:
-    """The time that is left, from what this session has done since it began, or since ``restart``."""
+    """The time that is left, from what was done since the first ``done`` that was told: what came before that, reading
+    data or making a denoiser, is no part of the work that is counted. ``restart``: other work begins.
+    """
 
     def __init__(self) -> None:
-        self._began = time.monotonic()
+        self._first: tuple[float, float] | None = None
 
     def restart(self) -> None:
-        self._began = time.monotonic()
+        self._first = None
 
     def left(self, done: float, total: float, start: float) -> str:
         """``1:05 left``; nothing while less than ``SHARE`` is known, or nothing is left."""
-        if not SHARE * (total - start) <= done - start < total - start:
+        now = time.monotonic()
+        if self._first is None or done < self._first[1]:
+            self._first = now, done
+        began, before = self._first
+        if not SHARE * (total - start) <= done - start < total - start or done == before:
             return ""
-        return f"{_clock((time.monotonic() - self._began) * (total - done) / (done - start))} left"
+        return f"{_clock((now - began) * (total - done) / (done - before))} left"
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edm_unified.cli import options
+from edm_unified.components import paths
 from edm_unified.components.component import MOST, MOST_SAMPLES, MOST_SEED
 from edm_unified.components.outputs import SAMPLES, OutputDirectory
 
@@ -74,7 +75,7 @@ def sample(
     """
     resolved = options.load(recipe, overrides, **swaps)
     where, precision = options.torch_device(device), options.torch_dtype(dtype)
-    directory = out or Path("edm-samples") / Path(recipe).stem
+    directory = out or Path("edm-samples") / paths.short_name(recipe)
     with OutputDirectory(directory, SAMPLES) as output, options.progress(not quiet) as bar:
         for name in NAMES:
             output.check_ours(name)
@@ -82,6 +83,7 @@ def sample(
         samples, labels, nfe, seconds = _draw(recipe, resolved, n, seed, label, batch, threads, where, precision, bar)
         run = {"nfe": nfe, "seconds": round(seconds, 3), "seed": seed, "class": label}
         files = _files(resolved, samples, labels, run, where, precision)
+        replaced = _command_of(output)
         output.write_together(files, gone=[name for name in NAMES if name not in files], sealed=True)
     if not quiet:
         shape = "×".join(map(str, samples.shape[1:]))
@@ -90,6 +92,21 @@ def sample(
             click.echo(f"note: {note}")
         for name in files:
             click.echo(f"  {directory / name}")
+        if replaced not in ("", _command()):
+            click.echo(f"note: they take the place of those of `{replaced}`; with another --out there would be both")
+
+
+def _command() -> str:
+    return shlex.join(["edm-unified", *sys.argv[1:]])
+
+
+def _command_of(output: OutputDirectory) -> str:
+    """The command whose samples are there; nothing where there are none, or it is not known."""
+    try:
+        command = json.loads(output.read("environment.json") or b"{}").get("command", "")
+    except (ValueError, AttributeError, RecursionError):
+        return ""
+    return command if isinstance(command, str) else ""
 
 
 def _draw(
@@ -178,8 +195,7 @@ def _files(
     files = {"samples.npy": _npy(array)} | ({} if labels is None else {"labels.npy": _npy(labels.numpy())})
     if pictured(array.shape[1:]):
         files["samples.png"] = samples_png(array, None if labels is None else labels.numpy())
-    command = shlex.join(["edm-unified", *sys.argv[1:]])
-    about: dict[str, Any] = {"command": command, **run, **environment(Settings(device, dtype))}
+    about: dict[str, Any] = {"command": _command(), **run, **environment(Settings(device, dtype))}
     files["recipe.yaml"] = recipe.dump().encode()
     about["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     files["environment.json"] = (json.dumps(about, indent=2) + "\n").encode()

@@ -101,7 +101,7 @@ def train(
         named = "--shape" if shape is not None else "--classes"
         raise ValueError(f"{named}: is for --dry-run alone, training asks the data themselves; leave it out")
     chosen = options.torch_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    directory = out or Path("edm-runs") / Path(recipe).stem
+    directory = out or Path("edm-runs") / paths.short_name(recipe)
     if (paths.expanded(recipe) / "run.json").is_file():  # a run, which is continued where it is
         directory = out or paths.expanded(recipe)
         resolved = dataclasses.replace(resolved, denoiser=None)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edm_unified.cli import options
-from edm_unified.components import shipped
+from edm_unified.components import paths, shipped
 from edm_unified.components.files import write_atomic
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def draw(file: str, found: Recipe | Comparison, out: Path) -> None:
 
     options.check_file(out, "--weights")
     if isinstance(found, Recipe):
-        recipes = {Path(file).stem: found}
+        recipes = {paths.short_name(file): found}
     else:
         recipes = {name: Recipe.load(shipped.beside(file, name)) for name in found.recipes}
     write_atomic(out, figure(recipes))

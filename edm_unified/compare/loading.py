@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from edm_unified.components import shipped
+from edm_unified.components import paths, shipped
 from edm_unified.recipe import Comparison, Recipe, RecipeError, by_path, from_tree, load_any, reader
 from edm_unified.recipe.codec import Fault
 
@@ -59,7 +58,7 @@ def _default_comparison(names: list[str], own: tuple[str, ...]) -> Comparison:
 
 def short_name(names: Sequence[str]) -> str:
     """A name for what was asked for: the stems of the files, three at most."""
-    return "-".join(Path(name).stem for name in names[:3]) + ("-and-more" if len(names) > 3 else "")
+    return "-".join(paths.short_name(name) for name in names[:3]) + ("-and-more" if len(names) > 3 else "")
 
 
 def _told_apart(loaded: list[tuple[str, Recipe]], paths: list[str]) -> list[tuple[str, Recipe]]:

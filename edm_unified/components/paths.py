@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -24,6 +25,17 @@ def expanded(path: str | os.PathLike[str], label: str = "") -> Path:
         name = text.split("/")[0]
         who = f"there is no user {name[1:]!r}" if len(name) > 1 else "the home folder is not known"
         raise ValueError(f"{head}{text}: {who}; write the path without {name}") from None
+
+
+def short_name(path: str | os.PathLike[str]) -> str:
+    """What a recipe or a run is called for short: the last part of its path, without .yaml or .yml.
+
+    A dot in the name of a run stays: ``runs/rate_0.1`` and ``runs/rate_0.2`` are two.
+    """
+    name = Path(path).name
+    if name in ("", ".."):  # "." and "/" too
+        name = expanded(path).resolve().name or "root"
+    return re.sub(r"(?i)(?<=.)\.ya?ml$", "", name)
 
 
 def regular(path: Path, label: str) -> Path:

@@ -32,7 +32,11 @@ SIZE = 64
 
 
 class Features:
-    """Samples (N, *shape) to features (N, 64), float64. ``accuracy``: the share that it gets right of what it learnt.
+    """The Fréchet distance between what a small classifier, trained on the data and their classes, sees in the samples
+    and in the data.
+
+    An instance takes samples (N, *shape) to features (N, 64), float64. ``accuracy``: the share that it gets right of
+    what it learnt.
 
     Raises ``ValueError`` where the data have no classes, or one only.
     """

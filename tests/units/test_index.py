@@ -64,6 +64,13 @@ def test_metrics_are_listed_and_explained() -> None:
     assert "Fréchet" in run("list", "frechet")[1]
 
 
+def test_lists_fit_eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run("list")
+    assert code == 0
+    assert [line for line in out.splitlines() if len(line) > 80] == []
+
+
 def test_a_wrong_name_is_one_line() -> None:
     assert run("list", "solver") == (2, "", "Error: list: no family 'solver'; did you mean 'solvers'?\n")
     code, _, err = run("list", "qqqqq")

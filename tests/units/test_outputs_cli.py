@@ -21,6 +21,7 @@ from command_line import run
 from edm_unified.compare import Store
 from edm_unified.components.files import LOCK
 from edm_unified.components.outputs import MARK, RUN, OutputDirectory
+from edm_unified.components.paths import short_name
 
 RECIPE = """
 title: "one"
@@ -176,6 +177,35 @@ def test_a_report_that_takes_the_place_of_another_is_told() -> None:
         assert store.show({"a", "b", "c"}, "second") is None  # has all of the first
         assert store.show({"b", "c"}, "third") == "second"
         assert store.show({"b", "c"}, "third") is None
+
+
+def test_samples_that_take_the_place_of_others_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(*words: str) -> list[str]:
+        monkeypatch.setattr("sys.argv", ["edm-unified", *SAMPLE, *words])
+        out, _ = done([*SAMPLE, *words])
+        return [line for line in out.splitlines() if line.startswith("note: ")]
+
+    assert drawn() == []
+    assert drawn() == []  # the same command again
+    (note,) = drawn("--seed", "1")
+    assert f"`edm-unified {' '.join(SAMPLE)}`; with another --out" in note
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("edm", "edm"),
+        ("toy/mixture_2d", "mixture_2d"),
+        ("my/one.YAML", "one"),
+        ("one.v2.yml", "one.v2"),
+        ("runs/rate_0.1", "rate_0.1"),
+        ("runs/rate_0.1/", "rate_0.1"),
+        (".", "here"),
+        ("runs/..", "here"),
+    ],
+)
+def test_results_are_named_after_the_whole_name_of_a_run(path: str, name: str) -> None:
+    assert short_name(path) == name
 
 
 def test_folders_that_cannot_be_written_are_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,16 @@ def test_no_estimate_before_a_tenth_of_this_session_is_known(clock: Clock, capsy
     assert told(capsys) == [f"{n:3d} %  loss 1{left[n - 80]}" for n in range(81, 101)]
 
 
+def test_what_came_before_the_work_is_no_part_of_the_estimate(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.progress(True) as bar:
+        clock.now = 500.0  # reading the data
+        for done in range(1, 5):  # twenty seconds for each
+            bar.update(done, 4, "sigma 1")
+            clock.now += 1.0
+            clock.now += 19.0
+    assert told(capsys)[:3] == [" 25 %  sigma 1", " 50 %  sigma 1, 0:40 left", " 75 %  sigma 1, 0:20 left"]
+
+
 def test_nothing_is_told_where_nothing_is_wanted(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with progress.progress(False) as bar:
         clock.now = 100.0
