@@ -106,8 +106,9 @@ def likelihood(
     edm-unified likelihood edm --dequantize none --bound
     edm-unified likelihood edm eight.npy --trace hutchinson --out nats.jsonl
     """
+    from edm_unified.cli.likelihood_rows import moments_of, whole
     from edm_unified.cli.likelihood_rows import rows as computed
-    from edm_unified.cli.likelihood_rows import whole
+    from edm_unified.likelihood.prior import prior_error
 
     _check_options(bound, check)
     if out is not None and out.suffix not in (".npy", ".jsonl"):
@@ -137,10 +138,11 @@ def likelihood(
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(out, contents(rows, dataset.shape, out.suffix, first))
-    for note in (*_notes(found, own, job, prior), *rows.notes):
+    off = None if bound else prior_error(moments_of(own), job.prior, job.sigma_max)
+    for note in (*_notes(found, own, job, prior, off), *rows.notes):
         click.echo(f"warning: {note}", err=True)
     if not quiet:
-        for line in report(recipe, dataset, job, rows):
+        for line in report(recipe, dataset, job, rows, off):
             click.echo(line)
         if out is not None:
             click.echo(row("written", str(out)))
@@ -195,17 +197,15 @@ def _classes(denoiser: Any, dataset: Dataset, conditional: bool, name: str) -> b
     return True
 
 
-def _notes(recipe: Recipe, own: Dataset, job: Job, prior: str) -> list[str]:
+def _notes(recipe: Recipe, own: Dataset, job: Job, prior: str, error: float | None) -> list[str]:
     """What of the recipe is no part of a likelihood, and how far off the prior is."""
-    from edm_unified.cli.likelihood_rows import moments_of
-    from edm_unified.likelihood.prior import prior_error, prior_warning
+    from edm_unified.likelihood.prior import prior_warning
 
     notes = [
         f"sampler.{name}: is no part of a likelihood, which is that of D as it is"
         for name in ("guidance", "threshold")
         if getattr(recipe.sampler, name) is not None
     ]
-    error = None if job.bound else prior_error(moments_of(own), job.prior, job.sigma_max)
     words = prior_warning(error, math.prod(own.shape), job.sigma_max)
     if words is not None:
         notes.append(words.replace("sigma_max", "--sigma-max") + (", or take --prior data" if prior == "zero" else ""))

@@ -28,10 +28,11 @@ def row(name: str, text: str) -> str:
     return textwrap.fill(f"{name:<{_INDENT}}{text}", 110, subsequent_indent=" " * _INDENT)
 
 
-def report(name: str, dataset: Dataset, job: Job, rows: Rows) -> list[str]:
-    """The lines."""
+def report(name: str, dataset: Dataset, job: Job, rows: Rows, prior_error: float | None = None) -> list[str]:
+    """The lines. ``prior_error``: its mean in nats, where it is known."""
     from edm_unified.cli.likelihood_rows import whole
     from edm_unified.likelihood import offset
+    from edm_unified.likelihood.prior import prior_sizes
 
     d = math.prod(dataset.shape)
     bits = -rows.nats / (d * math.log(2))
@@ -84,7 +85,11 @@ def report(name: str, dataset: Dataset, job: Job, rows: Rows) -> list[str]:
         lines.append(row("encoded", f"and decoded again: largest difference {rows.reconstruction:.2g}"))
     prior = f"N(mean, sigma_max² + {float(job.prior.variances[0]):.3g}) with the mean and variance of the data"
     zero = float(job.prior.variances[0]) == 0
-    lines.append(row("prior", f"at sigma_max = {job.sigma_max:g}: " + ("N(0, sigma_max²)" if zero else prior)))
+    off = ""
+    if prior_error is not None:
+        mean, single = prior_sizes(prior_error, d)
+        off = f"; off by about {mean:.2g} bits/dim on average, up to {single:.2g} for single samples"
+    lines.append(row("prior", f"at sigma_max = {job.sigma_max:g}: " + ("N(0, sigma_max²)" if zero else prior) + off))
     lines.append(row("evaluations", f"{rows.nfe} of D for each batch"))
     return lines
 

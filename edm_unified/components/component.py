@@ -30,6 +30,9 @@ MOST = 1_000_000
 MOST_SAMPLES = 10_000_000
 MOST_SEED = 2**63 - 1
 """What a generator of torch takes. These stand here, so that an option and the check behind it cannot differ."""
+SMALLEST, LARGEST = 1e-50, 1e50
+"""Positive numbers of a recipe lie between these, so that their squares, the cubes of their quotients and the like are
+still numbers of float64."""
 
 
 @dataclass_transform(frozen_default=True)
@@ -63,16 +66,28 @@ def _finite(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def positive(name: str, value: float) -> None:
-    """Raise ``ValueError`` unless ``value`` is a finite number above zero."""
+def positive(name: str, value: float, least: float = SMALLEST, most: float = LARGEST) -> None:
+    """Raise ``ValueError`` unless ``value`` is a finite number above zero, from ``least`` to ``most``."""
     if not (_finite(value) and value > 0):
         raise ValueError(f"{name}: must be positive and finite, got {shown(value)}")
+    if not least <= value <= most:
+        raise ValueError(f"{name}: must be from {least:g} to {most:g}, got {shown(value)}")
 
 
-def nonnegative(name: str, value: float) -> None:
-    """Raise ``ValueError`` unless ``value`` is a finite number, zero or above."""
+def nonnegative(name: str, value: float, most: float = LARGEST) -> None:
+    """Raise ``ValueError`` unless ``value`` is zero, or a finite number from ``SMALLEST`` to ``most``."""
     if not (_finite(value) and value >= 0):
         raise ValueError(f"{name}: must be zero or positive and finite, got {shown(value)}")
+    if value and not SMALLEST <= value <= most:
+        raise ValueError(f"{name}: must be 0 or from {SMALLEST:g} to {most:g}, got {shown(value)}")
+
+
+def finite(name: str, value: float, most: float = LARGEST) -> None:
+    """Raise ``ValueError`` unless ``value`` is a finite number of either sign, at most ``most`` in size."""
+    if not _finite(value):
+        raise ValueError(f"{name}: must be finite, got {shown(value)}")
+    if abs(value) > most:
+        raise ValueError(f"{name}: must be from {-most:g} to {most:g}, got {shown(value)}")
 
 
 def count(name: str, value: int, least: int = 1, most: int = MOST) -> None:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from edm_unified.components.component import component
+from edm_unified.components.component import component, finite
 from edm_unified.components.constraints import Positive
 from edm_unified.denoisers.denoiser import Around, Denoiser
 
@@ -34,8 +34,10 @@ class Static:
     formulas: ClassVar[dict[str, str]] = {"D": "min(max(D, low), high)"}
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"low: must be below high, both finite, got {self.low!r} against {self.high!r}")
+        finite("low", self.low)
+        finite("high", self.high)
+        if not self.low < self.high:
+            raise ValueError(f"low: must be below high, got {self.low!r} against {self.high!r}")
 
     def of(self, denoised: Tensor) -> Tensor:
         """``denoised``, clipped."""

@@ -76,6 +76,12 @@ def prior_spread(error: float) -> float:
     return math.sqrt(2 * error)
 
 
+def prior_sizes(error: float, dimensions: int) -> tuple[float, float]:
+    """Bits/dim of an ``error``: on average, and of a single sample three standard deviations off."""
+    mean, single = (nats / (dimensions * math.log(2)) for nats in (error, FAR * prior_spread(error)))
+    return mean, single
+
+
 def prior_warning(error: float | None, dimensions: int, sigma_max: float) -> str | None:
     """A sentence with the size of an ``error`` (:func:`prior_error`), on average and for a single sample far off.
 
@@ -83,7 +89,7 @@ def prior_warning(error: float | None, dimensions: int, sigma_max: float) -> str
     """
     if error is None or not error >= 0:  # NaN is told of elsewhere
         return None
-    mean, single = (nats / (dimensions * math.log(2)) for nats in (error, FAR * prior_spread(error)))
+    mean, single = prior_sizes(error, dimensions)
     if not max(mean, single) > NOTABLE_BITS:
         return None
     return (

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from edm_unified.components.component import component, nonnegative, positive
+from edm_unified.components.component import component, finite, nonnegative, positive
 from edm_unified.data import Dataset
 from edm_unified.denoisers import guidance
 from edm_unified.denoisers.denoiser import Counted, Denoiser
@@ -142,8 +142,7 @@ AnyGuidance = ClassifierFree | Autoguidance
 
 
 def _check(choice: AnyGuidance) -> None:
-    if not (isinstance(choice.w, (int, float)) and math.isfinite(choice.w)):
-        raise ValueError(f"w: must be a finite number, got {choice.w!r}")
+    finite("w", choice.w)
     nonnegative("low", choice.low)
     if choice.high is not None:
         positive("high", choice.high)

@@ -35,7 +35,7 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from edm_unified.components.component import component, count, positive
+from edm_unified.components.component import component, count, finite, positive
 from edm_unified.data import Dataset
 from edm_unified.denoisers import exact
 from edm_unified.sampling.dynamics import Substitute
@@ -113,8 +113,8 @@ class ByGaussian(ABC):
 def _checked(mean: float | None, sigma_data: float | None, rank: int | None) -> None:
     if sigma_data is not None:
         positive("sigma_data", sigma_data)
-    if mean is not None and not (isinstance(mean, (int, float)) and math.isfinite(mean)):
-        raise ValueError(f"mean: must be a finite number, got {mean!r}")
+    if mean is not None:
+        finite("mean", mean)
     if mean is not None and sigma_data is None:
         raise ValueError(f"mean: is estimated from the data, as sigma_data is null; set sigma_data too, got {mean!r}")
     if rank is not None:

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from edm_unified.components.component import component
+from edm_unified.components.component import component, positive
 from edm_unified.components.constraints import Positive
 from edm_unified.schedules.base import PRACTICAL_INFINITY, Schedule
 
@@ -34,6 +34,9 @@ class FlowMatching(Schedule):
         "g": "s σ √(2/(t(1−t)))   (= √(2t/(1−t)) for m = 1)",
         "time": "σ/(m + σ)",
     }
+
+    def __post_init__(self) -> None:
+        positive("shift", self.shift, 1e-6, 1e6)  # 1 − t = m/(m+σ) must keep digits
 
     @property
     def t_max(self) -> float:

@@ -21,7 +21,7 @@ import torch
 from scipy.interpolate import CubicSpline, PchipInterpolator
 from torch import Tensor
 
-from edm_unified.components.component import choice, component
+from edm_unified.components.component import SMALLEST, choice, component, positive
 from edm_unified.components.constraints import Nonnegative, whole
 from edm_unified.schedules.base import Schedule
 
@@ -67,7 +67,15 @@ _BETAS = {"linear": _linear, "scaled_linear": _scaled_linear, "cosine": _cosine}
 
 def table_sigmas(betas: Tensor) -> Tensor:
     """σ_1 < … < σ_M of a table of betas: σ_k = √((1−ᾱ_k)/ᾱ_k), by ``log1p`` and ``expm1``."""
-    return torch.sqrt(torch.expm1(torch.cumsum(-torch.log1p(-betas), 0)))
+    return torch.sqrt(torch.expm1(_exponents(betas)))
+
+
+def _exponents(betas: Tensor) -> Tensor:
+    """−ln ᾱ_k. Raises ``ValueError`` where the last σ² is beyond float64, ᾱ_M being less than 1e-300."""
+    B = torch.cumsum(-torch.log1p(-betas), 0)
+    if float(B[-1]) > 690:
+        raise ValueError("betas: they leave nothing of the data, ᾱ_M is below 1e-300; take smaller or fewer ones")
+    return B
 
 
 class _Cubic(NamedTuple):
@@ -79,7 +87,7 @@ class _Cubic(NamedTuple):
 
 @lru_cache(maxsize=32)
 def _cubic(schedule: BetaTable) -> _Cubic:
-    B = torch.cat([torch.zeros(1, dtype=torch.float64), torch.cumsum(-torch.log1p(-schedule.table), 0)])
+    B = torch.cat([torch.zeros(1, dtype=torch.float64), _exponents(schedule.table)])
     t = np.linspace(0, 1, len(B))
     curve = CubicSpline(t, B.numpy()) if len(B) > 3 else PchipInterpolator(t, B.numpy())
     between = np.linspace(t[:-1], t[1:], 9)
@@ -120,12 +128,13 @@ class BetaTable(Schedule):
         if isinstance(self.betas, str):
             choice("betas", self.betas, _BETAS)
             for name in ("beta_start", "beta_end", "max_beta"):
-                if not 0 < getattr(self, name) < 1:
+                positive(name, getattr(self, name))
+                if not getattr(self, name) < 1:
                     raise ValueError(f"{name}: must lie in (0, 1), got {getattr(self, name)!r}")
             return
         object.__setattr__(self, "betas", tuple(map(float, self.betas)))  # from a list, an array or a tensor as well
-        if not self.betas or not all(0 < beta < 1 for beta in self.betas):
-            raise ValueError("betas: must be a non-empty list of numbers in (0, 1)")
+        if not self.betas or not all(SMALLEST <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas: must be a non-empty list of numbers in (0, 1), none below {SMALLEST:g}")
 
     @property
     def table(self) -> Tensor:

@@ -299,7 +299,7 @@ def test_denoise_is_D() -> None:
         (lambda: AnalyticFirstStep(levels=0), "^levels: must be a whole number from 1"),
         (lambda: AnalyticFirstStep(sigma_data=0.0), "^sigma_data: must be positive"),
         (lambda: AnalyticFirstStep(mean=0.5), "^mean: is estimated from the data, as sigma_data is null"),
-        (lambda: AnalyticFirstStep(mean=math.nan, sigma_data=1.0), "^mean: must be a finite number"),
+        (lambda: AnalyticFirstStep(mean=math.nan, sigma_data=1.0), "^mean: must be finite"),
         (lambda: GaussianJump(sigma=-1.0), "^sigma: must be positive"),
         (lambda: GaussianJump(sigma=math.inf), "^sigma: must be positive and finite"),
         (lambda: GaussianJump(rank=0), "^rank: must be a whole number from 1"),

@@ -183,7 +183,7 @@ def test_every_step_has_the_same_share_of_the_density(n: int) -> None:
 
 
 def test_a_constant_density_is_log_linear_whatever_its_unit() -> None:
-    for unit in (1e-300, 1.0, 1e300):
+    for unit in (1e-50, 1.0, 1e50):
         flat = DensitySpaced(n=12, density=(unit, unit))
         assert torch.allclose(flat.levels(EDM()), LogLinear(n=12).levels(EDM()), rtol=1e-12)
 

@@ -254,7 +254,7 @@ def test_a_recipe_says_it() -> None:
     ("override", "message"),
     [
         ("{kind: classifier_free}", "sampler.guidance.w: missing"),
-        ("{kind: classifier_free, w: .nan}", "sampler.guidance.w: must be a finite number"),
+        ("{kind: classifier_free, w: .nan}", "sampler.guidance.w: must be finite"),
         ("{kind: classifier_free, w: 2, low: -1}", "sampler.guidance.low: must be zero or positive"),
         ("{kind: classifier_free, w: 2, low: 5, high: 1}", "sampler.guidance.high: must be above low = 5"),
         ("{kind: autoguidance, w: 2}", "sampler.guidance.guide: missing"),

@@ -39,6 +39,18 @@ def test_it_prints_what_the_numbers_mean_and_writes_them(tmp_path: Path) -> None
     assert float(np.load(tmp_path / "b.npy")[0]) == pytest.approx(rows[1]["nats"], rel=1e-9)
 
 
+def test_the_error_of_the_prior_is_stated_on_average_and_for_single_samples() -> None:
+    """From 1/(4σ⁴): at twice the σ_max a quarter of the square root, which is what single samples are off."""
+    found = []
+    for sigma_max in ("20", "40"):
+        words = " ".join(run("edm", "--dequantize", "none", *QUICK[:-1], sigma_max).stdout.split())
+        found.append(re.search(r"off by about (\S+) bits/dim on average, up to (\S+) for single samples", words))
+    (mean, single), (mean2, single2) = (tuple(map(float, match.groups())) for match in found if match)
+    assert mean2 == pytest.approx(mean / 16, rel=0.05)
+    assert single2 == pytest.approx(single / 4, rel=0.05)
+    assert single == pytest.approx(3 * math.sqrt(2 * mean / (64 * math.log(2))), rel=0.05)
+
+
 def test_the_bound_has_its_terms_and_takes_a_stochastic_recipe() -> None:
     result = run("ddpm", "--bound", "--dequantize", "none", "--n", "4", "--points", "8")
     assert result.exit_code == 0, result.stderr

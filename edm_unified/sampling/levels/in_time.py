@@ -100,7 +100,8 @@ class VPTime:
         beta_d = 2 * (low / self.epsilon - high) / (self.epsilon - 1)
         beta_m = high - 0.5 * beta_d
         times = [(1 + r * (self.epsilon ** (1 / self.power) - 1)) ** self.power for r in ramp(self.n)]
-        sigmas = [math.sqrt(max(0.0, math.expm1(t * (0.5 * beta_d * t + beta_m)))) for t in times]
+        exponents = [t * (0.5 * beta_d * t + beta_m) for t in times]
+        sigmas = [math.sqrt(max(0.0, math.expm1(min(B, 700.0)))) for B in exponents]  # 700 is beyond any sigma_max
         return check_falling(then_zero(sigmas, self.sigma_max, self.sigma_min), "epsilon")
 
 

@@ -245,7 +245,7 @@ class TrigonometricAdams(AdamsBashforth):
 
     def __post_init__(self) -> None:
         AdamsBashforth.__post_init__(self)
-        positive("sigma_data", self.sigma_data)
+        positive("sigma_data", self.sigma_data, 1e-6, 1e6)  # cos of arctan σ/σ_data must keep digits
 
     @property
     def coordinate(self) -> Coordinate:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from edm_unified.components.component import count, positive
-from edm_unified.denoisers.denoiser import Preconditioned
+from edm_unified.denoisers.denoiser import Preconditioned, estimate
 from edm_unified.denoisers.exact import GaussianMixture
 from edm_unified.training.denoiser import Trained
 from edm_unified.training.job import Job
@@ -79,8 +79,8 @@ def excess_loss(
         positive("sigmas", sigma)
         level = torch.tensor(sigma, dtype=torch.float64, device=x0.device)
         z = x0 + sigma * n
-        ideal = exact(z, level, **cond)
-        ours = denoiser(z.to(dtype), level, **cond).double()
+        ideal = estimate(exact, z, level, cond)
+        ours = estimate(denoiser, z.to(dtype), level, cond).double()
         skip = z * float(denoiser.preconditioning.c_skip(sigma))
         parts = ((ours - ideal), (ideal - x0), (x0 - skip))
         found.append(Excess(float(sigma), *(float(part.square().mean()) for part in parts)))

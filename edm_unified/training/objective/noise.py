@@ -31,9 +31,13 @@ import torch
 from torch import Tensor
 
 from edm_unified import schedules
-from edm_unified.components.component import component, count, falling, nonnegative, positive
+from edm_unified.components.component import component, count, falling, finite, nonnegative, positive
 from edm_unified.schedules.base import PRACTICAL_INFINITY, float64
 from edm_unified.schedules.table import BetaKind
+
+MOST_LOG = 20.0
+"""What a normal distribution of ln σ may have as mean and width: e^{20 + 8.3·20}, the highest σ that can be drawn, and
+its inverse have squares in float64."""
 
 
 class Sigma(Protocol):
@@ -70,9 +74,8 @@ class LogNormal:
     formulas: ClassVar[dict[str, str]] = {"p": "ln σ ~ N(P_mean, P_std²)"}
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.P_mean):
-            raise ValueError(f"P_mean: must be finite, got {self.P_mean!r}")
-        positive("P_std", self.P_std)
+        finite("P_mean", self.P_mean, most=MOST_LOG)
+        positive("P_std", self.P_std, most=MOST_LOG)
 
     def quantile(self, u: Tensor, schedule: Sigma) -> Tensor:
         return torch.exp(self.P_mean + self.P_std * _unit_normal_quantile(u))
@@ -134,9 +137,8 @@ class LogitNormalTime:
     later: ClassVar[tuple[str, ...]] = ("shift",)
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.mean):
-            raise ValueError(f"mean: must be finite, got {self.mean!r}")
-        positive("std", self.std)
+        finite("mean", self.mean, most=MOST_LOG)
+        positive("std", self.std, most=MOST_LOG)
         positive("shift", self.shift)
 
     def quantile(self, u: Tensor, schedule: Sigma) -> Tensor:
