@@ -47,8 +47,8 @@ class ImageRows:
 
 def stacked(images: Sequence[Tensor]) -> Tensor:
     """Images as one tensor: of bytes, or of float32 where one of them has 16 bits."""
-    plain = all(image.dtype == torch.uint8 for image in images)
-    return torch.stack([image if plain else image.to(torch.float32) for image in images])
+    all_bytes = all(image.dtype == torch.uint8 for image in images)
+    return torch.stack([image if all_bytes else image.to(torch.float32) for image in images])
 
 
 def gathered(rows: ImageRows) -> Tensor:

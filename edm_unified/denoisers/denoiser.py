@@ -128,7 +128,7 @@ class Preconditioned(nn.Module):
         return along(c.c_skip(sigma), x) * x + along(c.c_out(sigma), x) * output.to(device=x.device, dtype=x.dtype)
 
 
-class Around:
+class DenoiserWrapper:
     """A denoiser around another one, ``denoiser``, whose range of noise levels is its own too."""
 
     __slots__ = ()
@@ -145,7 +145,7 @@ class Around:
         return supported_range(self.denoiser)[1]
 
 
-class Counted(Around):
+class Counted(DenoiserWrapper):
     """``denoiser``, counting its calls in ``nfe``: the number of function evaluations, whatever the batch.
 
     Put it around the whole denoiser for evaluations of D, or around the network's denoiser *inside* a guidance for
@@ -162,12 +162,12 @@ class Counted(Around):
         self.nfe += 1
         return self.denoiser(x, sigma, **cond)
 
-    def beside(self, denoiser: Denoiser) -> Denoiser:
+    def sharing_count(self, denoiser: Denoiser) -> Denoiser:
         """Another denoiser, whose calls are counted here as well."""
-        return _Beside(denoiser, self)
+        return _SharedCount(denoiser, self)
 
 
-class _Beside(Around):
+class _SharedCount(DenoiserWrapper):
     __slots__ = ("counted", "denoiser")
 
     def __init__(self, denoiser: Denoiser, counted: Counted) -> None:

@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edm_unified.denoisers.denoiser import Around, Denoiser, OutputError, supported_range
+from edm_unified.denoisers.denoiser import Denoiser, DenoiserWrapper, OutputError, supported_range
 from edm_unified.denoisers.parametrization import along
 from edm_unified.schedules.base import float64
 
 
 @dataclass(frozen=True)
-class ClassifierFree(Around):
+class ClassifierFree(DenoiserWrapper):
     """D = D_∅ + w (D_c − D_∅) for σ in ``interval`` = (low, high], D_c elsewhere (Ho & Salimans 2022, Eq. 6; the
     interval is that of Kynkäänniemi et al. 2024).
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from edm_unified.components.component import component, finite
 from edm_unified.components.constraints import Positive
-from edm_unified.denoisers.denoiser import Around, Denoiser
+from edm_unified.denoisers.denoiser import Denoiser, DenoiserWrapper
 
 
 @component
@@ -74,7 +74,7 @@ AnyThreshold = Static | Dynamic
 
 
 @dataclass(frozen=True)
-class Thresholded(Around):
+class Thresholded(DenoiserWrapper):
     """``denoiser``, its output under ``threshold``: a denoiser again."""
 
     denoiser: Denoiser

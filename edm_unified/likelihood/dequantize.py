@@ -25,7 +25,7 @@ from torch import Tensor
 
 from edm_unified.components.component import choice, count, positive
 from edm_unified.data import BYTES, Scaling
-from edm_unified.sampling.streams import Source
+from edm_unified.sampling.streams import Purpose, Source
 
 Noise = Literal["uniform", "truncated_normal"]
 
@@ -71,7 +71,7 @@ def dequantize(
     low, high = (int(v) for v in torch.aminmax(whole))
     if low < 0 or high >= levels:
         raise ValueError(f"raw: holds {low if low < 0 else high}, outside the declared range 0 to {levels - 1}")
-    draw = Source(seed, first, tuple(raw.shape), torch.float64, raw.device, purpose=3)
+    draw = Source(seed, first, tuple(raw.shape), torch.float64, raw.device, purpose=Purpose.DEQUANTIZATION)
     u = torch.special.ndtr(draw())
     scale = torch.as_tensor(scaling.scale, dtype=torch.float64, device=raw.device).expand(raw.shape[1:])
     shift = torch.as_tensor(scaling.shift, dtype=torch.float64, device=raw.device)

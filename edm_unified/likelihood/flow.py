@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edm_unified.denoisers.denoiser import Counted, Denoiser, check_range, estimate
-from edm_unified.likelihood.path import Told, integrate
+from edm_unified.likelihood.path import ProgressCallback, integrate
 from edm_unified.likelihood.prior import Density, PriorWarning, check_levels, isotropic, prior_error, prior_warning
 from edm_unified.likelihood.trace import Probe, Trace, estimator
 from edm_unified.sampling.by_sample import row_sum
@@ -75,7 +75,7 @@ def log_likelihood(
     first: int = 0,
     dtype: torch.dtype = torch.float64,
     cond: Mapping[str, object] | None = None,
-    callback: Told | None = None,
+    callback: ProgressCallback | None = None,
 ) -> LogLikelihood:
     """ln p(x; σ_min) of the probability-flow ODE for each row of x (B, *shape), clean data in the units of D.
 

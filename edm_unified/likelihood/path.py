@@ -23,12 +23,18 @@ from edm_unified.schedules import GeometricVE
 
 Rate = Callable[[Tensor, Tensor], Tensor]
 """dy/d ln σ of y (B, n) at σ, () or (B,) on the device of y."""
-Told = Callable[[int, int, float], object]
+ProgressCallback = Callable[[int, int, float], object]
 """A callback: steps done, steps in all, σ."""
 
 
 def integrate(
-    rate: Rate, y: Tensor, start: float, end: float, steps: int, tolerance: float | None, callback: Told | None = None
+    rate: Rate,
+    y: Tensor,
+    start: float,
+    end: float,
+    steps: int,
+    tolerance: float | None,
+    callback: ProgressCallback | None = None,
 ) -> Tensor:
     """y at σ = ``end``, given y (B, n) at ``start``. With a ``tolerance``, by adaptive steps."""
     count("steps", steps)
@@ -43,7 +49,7 @@ def integrate(
         slope = rate(x, own(sigma))
         return x + slope if rises else x - slope
 
-    def told(progress: Progress) -> None:
+    def on_progress(progress: Progress) -> None:
         if callback is not None:
             callback(progress.move, progress.moves, float(own(torch.tensor(progress.sigma, dtype=torch.float64))))
 
@@ -55,7 +61,7 @@ def integrate(
         positive("tolerance", tolerance)
         solver, levels = DormandPrince45(rtol=tolerance, atol=tolerance), [high, low]
     dynamics = Dynamics(GeometricVE(low, high), denoiser, {}, y.device)
-    return walk(dynamics, y, dynamics.walk(levels), solver, None, 1.0, _no_noise, told)
+    return walk(dynamics, y, dynamics.walk(levels), solver, None, 1.0, _no_noise, on_progress)
 
 
 def _no_noise() -> Tensor:

@@ -89,8 +89,8 @@ def check_augment(augment: Tensor | None, width: int, batch: int) -> None:
         raise ValueError(f"augment: must have shape ({batch}, {width}), got {tuple(augment.shape)}")
 
 
-def run(block: Callable[..., Tensor], *inputs: Tensor, again: bool) -> Tensor:
-    """``block(*inputs)``; with ``again`` its activations are dropped and computed once more in the backward pass."""
-    if again and torch.is_grad_enabled():
+def run(block: Callable[..., Tensor], *inputs: Tensor, recompute: bool) -> Tensor:
+    """``block(*inputs)``; with ``recompute`` its activations are dropped and computed again in the backward pass."""
+    if recompute and torch.is_grad_enabled():
         return checkpoint(block, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
     return block(*inputs)

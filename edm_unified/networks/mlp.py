@@ -118,7 +118,7 @@ class MLPModule(nn.Module):
             rows = torch.cat([rows, self.input_features(rows).to(x.dtype)], dim=1)
         h = self.input(rows)
         for block in self.blocks:
-            h = run(block, h, embedding, again=self.checkpoint_activations)
+            h = run(block, h, embedding, recompute=self.checkpoint_activations)
         return self.output(functional.silu(self.norm(h))).view_as(x)
 
 

@@ -130,7 +130,7 @@ class SelfAttention(nn.Module):
         return cast(Tensor, self.out(rearrange(y, "b head n c -> b n (head c)")))
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Attention and MLP, each scaled, shifted and gated by the embedding c."""
 
     def __init__(self, config: Transformer) -> None:
@@ -171,7 +171,7 @@ class TransformerNetwork(nn.Module):
         self.noise = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Embedding(classes + 1, width) if classes else None
         self.augment = nn.Linear(augment, width, bias=False) if augment else None
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, self.channels * pixels)
@@ -188,7 +188,11 @@ class TransformerNetwork(nn.Module):
             nn.init.normal_(cast(Tensor, layer.weight), std=0.02)
         if self.label is not None:
             nn.init.normal_(self.label.weight, std=0.02)
-        for linear in (self.modulation, self.head, *[cast(Block, block).modulation for block in self.blocks]):
+        for linear in (
+            self.modulation,
+            self.head,
+            *[cast(TransformerBlock, block).modulation for block in self.blocks],
+        ):
             nn.init.zeros_(linear.weight)
 
     def embed(self, noise: Tensor, label: Tensor | None, augment: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -218,7 +222,7 @@ class TransformerNetwork(nn.Module):
 
         h = self.patches(self._cut(x)) + places.to(x.dtype)
         for block in self.blocks:
-            h = run(block, h, condition, again=self.checkpoint_activations)
+            h = run(block, h, condition, recompute=self.checkpoint_activations)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
         return self._paste(self.head(self.norm(h) * (1 + scale) + shift), grid)
 

@@ -132,8 +132,8 @@ class Autoguidance:
                 )
 
         def around(denoiser: Denoiser) -> Denoiser:
-            beside = denoiser.beside(lesser) if isinstance(denoiser, Counted) else lesser
-            return guidance.Autoguidance(denoiser, beside, self.w, _interval(self))
+            guide = denoiser.sharing_count(lesser) if isinstance(denoiser, Counted) else lesser
+            return guidance.Autoguidance(denoiser, guide, self.w, _interval(self))
 
         return Guide(around, lesser.fingerprint, counts)
 

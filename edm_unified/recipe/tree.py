@@ -205,7 +205,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.objective is not None:
-            object.__setattr__(self, "objective", self.objective.beside(self.preconditioning))
+            object.__setattr__(self, "objective", self.objective.with_sigma_data_of(self.preconditioning))
 
     @classmethod
     def load(cls, name: Names, overrides: Sequence[str] = ()) -> Recipe:

@@ -28,7 +28,7 @@ from edm_unified.sampling.levels import Karras, Steps
 from edm_unified.sampling.renoising import MOST_LEVELS, Renoising
 from edm_unified.sampling.solvers import LAST, AnySolver, DenoisedLast, Heun, Last, Randn, Solver
 from edm_unified.sampling.solvers.last_step import prepared
-from edm_unified.sampling.streams import Source, unit_noise
+from edm_unified.sampling.streams import Purpose, Source, unit_noise
 from edm_unified.schedules import EDM, Schedule, is_value
 
 __all__ = ["Progress", "Source", "count_nfe", "levels_of", "sample", "unit_noise", "walk"]
@@ -198,9 +198,9 @@ def sample(
         begun = (_remembered if known else prepared)(cast(Any, solver), axis, path)
 
         def run(denoiser: Denoiser, callback: Callable[[Progress], object] | None) -> Tensor:
-            randn = Source(seed, first, noise.shape, dtype, noise.device, purpose=1)
+            randn = Source(seed, first, noise.shape, dtype, noise.device, purpose=Purpose.STEPS)
             dynamics = Dynamics(schedule, denoiser, dict(cond or {}), noise.device, substitute)
-            between = Source(seed, first, noise.shape, dtype, noise.device, purpose=6) if apart else None
+            between = Source(seed, first, noise.shape, dtype, noise.device, purpose=Purpose.RISES) if apart else None
             return walk(dynamics, start, path, solver, corrector, S_noise, randn, callback, begun, between)
 
         x = run(denoiser, callback)

@@ -1,19 +1,31 @@
 """Random numbers by sample: what sample i of a seed draws does not depend on who shares its batch.
 
-Every sample has a generator of its own, NumPy's SFC64 seeded with (seed, purpose, i). ``purpose`` keeps apart what one
-sample needs: 0 its unit noise, 1 the noise on the way, 2 the probes of a trace, 3 that of dequantisation, 4 and 5 the
-noise and the levels of a variational bound, 6 what is drawn between the falls of an adaptive solver.
+Every sample has a generator of its own, NumPy's SFC64 seeded with (seed, purpose, i). :class:`Purpose` keeps apart the
+streams that one sample needs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
 from numbers import Integral
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+
+class Purpose(IntEnum):
+    """What the random numbers of a sample are for. The values are part of their seeds, and stay as they are."""
+
+    START = 0  # the unit noise that sampling starts from
+    STEPS = 1  # noise added by solvers, rises and correctors
+    TRACE = 2  # the probes that estimate a trace, for likelihoods
+    DEQUANTIZATION = 3  # the noise that makes bytes continuous
+    BOUND_NOISE = 4  # the noise of a variational bound
+    BOUND_LEVELS = 5  # its noise levels
+    RISES = 6  # rises and corrections between the falls of an adaptive solver, which takes what it needs of STEPS
 
 
 class Source:
@@ -24,7 +36,7 @@ class Source:
     """
 
     def __init__(
-        self, seed: int, first: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device, purpose: int
+        self, seed: int, first: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device, purpose: Purpose
     ) -> None:
         if not all(isinstance(value, Integral) and value >= 0 for value in (seed, first)):
             raise ValueError(f"seed, first: must be whole numbers from 0, got {seed!r} and {first!r}")
@@ -48,4 +60,4 @@ def unit_noise(n: int, shape: Sequence[int], seed: int = 0, first: int = 0) -> F
 
     Sample i is the same whatever the batch it is drawn in: ``unit_noise(64, s)[7] == unit_noise(1, s, first=7)[0]``.
     """
-    return Source(seed, first, (n, *shape), torch.float64, torch.device("cpu"), purpose=0)()
+    return Source(seed, first, (n, *shape), torch.float64, torch.device("cpu"), Purpose.START)()

@@ -18,6 +18,7 @@ from edm_unified.data.prefetch import prefetch
 from edm_unified.training import random_numbers
 from edm_unified.training.job import Job
 from edm_unified.training.parallel import Team
+from edm_unified.training.random_numbers import TrainingPurpose
 
 Read = tuple[Tensor, Tensor | None]
 
@@ -79,5 +80,5 @@ class Reader:
         rows = settings.share(team.size)
         first = step * settings.batch + (part * team.size + team.rank) * rows
         return order.indices(
-            len(self._job.dataset), random_numbers.seed_of(settings.seed, random_numbers.ORDER), first, rows
+            len(self._job.dataset), random_numbers.seed_of(settings.seed, TrainingPurpose.ORDER), first, rows
         )

@@ -16,7 +16,8 @@ from edm_unified.denoisers.preconditioning import AnyPreconditioning
 from edm_unified.networks import AnyNetwork
 from edm_unified.training import random_numbers
 from edm_unified.training.objective import Implicit, Objective
-from edm_unified.training.objective.noise import Sigma
+from edm_unified.training.objective.noise import SigmaOfTime
+from edm_unified.training.random_numbers import TrainingPurpose
 from edm_unified.training.settings import Training
 
 
@@ -30,7 +31,7 @@ class Job:
     network: AnyNetwork
     preconditioning: AnyPreconditioning
     objective: Objective
-    schedule: Sigma
+    schedule: SigmaOfTime
     settings: Training
     dataset: Dataset
     tree: dict[str, Any] = field(default_factory=dict)
@@ -42,7 +43,7 @@ class Job:
     """What a recipe says of its data to be compared with them; what they are is compared by itself."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "objective", self.objective.beside(self.preconditioning))
+        object.__setattr__(self, "objective", self.objective.with_sigma_data_of(self.preconditioning))
         settings, size = self.settings, len(self.dataset)
         if settings.batch > size:
             raise ValueError(
@@ -92,7 +93,7 @@ class Job:
     def build(self) -> Trainee:
         """The untrained network in its wrapping; the weights follow from the seed alone."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(random_numbers.seed_of(self.settings.seed, random_numbers.NETWORK))
+            torch.manual_seed(random_numbers.seed_of(self.settings.seed, TrainingPurpose.NETWORK))
             try:
                 network = self.network.build(self.shape, self.classes, self.augment)
             except ValueError as error:
@@ -103,7 +104,7 @@ class Job:
 class Trainee(nn.Module):
     """All that learns, as one module, so that DDP and FSDP see one forward pass: the denoiser and its losses."""
 
-    def __init__(self, denoiser: Preconditioned, objective: Objective, schedule: Sigma) -> None:
+    def __init__(self, denoiser: Preconditioned, objective: Objective, schedule: SigmaOfTime) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.objective, self.schedule = objective, schedule
@@ -117,8 +118,8 @@ class Trainee(nn.Module):
     def forward(self, x0: Tensor, u: Tensor, n: Tensor, cond: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The losses (B,), and for the log the same without the learned uncertainty."""
         losses = self.objective.losses(self.denoiser, x0, u, n, self.schedule, cond, self.uncertainty)
-        plain = losses.detach()
+        logged = losses.detach()
         if self.uncertainty is not None:
-            log_variance = self.uncertainty(self.objective.noise.quantile(u, self.schedule)).detach().to(plain)
-            plain = (plain - log_variance) * log_variance.exp()
-        return losses, plain
+            log_variance = self.uncertainty(self.objective.noise.quantile(u, self.schedule)).detach().to(logged)
+            logged = (logged - log_variance) * log_variance.exp()
+        return losses, logged

@@ -26,13 +26,14 @@ from edm_unified.training import random_numbers
 from edm_unified.training.batches import Reader
 from edm_unified.training.job import Job
 from edm_unified.training.parallel import Team, synchronizing, whole
+from edm_unified.training.random_numbers import TrainingPurpose
 from edm_unified.training.runs.state import TrainState
 from edm_unified.training.statistics import Record
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class Progress(NamedTuple):
+class TrainingProgress(NamedTuple):
     """What is known after ``step`` steps: ``images`` shown of ``total``; the last step may go over.
 
     ``loss`` and ``grad_norm`` are those of the last step that was looked at: this one on a CPU, the one before it on a
@@ -59,7 +60,7 @@ class _Outcome(NamedTuple):
     parts: list[tuple[Tensor, Tensor]]  # σ and losses of each micro-batch
 
 
-def train(job: Job, state: TrainState, team: Team) -> Generator[Progress, None, None]:
+def train(job: Job, state: TrainState, team: Team) -> Generator[TrainingProgress, None, None]:
     """Take ``state`` from its step to the last one, in place; between two of what this yields it is whole.
 
     Raises ``FloatingPointError`` naming the step and σ where a loss or a gradient is not finite.
@@ -87,11 +88,13 @@ def train(job: Job, state: TrainState, team: Team) -> Generator[Progress, None, 
                 outcome, pending = _checked(done, state, team), None
             record = None
             if settings.due("log", state.step):  # at the end the sums stay: should it go on, the line comes later
-                record = state.tally.read(team, start_again=settings.in_turn("log", state.step))
+                record = state.statistics.read(team, start_again=settings.in_turn("log", state.step))
             busy += time.perf_counter() - began
             speed = (state.step - first) * settings.batch / busy
             images = state.step * settings.batch
-            yield Progress(state.step, images, settings.images, *outcome, state.rates[0] * factor, speed, record)
+            yield TrainingProgress(
+                state.step, images, settings.images, *outcome, state.rates[0] * factor, speed, record
+            )
 
 
 def _step(job: Job, state: TrainState, team: Team, reader: Reader) -> _Outcome:
@@ -104,16 +107,16 @@ def _step(job: Job, state: TrainState, team: Team, reader: Reader) -> _Outcome:
         sigma = job.objective.noise.quantile(u, job.schedule)
         with synchronizing(state.model, last=part == settings.accumulation - 1):
             with torch.autocast(device.type, _TYPES[settings.precision], enabled=settings.precision != "float32"):
-                losses, plain = state.model(x0, u, n, cond)
+                losses, logged = state.model(x0, u, n, cond)
             scaler.scale(losses.mean() / settings.accumulation).backward()
-        state.tally.add(sigma, plain)
+        state.statistics.add(sigma, logged)
         parts.append((sigma, losses.detach()))
     scaler.unscale_(state.optimizer)
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = whole(nn.utils.get_total_norm(gradients))
     if settings.clip is not None:
         nn.utils.clip_grads_with_norm_(parameters, settings.clip, norm)
-    state.tally.step(norm, team.leads)
+    state.statistics.step(norm, team.leads)
     scaler.step(state.optimizer)
     scaler.update()
     after = getattr(state.trainee.network, "after_step", None)
@@ -139,21 +142,23 @@ def _inputs(
     x0, labels = reader(step, part)
     x0 = (x0.pin_memory() if device.type == "cuda" else x0).to(device, non_blocking=True)
     spread = random_numbers.spread if settings.stratified else random_numbers.uniforms
-    u = spread((seed, random_numbers.LEVELS, step), batch)[mine].to(device, non_blocking=True)
-    n = random_numbers.normals((seed, random_numbers.NOISE, step), first, rows, job.shape, device, batch)
+    u = spread((seed, TrainingPurpose.LEVELS, step), batch)[mine].to(device, non_blocking=True)
+    n = random_numbers.normals((seed, TrainingPurpose.NOISE, step), first, rows, job.shape, device, batch)
     cond: dict[str, Any] = {}
     if settings.conditional and labels is not None:
         if settings.label_dropout:
-            kept = random_numbers.uniforms((seed, random_numbers.LABELS, step), batch)[mine] >= settings.label_dropout
+            kept = random_numbers.uniforms((seed, TrainingPurpose.LABELS, step), batch)[mine] >= settings.label_dropout
             labels = torch.where(kept, labels, -1)
         cond["label"] = labels.to(device, non_blocking=True)
     if settings.augment is not None:
-        x0, told = settings.augment.apply(x0, random_numbers.seed_of(seed, random_numbers.AUGMENT, step), first)
+        x0, augment_labels = settings.augment.apply(
+            x0, random_numbers.seed_of(seed, TrainingPurpose.AUGMENT, step), first
+        )
         if settings.augment.labels:
-            cond["augment"] = told
+            cond["augment"] = augment_labels
     if settings.channels_last and x0.ndim == 4:
         x0 = x0.to(memory_format=torch.channels_last)
-    torch.manual_seed(random_numbers.seed_of(seed, random_numbers.NETWORK, step, first))  # for dropout
+    torch.manual_seed(random_numbers.seed_of(seed, TrainingPurpose.NETWORK, step, first))  # for dropout
     return x0, u, n, cond
 
 

@@ -14,6 +14,7 @@ import hashlib
 import math
 import struct
 from collections.abc import Sequence
+from enum import IntEnum
 
 import torch
 from torch import Tensor
@@ -21,8 +22,16 @@ from torch import Tensor
 BLOCK = 64
 """Rows that are drawn together. A process whose share begins within a block draws at most this many for nothing."""
 
-NOISE, LEVELS, LABELS, AUGMENT, NETWORK, ORDER = range(6)
-"""What numbers are for."""
+
+class TrainingPurpose(IntEnum):
+    """What random numbers of training are for. The values are part of their seeds, and stay as they are."""
+
+    NOISE = 0  # n of z = x_0 + σ n
+    LEVELS = 1  # u, the quantiles of p(σ)
+    LABELS = 2  # which labels are dropped; the classes that samples are drawn of
+    AUGMENT = 3  # what the augmentation does to each image
+    NETWORK = 4  # the initial weights, and dropout
+    ORDER = 5  # in which order the data are shown
 
 
 def seed_of(*keys: int) -> int:
@@ -64,5 +73,5 @@ def classes(counts: Sequence[int], count: int, seed: int = 0, first: int = 0) ->
     Sample i has the same class whatever the batch.
     """
     shares = torch.tensor(counts, dtype=torch.float64).cumsum(0)
-    u = torch.cat([uniforms((seed, LABELS, i), 1) for i in range(first, first + count)])
+    u = torch.cat([uniforms((seed, TrainingPurpose.LABELS, i), 1) for i in range(first, first + count)])
     return torch.searchsorted(shares / shares[-1], u, right=True).clamp(max=len(counts) - 1)

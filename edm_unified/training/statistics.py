@@ -25,7 +25,7 @@ class Record(NamedTuple):
     bins: list[tuple[float, float, int]]
 
 
-class Tally:
+class LossStatistics:
     """Sums over steps. ``sums``: (BINS + 1, 2): for each bin the losses and their number; last, norms and steps."""
 
     def __init__(self, device: torch.device) -> None:

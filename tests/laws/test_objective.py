@@ -20,6 +20,7 @@ from edm_unified import schedules
 from edm_unified.denoisers.denoiser import Preconditioned
 from edm_unified.training import objective as ob
 from edm_unified.training import random_numbers
+from edm_unified.training.random_numbers import TrainingPurpose
 
 SCHEDULES = {
     "uniform_time": schedules.VP(),
@@ -265,13 +266,15 @@ def test_a_ladder_is_geometric_and_visited_evenly():
 def test_stratified_draws_put_one_level_in_each_stratum_whoever_draws_them(batch):
     """u_i = (π(i) + U_i)/B: one in each of B equal parts, each marginally uniform, a function of seed and step."""
     for step in range(3):
-        u = random_numbers.spread((7, random_numbers.LEVELS, step), batch)
+        u = random_numbers.spread((7, TrainingPurpose.LEVELS, step), batch)
         assert sorted((u * batch).floor().long().tolist()) == list(range(batch))
         assert torch.equal(
-            u, random_numbers.spread((7, random_numbers.LEVELS, step), batch)
+            u, random_numbers.spread((7, TrainingPurpose.LEVELS, step), batch)
         )  # any rank takes its slice of these
     if batch == 7:
-        first = torch.stack([random_numbers.spread((7, random_numbers.LEVELS, step), batch)[0] for step in range(2000)])
+        first = torch.stack(
+            [random_numbers.spread((7, TrainingPurpose.LEVELS, step), batch)[0] for step in range(2000)]
+        )
         assert stats.kstest(first, "uniform").pvalue > 1e-3
 
 

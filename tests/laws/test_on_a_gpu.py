@@ -18,6 +18,7 @@ from edm_unified import networks, preconditioning, schedules, solvers
 from edm_unified.sampling.dynamics import Dynamics
 from edm_unified.sampling.loop import Source, levels_of, walk
 from edm_unified.sampling.renoising import Ancestral, Churn, Corrected
+from edm_unified.sampling.streams import Purpose
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
@@ -63,7 +64,7 @@ def test_the_loop_never_waits_for_the_device(solver: Any, rule: Any) -> None:
     x = edm.unit_noise(2, (3, 16, 16)).to(GPU) * levels[0]
     for corrector in every(CORRECTORS) if isinstance(rule, Corrected) else [None]:
         for _ in range(2):  # the first draw of noise makes streams and pinned memory
-            randn = Source(0, 0, x.shape, x.dtype, GPU, purpose=1)
+            randn = Source(0, 0, x.shape, x.dtype, GPU, purpose=Purpose.STEPS)
             with no_waiting():
                 walk(dynamics, x, path, solver, corrector, 1.0, randn, begun=state)
 

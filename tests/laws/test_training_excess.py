@@ -57,7 +57,7 @@ TRAINING = Training(
     batch=BATCH,
     stratified=True,
     optimizer=optimizers.Adam(lr=2e-2),
-    rate=rates.Cosine(images=IMAGES, ramp_up=IMAGES // 20),
+    rate=rates.CosineDecay(images=IMAGES, ramp_up=IMAGES // 20),
     ema=ema.Power(stds=(0.05,)),
     log_every=IMAGES,
 )

@@ -16,7 +16,7 @@ from edm_unified import Preconditioned, preconditioning
 from edm_unified.data import Fractal
 from edm_unified.networks import EDM2
 from edm_unified.networks.edm2 import EDM2Network, MPConv
-from edm_unified.networks.edm2.unet import Block
+from edm_unified.networks.edm2.unet import MagnitudePreservingBlock
 from edm_unified.training.objective import LogNormal, Objective
 from edm_unified.training.objective.uncertainty import LearnedUncertainty
 from edm_unified.training.optimization.ema import HalfLife, Power, gamma_of, reconstruct, std_of
@@ -57,7 +57,7 @@ def pairs(ours: EDM2Network, theirs: Any, side: int) -> list[tuple[Tensor, Tenso
         found.append((ours.label.weight, theirs.emb_label.weight, None))
     encoder = [block for name, block in theirs.enc.items() if "conv" not in name]
     for mine, block in zip([*ours.encoder, *ours.middle, *ours.decoder], [*encoder, *theirs.dec.values()], strict=True):
-        assert isinstance(mine, Block)
+        assert isinstance(mine, MagnitudePreservingBlock)
         found += [
             (mine.first.weight, block.conv_res0.weight, None),
             (mine.second.weight, block.conv_res1.weight, None),

@@ -15,7 +15,7 @@ from nvidia import filled, modules
 from torch import Tensor, nn
 
 from edm_unified.networks import UNet, published
-from edm_unified.networks.unet.blocks import Attention, Block
+from edm_unified.networks.unet.blocks import Attention, ResidualBlock
 
 (networks,) = modules("NVlabs/edm", "training.networks")
 
@@ -57,7 +57,7 @@ def put_attention(ours: Attention, theirs: Any) -> None:
     put(ours.output, theirs.proj.weight, theirs.proj.bias)
 
 
-def put_block(ours: Block, theirs: Any) -> None:
+def put_block(ours: ResidualBlock, theirs: Any) -> None:
     for name, layer in (
         ("norm_in", theirs.norm0), ("conv_in", theirs.conv0), ("condition", theirs.affine),
         ("norm_out", theirs.norm1), ("conv_out", theirs.conv1),

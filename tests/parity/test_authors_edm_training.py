@@ -33,6 +33,7 @@ from edm_unified.training.optimization.ema import HalfLife, Power
 from edm_unified.training.optimization.optimizers import Adam
 from edm_unified.training.optimization.rates import Constant, InverseSquareRoot
 from edm_unified.training.parallel import Team
+from edm_unified.training.random_numbers import TrainingPurpose
 from edm_unified.training.runs.state import TrainState
 
 loop, command, networks, losses = modules(
@@ -128,10 +129,10 @@ def test_six_steps_of_both_training_loops(tmp_path: Path, monkeypatch: pytest.Mo
             assert labels is not None
             one_hot = nn.functional.one_hot(labels, 10).float().numpy()
             data += list(zip((x0 * 127.5 + 127.5).round().byte().numpy(), one_hot, strict=True))
-            u = random_numbers.uniforms((0, random_numbers.LEVELS, step), 16)
+            u = random_numbers.uniforms((0, TrainingPurpose.LEVELS, step), 16)
             noises += [torch.special.ndtri(u).float().view(-1, 1, 1, 1)]
             noises += [
-                random_numbers.normals((0, random_numbers.NOISE, step), 0, 16, (3, 16, 16), torch.device("cpu"), 16)
+                random_numbers.normals((0, TrainingPurpose.NOISE, step), 0, 16, (3, 16, 16), torch.device("cpu"), 16)
             ]
 
     before = [p.detach().clone() for p in state.trainee.network.parameters()]

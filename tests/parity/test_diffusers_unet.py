@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edm_unified.networks import UNet
 from edm_unified.networks.embeddings import Positional
-from edm_unified.networks.unet.blocks import Attention, Block, Resample
+from edm_unified.networks.unet.blocks import Attention, Resample, ResidualBlock
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -34,7 +34,7 @@ def copy(theirs: nn.Module, *ours: Any) -> None:
             getattr(theirs, name).copy_(torch.cat(parts).view_as(getattr(theirs, name)))
 
 
-def copy_block(theirs: Any, ours: Block) -> None:
+def copy_block(theirs: Any, ours: ResidualBlock) -> None:
     pairs = {"norm1": ours.norm_in, "conv1": ours.conv_in, "time_emb_proj": ours.condition}
     pairs |= {"norm2": ours.norm_out, "conv2": ours.conv_out}
     for name, layer in pairs.items():
@@ -148,7 +148,7 @@ def test_the_whole_network(adm: bool) -> None:
 @pytest.mark.parametrize("adaptive", [True, False])
 @pytest.mark.parametrize("resample", ["", "up", "down"])
 def test_one_residual_block_with_rescaled_sums(resample: str, adaptive: bool) -> None:
-    ours = filled(Block(2, 128, 256, 64, resample=resample, adaptive=adaptive, scale=0.5**0.5, eps=1e-6))
+    ours = filled(ResidualBlock(2, 128, 256, 64, resample=resample, adaptive=adaptive, scale=0.5**0.5, eps=1e-6))
     theirs = resnet.ResnetBlock2D(
         in_channels=128,
         out_channels=256,

@@ -93,14 +93,14 @@ def test_pixel_norm() -> None:
 
 def test_attention_of_one_pixel_is_its_value_and_equal_pixels_keep_their_magnitude() -> None:
     """Where nothing is averaged away, attention is two learned layers around a normalization."""
-    attention = edm2.Attention(64, head_channels=16)
+    attention = edm2.CosineAttention(64, head_channels=16)
     pixel = torch.randn(500, 64, 1, 1)
     assert magnitude(attention(pixel)) == pytest.approx(1, abs=0.02)
     torch.testing.assert_close(attention(pixel.expand(-1, -1, 3, 2)), attention(pixel).expand(-1, -1, 3, 2))
 
 
 def test_attention_sees_directions_only() -> None:
-    attention, x = edm2.Attention(32, head_channels=16), torch.randn(2, 32, 4, 4)
+    attention, x = edm2.CosineAttention(32, head_channels=16), torch.randn(2, 32, 4, 4)
     torch.testing.assert_close(attention(1000 * x), attention(x), rtol=1e-3, atol=1e-3)  # ε beside magnitudes of one
 
 
@@ -110,7 +110,7 @@ def test_magnitudes_stay_at_one_through_the_whole_network() -> None:
     network = config.build((3, 32, 32), classes=10)
     seen: list[float] = []
     for module in network.modules():
-        if type(module).__name__ == "Block":
+        if type(module).__name__ == "MagnitudePreservingBlock":
             module.register_forward_hook(lambda _module, _inputs, output: seen.append(magnitude(output)))
     nn.init.ones_(network.gain)
     with torch.no_grad():

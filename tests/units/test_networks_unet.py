@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edm_unified.networks import UNet, published
 from edm_unified.networks.embeddings import Fourier, Positional
-from edm_unified.networks.unet.blocks import Attention, Block, Resample, ResidualPyramid, group_norm
+from edm_unified.networks.unet.blocks import Attention, Resample, ResidualBlock, ResidualPyramid, group_norm
 
 TINY = UNet(channels=8, multipliers=(1, 2), blocks=1, attention_resolutions=(4,), dropout=0.0)
 VARIANTS = {
@@ -249,7 +249,7 @@ def test_attention_does_not_know_positions_and_is_the_softmax_of_the_formula(hea
 
 
 def test_rescaling_keeps_the_variance_of_independent_branches() -> None:
-    block = Block(2, 32, 32, 16, scale=0.5**0.5)
+    block = ResidualBlock(2, 32, 32, 16, scale=0.5**0.5)
     nn.init.zeros_(block.conv_out.bias)
     nn.init.normal_(block.conv_out.weight, std=(32 * 9) ** -0.5)
     x = torch.randn(8, 32, 16, 16)

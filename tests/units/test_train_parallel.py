@@ -13,6 +13,7 @@ from training_example import recipe
 
 from edm_unified.training import random_numbers
 from edm_unified.training.parallel import LeaderError, Team
+from edm_unified.training.random_numbers import TrainingPurpose
 from edm_unified.training.runs import checkpoint, log
 from edm_unified.training.runs.run import Run
 
@@ -110,18 +111,20 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shares", [2, 4, 8])
 def test_the_shares_of_a_batch_make_it_up(shares: int) -> None:
     device, batch = torch.device("cpu"), 256
-    whole = random_numbers.normals((0, random_numbers.NOISE, 3), 0, batch, (2, 3), device, batch)
+    whole = random_numbers.normals((0, TrainingPurpose.NOISE, 3), 0, batch, (2, 3), device, batch)
     rows = batch // shares
     parts = [
-        random_numbers.normals((0, random_numbers.NOISE, 3), i * rows, rows, (2, 3), device, batch)
+        random_numbers.normals((0, TrainingPurpose.NOISE, 3), i * rows, rows, (2, 3), device, batch)
         for i in range(shares)
     ]
     assert torch.equal(torch.cat(parts), whole)
-    assert not torch.equal(random_numbers.normals((0, random_numbers.NOISE, 4), 0, batch, (2, 3), device, batch), whole)
+    assert not torch.equal(
+        random_numbers.normals((0, TrainingPurpose.NOISE, 4), 0, batch, (2, 3), device, batch), whole
+    )
 
 
 def test_spread_levels_lie_one_in_each_part() -> None:
-    u = random_numbers.spread((7, random_numbers.LEVELS, 0), 100)
+    u = random_numbers.spread((7, TrainingPurpose.LEVELS, 0), 100)
     assert torch.equal((u * 100).long().sort().values, torch.arange(100))
     assert not torch.equal((u * 100).long(), torch.arange(100))
 

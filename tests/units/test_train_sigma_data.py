@@ -42,7 +42,7 @@ def test_without_one_to_take_it_is_edm_s() -> None:
     """0.5, as the default was: recipes that leave it out keep their hash."""
     sigma = torch.tensor([0.1, 2.0], dtype=torch.float64)
     assert torch.equal(EDMWeight()(sigma), EDMWeight(0.5)(sigma))
-    assert Objective().beside(VP()).weight == EDMWeight(0.5)
+    assert Objective().with_sigma_data_of(VP()).weight == EDMWeight(0.5)
     assert recipe().hash == recipe("objective.weight.sigma_data=0.5").hash == "97cd60b490fc"
 
 

@@ -14,7 +14,7 @@ Written from the formulas of the paper, and compared with the authors' code (NVl
 """
 
 from edm_unified.networks.edm2.layers import (
-    Attention,
+    CosineAttention,
     MPConv,
     MPFourier,
     mp_cat,
@@ -27,7 +27,7 @@ from edm_unified.networks.edm2.unet import EDM2, EDM2Network
 
 __all__ = [
     "EDM2",
-    "Attention",
+    "CosineAttention",
     "EDM2Network",
     "MPConv",
     "MPFourier",

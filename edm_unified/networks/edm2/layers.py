@@ -115,7 +115,7 @@ def normalize_weights(module: nn.Module) -> None:
             here.copy_(unit_magnitude(here, tuple(range(1, here.ndim))))
 
 
-class Attention(nn.Module):
+class CosineAttention(nn.Module):
     """Cosine self-attention over the pixels: q, k and v of each head at magnitude one (v too, as in config G).
 
     Logits are q·k/√d = √d cos(q, k), d the channels of a head, and so lie in [−√d, √d] for ever.

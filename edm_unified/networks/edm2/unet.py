@@ -20,7 +20,7 @@ from edm_unified.networks.base import (
     run,
 )
 from edm_unified.networks.edm2.layers import (
-    Attention,
+    CosineAttention,
     MPConv,
     MPFourier,
     mp_cat,
@@ -111,7 +111,7 @@ def check_sides(name: str, shape: tuple[int, ...], levels: int) -> None:
         )
 
 
-class Block(nn.Module):
+class MagnitudePreservingBlock(nn.Module):
     """One residual block, of the encoder or of the decoder, with attention if ``attends``.
 
     The encoder's first changes the number of channels and then normalizes the pixels, which is what keeps the
@@ -140,7 +140,7 @@ class Block(nn.Module):
         self.modulation = MPConv(embedding, outputs)
         self.gain = nn.Parameter(torch.zeros(1))  # of shape (1,): FSDP2 shards no scalars
         self.second = MPConv(outputs, outputs, (3, 3))
-        self.attention = Attention(outputs, config.head_channels) if attends else None
+        self.attention = CosineAttention(outputs, config.head_channels) if attends else None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         if self.resample == "down":
@@ -178,8 +178,8 @@ class EDM2Network(nn.Module):
         self.label = MPConv(classes, embedding) if classes else None
         self.augment = MPConv(augment, embedding) if augment else None
 
-        def block(inputs: int, outputs: int, encoder: bool, **options: object) -> Block:
-            return Block(inputs, outputs, embedding, config, encoder=encoder, **options)  # type: ignore[arg-type]
+        def block(inputs: int, outputs: int, encoder: bool, **options: object) -> MagnitudePreservingBlock:
+            return MagnitudePreservingBlock(inputs, outputs, embedding, config, encoder=encoder, **options)  # type: ignore[arg-type]
 
         attends = [side in config.attention_resolutions for side in level_sides(shape, len(widths))]
         self.stem = MPConv(shape[0] + 1, widths[0], (3, 3))
@@ -240,12 +240,12 @@ class EDM2Network(nn.Module):
         x = self.stem(torch.cat([x, torch.ones_like(x[:, :1])], dim=1))
         skips = [x]
         for block in self.encoder:
-            x = run(block, x, embedding, again=self.checkpoint_activations)
+            x = run(block, x, embedding, recompute=self.checkpoint_activations)
             skips.append(x)
         for block in self.middle:
-            x = run(block, x, embedding, again=self.checkpoint_activations)
+            x = run(block, x, embedding, recompute=self.checkpoint_activations)
         for block in self.decoder:
-            if cast(Block, block).resample is None:
+            if cast(MagnitudePreservingBlock, block).resample is None:
                 x = mp_cat(x, skips.pop(), self.config.concat_balance)
-            x = run(block, x, embedding, again=self.checkpoint_activations)
+            x = run(block, x, embedding, recompute=self.checkpoint_activations)
         return cast(Tensor, self.head(x, self.gain))

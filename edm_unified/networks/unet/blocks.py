@@ -105,7 +105,7 @@ class Attention(nn.Module):
         return add(x, rearrange(self.output(mixed), "b n c -> b c n").view(x.shape), self.scale)
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """The residual block: norm, silu, [resample], conv; the embedding; norm, silu, dropout, conv; sum; [attention].
 
     The embedding is added before the second norm, or with ``adaptive`` scales and shifts what comes out of it
@@ -225,7 +225,7 @@ def initialise(network: nn.Module, fan_average: bool) -> None:
             if fan_average:  # one matrix of 3 C rows: 2/(C + 3 C) · 0.2 is a tenth of 2/(C + C)
                 nn.init.xavier_uniform_(module.qkv.weight, gain=math.sqrt(0.2))
             _zero(module.output)
-        elif isinstance(module, Block):
+        elif isinstance(module, ResidualBlock):
             _zero(module.conv_out)
         elif isinstance(module, Readout):
             _zero(module.conv)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from edm_unified.networks.base import check_augment, check_input, check_label, level_sides, run
 from edm_unified.networks.embeddings import ClassEmbedding, ClassLinear, Fourier, Positional
-from edm_unified.networks.unet.blocks import Block, Readout, ResidualPyramid, SkipPyramid, conv, initialise
+from edm_unified.networks.unet.blocks import Readout, ResidualBlock, ResidualPyramid, SkipPyramid, conv, initialise
 
 if TYPE_CHECKING:
     from edm_unified.networks.unet.component import UNet
@@ -75,17 +75,17 @@ class UNetModule(nn.Module):
         if any(side % self.multiple for side in x.shape[2:]):
             raise ValueError(f"x: sides must be multiples of {self.multiple}, got {tuple(x.shape)}")
         embedding = self._embed(x.dtype, noise, label, augment)
-        again = self.checkpoint_activations
+        recompute = self.checkpoint_activations
         h = self.input(x)
         kept, pyramid = [h], x
         for level in self.encoder:
-            h, pyramid, made = level(h, pyramid, embedding, again)
+            h, pyramid, made = level(h, pyramid, embedding, recompute)
             kept += made
         for block in self.middle:
-            h = run(block, h, embedding, again=again)
+            h = run(block, h, embedding, recompute=recompute)
         output = None
         for level in self.decoder:
-            h, output = level(h, output, kept, embedding, again)
+            h, output = level(h, output, kept, embedding, recompute)
         assert output is not None
         return output
 
@@ -104,8 +104,10 @@ class UNetModule(nn.Module):
         return functional.silu(embedding)
 
 
-def _block(config: UNet, axes: int, inputs: int, outputs: int, resample: str = "", attends: bool = False) -> Block:
-    return Block(
+def _block(
+    config: UNet, axes: int, inputs: int, outputs: int, resample: str = "", attends: bool = False
+) -> ResidualBlock:
+    return ResidualBlock(
         axes,
         inputs,
         outputs,
@@ -139,16 +141,16 @@ class _EncoderLevel(nn.Module):
         self.blocks = nn.ModuleList(_block(config, axes, w, width, attends=attends) for w in widths)
 
     def forward(
-        self, h: Tensor, pyramid: Tensor, embedding: Tensor, again: bool
+        self, h: Tensor, pyramid: Tensor, embedding: Tensor, recompute: bool
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         made = []
         if self.resample is not None:
-            h = run(self.resample, h, embedding, again=again)
+            h = run(self.resample, h, embedding, recompute=recompute)
             if self.pyramid is not None:
                 h, pyramid = self.pyramid(h, pyramid)
             made.append(h)
         for block in self.blocks:
-            h = run(block, h, embedding, again=again)
+            h = run(block, h, embedding, recompute=recompute)
             made.append(h)
         return h, pyramid, made
 
@@ -180,10 +182,10 @@ class _DecoderLevel(nn.Module):
         self.readout = Readout(axes, width, output, config.filter, config.norm_eps) if reads else None
 
     def forward(
-        self, h: Tensor, output: Tensor | None, kept: list[Tensor], embedding: Tensor, again: bool
+        self, h: Tensor, output: Tensor | None, kept: list[Tensor], embedding: Tensor, recompute: bool
     ) -> tuple[Tensor, Tensor | None]:
         if self.resample is not None:
-            h = run(self.resample, h, embedding, again=again)
+            h = run(self.resample, h, embedding, recompute=recompute)
         for block in self.blocks:
-            h = run(block, h, embedding, kept.pop(), again=again)
+            h = run(block, h, embedding, kept.pop(), recompute=recompute)
         return h, output if self.readout is None else self.readout(h, output)

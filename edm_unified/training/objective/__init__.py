@@ -32,7 +32,7 @@ from edm_unified.training.objective.noise import (
     LogUniform,
     ModeTime,
     OneLevel,
-    Sigma,
+    SigmaOfTime,
     TableIndex,
     UniformTime,
 )
@@ -70,7 +70,7 @@ class Objective:
     uncertainty: AnyUncertainty | None = None
     later: ClassVar[tuple[str, ...]] = ("matching", "uncertainty")
 
-    def beside(self, preconditioning: object) -> Objective:
+    def with_sigma_data_of(self, preconditioning: object) -> Objective:
         """This objective, with the preconditioning's ``sigma_data`` where that of the weight is null."""
         if not isinstance(self.weight, EDMWeight) or self.weight.sigma_data is not None:
             return self
@@ -93,7 +93,7 @@ class Objective:
         x0: Tensor,
         u: Tensor,
         n: Tensor,
-        schedule: Sigma,
+        schedule: SigmaOfTime,
         cond: Mapping[str, Any] | None = None,
         uncertainty: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
@@ -125,7 +125,7 @@ class Objective:
         x0: Tensor,
         u: Tensor,
         n: Tensor,
-        schedule: Sigma,
+        schedule: SigmaOfTime,
         cond: Mapping[str, Any] | None = None,
         uncertainty: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:

@@ -23,7 +23,7 @@ from edm_unified.denoisers.denoiser import Preconditioned, estimate
 from edm_unified.denoisers.exact import GaussianMixture
 from edm_unified.training.denoiser import Trained
 from edm_unified.training.job import Job
-from edm_unified.training.objective.noise import Noise, Sigma
+from edm_unified.training.objective.noise import Noise, SigmaOfTime
 
 
 class Excess(NamedTuple):
@@ -43,7 +43,7 @@ class Excess(NamedTuple):
         return self.excess / self.to_explain
 
 
-def covered(noise: Noise, schedule: Sigma, levels: int = 10) -> tuple[float, ...]:
+def covered(noise: Noise, schedule: SigmaOfTime, levels: int = 10) -> tuple[float, ...]:
     """The σ in the middle of each of so many equal shares of p(σ), rising: what training has seen and can be held to.
 
     With ten, from the 5 % to the 95 % quantile.

@@ -40,7 +40,7 @@ MOST_LOG = 20.0
 its inverse have squares in float64."""
 
 
-class Sigma(Protocol):
+class SigmaOfTime(Protocol):
     """What is needed of a schedule for training: σ(t); and d ln σ/dt and σ⁻¹ for the likelihood weight."""
 
     def sigma(self, t: float | Tensor) -> Tensor: ...
@@ -51,7 +51,7 @@ class Sigma(Protocol):
 class Noise(Protocol):
     """p(σ) by its quantile function."""
 
-    def quantile(self, u: Tensor, schedule: Sigma) -> Tensor: ...
+    def quantile(self, u: Tensor, schedule: SigmaOfTime) -> Tensor: ...
 
 
 def _unit_normal_quantile(u: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def _unit_normal_quantile(u: Tensor) -> Tensor:
     return torch.special.ndtri(float64(u).clamp(2.0**-54, 1 - 2.0**-53))
 
 
-def _finite_sigma(schedule: Sigma, t: Tensor, shift: float) -> Tensor:
+def _finite_sigma(schedule: SigmaOfTime, t: Tensor, shift: float) -> Tensor:
     """m σ(t), with 1e6 for what lies above: there the data are one part in a million of z."""
     return (shift * schedule.sigma(t)).clamp(max=PRACTICAL_INFINITY)
 
@@ -77,7 +77,7 @@ class LogNormal:
         finite("P_mean", self.P_mean, most=MOST_LOG)
         positive("P_std", self.P_std, most=MOST_LOG)
 
-    def quantile(self, u: Tensor, schedule: Sigma) -> Tensor:
+    def quantile(self, u: Tensor, schedule: SigmaOfTime) -> Tensor:
         return torch.exp(self.P_mean + self.P_std * _unit_normal_quantile(u))
 
 
@@ -93,7 +93,7 @@ class LogUniform:
     def __post_init__(self) -> None:
         falling("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
 
-    def quantile(self, u: Tensor, schedule: Sigma) -> Tensor:
+    def quantile(self, u: Tensor, schedule: SigmaOfTime) -> Tensor:
         low, high = math.log(self.sigma_min), math.log(self.sigma_max)
         return torch.exp(low + float64(u) * (high - low))
 
@@ -118,7 +118,7 @@ class UniformTime:
             raise ValueError(f"t_min: must be below t_max, got {self.t_min!r} against {self.t_max!r}")
         positive("shift", self.shift)
 
-    def quantile(self, u: Tensor, schedule: Sigma) -> Tensor:
+    def quantile(self, u: Tensor, schedule: SigmaOfTime) -> Tensor:
         return _finite_sigma(schedule, self.t_min + float64(u) * (self.t_max - self.t_min), self.shift)
 
 
@@ -141,7 +141,7 @@ class LogitNormalTime:
         positive("std", self.std, most=MOST_LOG)
         positive("shift", self.shift)
 
-    def quantile(self, u: Tensor, schedule: Sigma) -> Tensor:
+    def quantile(self, u: Tensor, schedule: SigmaOfTime) -> Tensor:
         return _finite_sigma(schedule, torch.sigmoid(self.mean + self.std * _unit_normal_quantile(u)), self.shift)
 
 
@@ -163,7 +163,7 @@ class ModeTime:
             raise ValueError(f"scale: must be from -1 to {2 / (math.pi - 2):.4f}, got {self.scale!r}")
         positive("shift", self.shift)
 
-    def quantile(self, u: Tensor, schedule: Sigma) -> Tensor:
+    def quantile(self, u: Tensor, schedule: SigmaOfTime) -> Tensor:
         u = float64(u).clamp(min=2.0**-54)
         t = u - self.scale * (torch.sin(0.5 * math.pi * u) ** 2 - u)
         return _finite_sigma(schedule, t.clamp(2.0**-54, 1), self.shift)
@@ -183,7 +183,7 @@ class CosMapTime:
     def __post_init__(self) -> None:
         positive("shift", self.shift)
 
-    def quantile(self, u: Tensor, schedule: Sigma) -> Tensor:
+    def quantile(self, u: Tensor, schedule: SigmaOfTime) -> Tensor:
         angle = 0.5 * math.pi * float64(u).clamp(min=2.0**-54)
         sine, cosine = torch.sin(angle), torch.cos(angle)
         return _finite_sigma(schedule, sine / (sine + cosine), self.shift)
@@ -210,7 +210,7 @@ class TableIndex:
     def _sigmas(self) -> Tensor:
         return schedules.table_sigmas(schedules.beta_table(self.betas, self.num_steps, self.beta_start, self.beta_end))
 
-    def quantile(self, u: Tensor, schedule: Sigma) -> Tensor:
+    def quantile(self, u: Tensor, schedule: SigmaOfTime) -> Tensor:
         u = float64(u)
         sigmas = self._sigmas.to(u.device, non_blocking=True)
         return sigmas[(u * len(sigmas)).long().clamp(0, len(sigmas) - 1)]
@@ -233,7 +233,7 @@ class Ladder:
         count("levels", self.levels, least=2)
         falling("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
 
-    def quantile(self, u: Tensor, schedule: Sigma) -> Tensor:
+    def quantile(self, u: Tensor, schedule: SigmaOfTime) -> Tensor:
         k = (float64(u) * self.levels).floor().clamp(0, self.levels - 1)
         low, high = math.log(self.sigma_min), math.log(self.sigma_max)
         return torch.exp(low + k / (self.levels - 1) * (high - low))
@@ -250,7 +250,7 @@ class OneLevel:
     def __post_init__(self) -> None:
         positive("sigma", self.sigma)
 
-    def quantile(self, u: Tensor, schedule: Sigma) -> Tensor:
+    def quantile(self, u: Tensor, schedule: SigmaOfTime) -> Tensor:
         return torch.full_like(float64(u), self.sigma)
 
 

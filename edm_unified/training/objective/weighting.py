@@ -21,7 +21,7 @@ from torch import Tensor
 
 from edm_unified.components.component import count
 from edm_unified.training.objective import Objective
-from edm_unified.training.objective.noise import Sigma
+from edm_unified.training.objective.noise import SigmaOfTime
 
 
 class Weighting(NamedTuple):
@@ -34,7 +34,7 @@ class Weighting(NamedTuple):
     """w(λ), with 1 as its largest value."""
 
 
-def weighting(objective: Objective, schedule: Sigma, points: int = 32768) -> Weighting:
+def weighting(objective: Objective, schedule: SigmaOfTime, points: int = 32768) -> Weighting:
     """p(λ) and w(λ) of ``objective``, between ``points`` quantiles and more of them in the tails.
 
     ``schedule`` gives σ(t) to distributions over time. Raises ``ValueError`` where there is but one noise level.

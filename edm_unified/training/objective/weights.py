@@ -33,7 +33,7 @@ from torch import Tensor
 
 from edm_unified.components.component import component, nonnegative, positive
 from edm_unified.schedules.base import float64
-from edm_unified.training.objective.noise import Sigma
+from edm_unified.training.objective.noise import SigmaOfTime
 
 EDM_SIGMA_DATA = 0.5
 """The standard deviation of images in [−1, 1], roughly (Karras et al. 2022, Table 1)."""
@@ -42,7 +42,7 @@ EDM_SIGMA_DATA = 0.5
 class Weight(Protocol):
     """λ(σ). Only :class:`LikelihoodWeight` looks at the schedule."""
 
-    def __call__(self, sigma: float | Tensor, schedule: Sigma | None = None) -> Tensor: ...
+    def __call__(self, sigma: float | Tensor, schedule: SigmaOfTime | None = None) -> Tensor: ...
 
 
 @component
@@ -62,7 +62,7 @@ class EDMWeight:
         if self.sigma_data is not None:
             positive("sigma_data", self.sigma_data)
 
-    def __call__(self, sigma: float | Tensor, schedule: Sigma | None = None) -> Tensor:
+    def __call__(self, sigma: float | Tensor, schedule: SigmaOfTime | None = None) -> Tensor:
         return 1 / float64(sigma) ** 2 + 1 / (EDM_SIGMA_DATA if self.sigma_data is None else self.sigma_data) ** 2
 
 
@@ -73,7 +73,7 @@ class EpsilonWeight:
     kind: Literal["epsilon"] = "epsilon"
     formulas: ClassVar[dict[str, str]] = {"lambda": "1/σ²"}
 
-    def __call__(self, sigma: float | Tensor, schedule: Sigma | None = None) -> Tensor:
+    def __call__(self, sigma: float | Tensor, schedule: SigmaOfTime | None = None) -> Tensor:
         return 1 / float64(sigma) ** 2
 
 
@@ -86,7 +86,7 @@ class ScoreWeight:
     kind: Literal["score"] = "score"
     formulas: ClassVar[dict[str, str]] = {"lambda": "1/σ²  (σ² on the score)"}
 
-    def __call__(self, sigma: float | Tensor, schedule: Sigma | None = None) -> Tensor:
+    def __call__(self, sigma: float | Tensor, schedule: SigmaOfTime | None = None) -> Tensor:
         return 1 / float64(sigma) ** 2
 
 
@@ -102,7 +102,7 @@ class LikelihoodWeight:
     kind: Literal["likelihood"] = "likelihood"
     formulas: ClassVar[dict[str, str]] = {"lambda": "2 (d ln σ/dt)/σ²  (g² on the score of x_t)"}
 
-    def __call__(self, sigma: float | Tensor, schedule: Sigma | None = None) -> Tensor:
+    def __call__(self, sigma: float | Tensor, schedule: SigmaOfTime | None = None) -> Tensor:
         if schedule is None:
             raise ValueError("schedule: the likelihood weight is g(t)² of a schedule; give one")
         sigma = float64(sigma)
@@ -116,7 +116,7 @@ class VWeight:
     kind: Literal["v"] = "v"
     formulas: ClassVar[dict[str, str]] = {"lambda": "1 + 1/σ²"}
 
-    def __call__(self, sigma: float | Tensor, schedule: Sigma | None = None) -> Tensor:
+    def __call__(self, sigma: float | Tensor, schedule: SigmaOfTime | None = None) -> Tensor:
         return 1 + 1 / float64(sigma) ** 2
 
 
@@ -127,7 +127,7 @@ class VelocityWeight:
     kind: Literal["velocity"] = "velocity"
     formulas: ClassVar[dict[str, str]] = {"lambda": "((1+σ)/σ)²"}
 
-    def __call__(self, sigma: float | Tensor, schedule: Sigma | None = None) -> Tensor:
+    def __call__(self, sigma: float | Tensor, schedule: SigmaOfTime | None = None) -> Tensor:
         return (1 + 1 / float64(sigma)) ** 2
 
 
@@ -138,7 +138,7 @@ class X0Weight:
     kind: Literal["x0"] = "x0"
     formulas: ClassVar[dict[str, str]] = {"lambda": "1"}
 
-    def __call__(self, sigma: float | Tensor, schedule: Sigma | None = None) -> Tensor:
+    def __call__(self, sigma: float | Tensor, schedule: SigmaOfTime | None = None) -> Tensor:
         return torch.ones_like(float64(sigma))
 
 
@@ -156,7 +156,7 @@ class MinSNRWeight:
     def __post_init__(self) -> None:
         positive("gamma", self.gamma)
 
-    def __call__(self, sigma: float | Tensor, schedule: Sigma | None = None) -> Tensor:
+    def __call__(self, sigma: float | Tensor, schedule: SigmaOfTime | None = None) -> Tensor:
         return (1 / float64(sigma) ** 2).clamp(max=self.gamma)
 
 
@@ -174,7 +174,7 @@ class SoftMinSNRWeight:
     def __post_init__(self) -> None:
         positive("gamma", self.gamma)
 
-    def __call__(self, sigma: float | Tensor, schedule: Sigma | None = None) -> Tensor:
+    def __call__(self, sigma: float | Tensor, schedule: SigmaOfTime | None = None) -> Tensor:
         return 1 / (float64(sigma) ** 2 + 1 / self.gamma)
 
 
@@ -195,7 +195,7 @@ class SigmoidWeight:
         if not abs(self.bias) <= 100:
             raise ValueError(f"bias: must be from -100 to 100, got {self.bias!r}")
 
-    def __call__(self, sigma: float | Tensor, schedule: Sigma | None = None) -> Tensor:
+    def __call__(self, sigma: float | Tensor, schedule: SigmaOfTime | None = None) -> Tensor:
         return 1 / (float64(sigma) ** 2 + math.exp(-self.bias))
 
 
@@ -215,7 +215,7 @@ class P2Weight:
         nonnegative("gamma", self.gamma)
         positive("k", self.k)
 
-    def __call__(self, sigma: float | Tensor, schedule: Sigma | None = None) -> Tensor:
+    def __call__(self, sigma: float | Tensor, schedule: SigmaOfTime | None = None) -> Tensor:
         snr = 1 / float64(sigma) ** 2
         return snr / (self.k + snr) ** self.gamma
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from edm_unified.components.component import component, nonnegative, positive
-from edm_unified.training.optimization.rates import AnyRate, Constant, Cosine, InverseSquareRoot
+from edm_unified.training.optimization.rates import AnyRate, Constant, CosineDecay, InverseSquareRoot
 
 
 @component
@@ -98,8 +98,8 @@ def _implementation(parameters: list[Tensor]) -> dict[str, Any]:
         return {}
     if parameters and parameters[0].device.type == "cuda":
         return {"fused": True}
-    plain = all(p.device.type == "cpu" and p.is_contiguous() and not hasattr(p, "to_local") for p in parameters)
-    return {"fused": True} if plain and parameters else {}
+    dense_on_cpu = all(p.device.type == "cpu" and p.is_contiguous() and not hasattr(p, "to_local") for p in parameters)
+    return {"fused": True} if dense_on_cpu and parameters else {}
 
 
-__all__ = ["Adam", "AdamW", "AnyOptimizer", "AnyRate", "Constant", "Cosine", "InverseSquareRoot"]
+__all__ = ["Adam", "AdamW", "AnyOptimizer", "AnyRate", "Constant", "CosineDecay", "InverseSquareRoot"]

@@ -9,7 +9,7 @@ rule                           factor, at t images                              
 =============================  =========================================================  ====================
 :class:`Constant`              1                                                          DDPM, EDM, SiT
 :class:`InverseSquareRoot`     1/√max(t/t_ref, 1)                                         EDM2
-:class:`Cosine`                f + (1−f) (1 + cos π (t − ramp_up)/(images − ramp_up))/2   a known length
+:class:`CosineDecay`                f + (1−f) (1 + cos π (t − ramp_up)/(images − ramp_up))/2   a known length
 =============================  =========================================================  ====================
 """
 
@@ -62,7 +62,7 @@ class InverseSquareRoot:
 
 
 @component
-class Cosine:
+class CosineDecay:
     """Half a cosine from 1, at the end of the ramp, to ``final`` after ``images`` (Loshchilov & Hutter 2017, Eq. 5).
 
     ``images`` is the length of the training, which the rule has to know beforehand (default: that of EDM on CIFAR-10);
@@ -90,7 +90,7 @@ class Cosine:
         return _ramp(images, self.ramp_up) * (self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2)
 
 
-AnyRate = Constant | InverseSquareRoot | Cosine
+AnyRate = Constant | InverseSquareRoot | CosineDecay
 
 
 def _ramp(images: float, ramp_up: int) -> float:

@@ -90,17 +90,17 @@ def write_meta(directory: Path, meta: dict[str, Any]) -> None:
     write_atomic(directory / META, json.dumps(signed(meta), indent=1) + "\n")
 
 
-def add(directory: Path, average: Average, recipe: str, beside: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+def add(directory: Path, average: Average, recipe: str, existing: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """Write one set of weights; what ``checkpoint.json`` is to say of it.
 
-    ``beside``: what it says already. No file that it names is changed: other weights get another name.
+    ``existing``: the weights that it names already. No file of theirs is changed: other weights get another name.
     """
     from safetensors.torch import save
 
     weights = {name: tensor.detach().to("cpu").contiguous() for name, tensor in average.weights.items()}
     content = save(weights, metadata={"recipe": recipe})
     file, digest = average.file, hashlib.sha256(content).hexdigest()
-    if any(entry["file"] == file and entry["sha256"] != digest for entry in beside):
+    if any(entry["file"] == file and entry["sha256"] != digest for entry in existing):
         file = f"{file.removesuffix('.safetensors')}-{digest[:8]}.safetensors"
     write_atomic(directory / file, content)
     return {"std": average.std, "file": file, "sha256": digest}

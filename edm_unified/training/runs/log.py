@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edm_unified.components.files import write_atomic
-from edm_unified.training.loop import Progress
+from edm_unified.training.loop import TrainingProgress
 
 
 class Contents(NamedTuple):
@@ -99,7 +99,7 @@ class Log:
         kept = read(path)
         self.seconds = float(kept[-1]["seconds"]) if kept else 0.0
 
-    def add(self, progress: Progress, seconds: float) -> dict[str, Any]:
+    def add(self, progress: TrainingProgress, seconds: float) -> dict[str, Any]:
         """Append what ``progress`` knows; all of the line or nothing."""
         record = progress.record
         assert record is not None

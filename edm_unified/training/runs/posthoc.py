@@ -32,7 +32,7 @@ _REMEDY = "copy it again, or remove it to do without"
 _Profiles = list[tuple[float, float]]
 
 
-class Made(NamedTuple):
+class ReconstructedAverage(NamedTuple):
     """An average, after how many images, and ‖p − Σ x_i p_i‖/‖p‖: how far its profile is from the one asked for.
 
     One that the training made is named as it is, with 0.
@@ -55,7 +55,7 @@ def write(
     stds: Sequence[float],
     tell: Callable[[int, int], object] = lambda done, total: None,
     note: Callable[[str], object] = lambda text: None,
-) -> list[Made]:
+) -> list[ReconstructedAverage]:
     """Averages of relative widths ``stds`` of the run, into its newest checkpoint.
 
     ``tell`` is told how many files have been read, ``note`` what else there is to know.
@@ -91,9 +91,9 @@ def write(
         averages = [checkpoint.Average(std, weights) for std, weights in zip(wanted, sums, strict=True)]
         new = dict(zip(wanted, _put(output, folder, meta, averages, last), strict=True))
     return [
-        Made(std, folder / new[std]["file"], last, fits[std][1])
+        ReconstructedAverage(std, folder / new[std]["file"], last, fits[std][1])
         if std in new
-        else Made(trained[std]["std"], folder / trained[std]["file"], meta["images"], 0.0)
+        else ReconstructedAverage(trained[std]["std"], folder / trained[std]["file"], meta["images"], 0.0)
         for std in stds
     ]
 
@@ -122,12 +122,12 @@ def _fit(profiles: _Profiles, t: float, std: float) -> tuple[list[float], float]
 
 
 def _unmet(run: Path, profiles: _Profiles, last: _Snapshot, std: float, off: float) -> str:
-    """What to say of a length that cannot be met: towards it from the kept ones beside it, how far one can go."""
-    beside = [
+    """What to say of a length that cannot be met: the nearest lengths on either side that can."""
+    neighbours = [
         max((s for s in last.stds if s < std), default=None),
         min((s for s in last.stds if s > std), default=None),
     ]
-    near = [f"{_reach(profiles, float(last.images), kept, std):g}" for kept in beside if kept is not None]
+    near = [f"{_reach(profiles, float(last.images), kept, std):g}" for kept in neighbours if kept is not None]
     return (
         f"std: the snapshots of {run} do not make an average of {std:g}, its profile would be {100 * off:.3g} % off "
         f"and at most {100 * LIMIT:g} % may be; the nearest they make: {' and '.join(near)}"

@@ -26,20 +26,20 @@ from torch import Tensor
 from edm_unified.components.outputs import RUN, OutputDirectory
 from edm_unified.training.denoiser import Trained
 from edm_unified.training.job import Job
-from edm_unified.training.loop import Progress, train
+from edm_unified.training.loop import TrainingProgress, train
 from edm_unified.training.parallel import LeaderError, Team, whole
 from edm_unified.training.runs import checkpoint, resume
 from edm_unified.training.runs.checkpoint import Average
 from edm_unified.training.runs.log import Log
 from edm_unified.training.runs.state import TrainState
-from edm_unified.training.runs.storage import Naming, check_seal, seal, signed, sync
+from edm_unified.training.runs.storage import check_seal, disk_errors, seal, signed, sync
 from edm_unified.training.settings import Training
 
 
-class Step(NamedTuple):
+class TrainingStep(NamedTuple):
     """A step taken: what is known of it, the line that was logged, the checkpoint written, and what is due."""
 
-    progress: Progress
+    progress: TrainingProgress
     line: dict[str, Any] | None
     saved: Path | None
     sample: bool
@@ -61,7 +61,7 @@ class Run:
         self.lost: list[int] = []
         self._before: Training | None = None
         self._spare: Path | None = None
-        self._training: Generator[Progress, None, None] | None = None
+        self._training: Generator[TrainingProgress, None, None] | None = None
         job.settings.share(team.size)
         team.lead(lambda: self._claim(fresh))
         try:
@@ -139,7 +139,7 @@ class Run:
         except ValueError as error:
             raise ValueError(f"{error}; {_remedy(found)}") from None
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[TrainingStep]:
         """Train to the end, writing the log and the checkpoints."""
         job, settings, team = self.job, self.job.settings, self.team
         began = time.perf_counter()
@@ -152,7 +152,7 @@ class Run:
                 self._snapshot(progress.images)
             if settings.due("save", step):
                 saved = self._save(progress.images)
-            yield Step(progress, line, saved, settings.due("sample", step))
+            yield TrainingStep(progress, line, saved, settings.due("sample", step))
 
     def averages(self) -> list[Average]:
         """The raw weights and every average, whole and on the CPU. All processes together."""
@@ -180,11 +180,11 @@ class Run:
             shutil.rmtree(partial, ignore_errors=True)
             for folder in (partial, final):
                 self.output.own(f"checkpoints/{folder.name}")
-            with Naming(final):
+            with disk_errors(final):
                 partial.mkdir()
         team.wait()
         try:
-            with Naming(final):
+            with disk_errors(final):
                 self.state.save(partial / "state", team)
                 if team.leads:
                     seal(partial / "state")

@@ -29,7 +29,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from edm_unified.training.job import Job, Trainee
 from edm_unified.training.parallel import Team, spread
 from edm_unified.training.runs import distributed_files
-from edm_unified.training.statistics import Tally
+from edm_unified.training.statistics import LossStatistics
 
 
 @dataclass
@@ -44,7 +44,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     averages: Any
     scaler: torch.amp.GradScaler
-    tally: Tally
+    statistics: LossStatistics
     rates: tuple[float, ...]
     step: int = 0
 
@@ -67,12 +67,16 @@ class TrainState:
         averages = None if settings.ema is None else settings.ema.build(network)
         scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
         rates = tuple(group["lr"] for group in optimizer.param_groups)
-        return cls(trainee, model, optimizer, averages, scaler, Tally(device), rates)
+        return cls(trainee, model, optimizer, averages, scaler, LossStatistics(device), rates)
 
     def tree(self) -> dict[str, Any]:
         """Everything by name, as tensors that :meth:`load` can fill in place."""
         model, optimizer = get_state_dict(self.trainee, self.optimizer)
-        tree: dict[str, Any] = {"model": model, "optimizer": optimizer, "tally": self.tally.sums}
+        tree: dict[str, Any] = {
+            "model": model,
+            "optimizer": optimizer,
+            "tally": self.statistics.sums,  # the name in the files of checkpoints
+        }
         if self.averages is not None:
             tree["averages"] = self.averages.state_dict()
         scale = self.scaler.state_dict()
@@ -83,13 +87,13 @@ class TrainState:
 
     def save(self, directory: Path, team: Team) -> None:
         """Write it; all processes together."""
-        team.add(self.tally.sums)  # the same for all: which process writes what all have is not said
+        team.add(self.statistics.sums)  # the same for all: which process writes what all have is not said
         try:
             with _quiet(), _interrupted():
                 distributed_checkpoint.save(self.tree(), checkpoint_id=str(directory))
         finally:
             if not team.leads:
-                self.tally.sums.zero_()
+                self.statistics.sums.zero_()
 
     def load(self, directory: Path, team: Team) -> None:
         """Become what :meth:`save` wrote. Raises ``ValueError`` where that does not fit or is damaged."""
@@ -115,9 +119,9 @@ class TrainState:
         if self.scaler.is_enabled():
             scale, growth = tree["counters"][1:].tolist()
             self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": scale, "_growth_tracker": int(growth)})
-        self.tally.sums.copy_(tree["tally"])
+        self.statistics.sums.copy_(tree["tally"])
         if not team.leads:
-            self.tally.sums.zero_()
+            self.statistics.sums.zero_()
 
 
 @contextmanager

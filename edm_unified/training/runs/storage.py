@@ -1,4 +1,4 @@
-"""What can go wrong with a disk, told as ``OSError`` with the path, and what must have reached it."""
+"""Files of a run on the disk: errors that name the file, writes that have reached the disk, and SHA-256 checks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from edm_unified.components.files import write_atomic
@@ -16,34 +17,27 @@ from edm_unified.components.files import write_atomic
 _SEAL = "sha256.json"
 
 
-class Naming:
-    """Errors of a full disk, whoever found them, as ``OSError`` with the path."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            return
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Raise the errors of a disk as ``OSError`` naming ``path``, also where torch has wrapped them in its own."""
+    try:
+        yield
+    except BaseException as error:  # torch.distributed.checkpoint raises no Exception
         failures = getattr(error, "failures", None)  # of torch.distributed.checkpoint: by rank, (exception, trace)
         cause: Any = next(iter(failures.values()))[0] if failures else error
         while not isinstance(cause, OSError) and cause.__cause__ is not None:
             cause = cause.__cause__
         if isinstance(cause, OSError):
-            raise OSError(cause.errno, cause.strerror, str(self._path)) from None
+            raise OSError(cause.errno, cause.strerror, str(path)) from None
         if failures or "PytorchStreamWriter" in str(cause):
-            free = shutil.disk_usage(self._path.parent).free
+            free = shutil.disk_usage(path.parent).free
             number = errno.ENOSPC if free < 2**20 else errno.EIO
-            raise OSError(number, os.strerror(number), str(self._path)) from error
+            raise OSError(number, os.strerror(number), str(path)) from error
+        raise
 
 
 def sync(folder: Path) -> None:
-    """The name of what was moved there, on the disk."""
+    """Wait until the names of the files in ``folder`` are on the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -52,7 +46,7 @@ def sync(folder: Path) -> None:
 
 
 def seal(folder: Path) -> None:
-    """Write into ``folder`` what its files are, by SHA-256."""
+    """Write the SHA-256 of each file in ``folder`` to ``sha256.json`` there."""
     write_atomic(folder / _SEAL, json.dumps({file.name: _digest(file) for file in _files(folder)}, indent=1) + "\n")
 
 
