@@ -19,7 +19,8 @@ from edm_unified.networks.edm2 import EDM2Network, MPConv
 from edm_unified.networks.edm2.unet import MagnitudePreservingBlock
 from edm_unified.training.objective import LogNormal, Objective
 from edm_unified.training.objective.uncertainty import LearnedUncertainty
-from edm_unified.training.optimization.ema import HalfLife, Power, gamma_of, reconstruct, std_of
+from edm_unified.training.optimization.ema import HalfLife, Power, gamma_of, std_of
+from edm_unified.training.optimization.posthoc import reconstruct
 from edm_unified.training.optimization.rates import InverseSquareRoot
 
 networks, phema, loop, toy = modules(

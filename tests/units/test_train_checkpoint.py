@@ -19,6 +19,7 @@ from training_example import recipe
 import edm_unified as edm
 from edm_unified.recipe import denoisers
 from edm_unified.training.optimization.ema import gamma_of
+from edm_unified.training.optimization.posthoc import reconstruct
 from edm_unified.training.parallel import Team
 from edm_unified.training.runs import checkpoint, posthoc
 from edm_unified.training.runs.run import Run
@@ -217,7 +218,7 @@ def test_averages_after_the_training(run: Path) -> None:
     snapshots = [load_file(file) for file in sorted((run / "snapshots").glob("*.safetensors"))]
     times = [float(file.stem) for file in sorted((run / "snapshots").glob("*.safetensors"))]
     profiles = [(t, gamma_of(std)) for t in times for std in (0.05, 0.1)]
-    shares = posthoc.reconstruct(profiles, (320.0, 0.12))
+    shares = reconstruct(profiles, (320.0, 0.12))
     name = "blocks.0.inner.weight"
     parts = [snapshot[f"{std}/{name}"] for snapshot in snapshots for std in (0.05, 0.1)]
     expected = sum(share * part.double() for share, part in zip(shares, parts, strict=True))

@@ -12,16 +12,11 @@ step exactly the integral of p_γ over it. γ is named by the relative width of 
 
     σ_rel = std(τ)/t = √(γ+1)/((γ+2) √(γ+3)).
 
-*After the training* (section 3.2, appendix C): averages θ̄_i with (t_i, γ_i), stored along the way, are a basis for
-others. The weights x of θ̄ ≈ Σ x_i θ̄_i minimize ‖p − Σ x_i p_i‖², a linear system of the exact inner products
-
-    ⟨p_a, p_b⟩ = (γ_a+1)(γ_b+1)/(γ_a+γ_b+1) · min(t_a, t_b)^{γ_a+γ_b+1}/(t_a^{γ_a+1} t_b^{γ_b+1}),
-
-and are then divided by their sum (Algorithm 3; NVlabs/edm2, ``phema.py``): an average of equal weights is these.
-
 *Precision.* In float32 the step θ̄ ← θ̄ + (1−β)(θ − θ̄) does nothing where θ − θ̄ is below 2⁻²⁵/(1−β) of θ̄: at
 β = 0.9999 a change of less than 3·10⁻⁴ of a weight would never arrive. Averages are therefore kept in float64, and
 rounded to the type of the weights when they are given away.
+
+Averages of other lengths are put together from these: :mod:`edm_unified.training.optimization.posthoc`.
 """
 
 from __future__ import annotations
@@ -31,9 +26,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
-from scipy.linalg import lstsq
 from scipy.optimize import brentq
 from torch import Tensor, nn
 
@@ -188,47 +181,6 @@ def gamma_of(std: float) -> float:
 def std_of(gamma: float) -> float:
     """σ_rel of the profile with exponent ``gamma`` (Karras et al. 2024, Eq. 123)."""
     return math.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2)
-
-
-def inner_product(a: tuple[float, float], b: tuple[float, float]) -> float:
-    """∫ p_a p_b dτ of two profiles, each (t, γ)."""
-    (t_a, gamma_a), (t_b, gamma_b) = sorted([a, b])
-    shape = (gamma_a + 1) * (gamma_b + 1) / (gamma_a + gamma_b + 1)
-    return shape * (t_a / t_b) ** gamma_b / t_b
-
-
-def reconstruct(snapshots: Sequence[tuple[float, float]], target: tuple[float, float]) -> list[float]:
-    """The weights with which stored averages, each (t, γ), sum to one of (t, std): the nearest in L², scaled to sum 1.
-
-    ``t`` is in images, or in anything else, for all alike. Raises ``ValueError`` where there is no snapshot, or where
-    the target is later than all of them.
-    """
-    t, std = target
-    if not snapshots:
-        raise ValueError("snapshots: there are none to reconstruct from")
-    last = max(time for time, _ in snapshots)
-    if t > last * (1 + 1e-9):
-        raise ValueError(f"target: {t:g} is later than the last snapshot, {last:g}")
-    goal = (t, gamma_of(std))
-    norms = np.array([math.sqrt(inner_product(s, s)) for s in snapshots])
-    gram = np.array([[inner_product(a, b) for b in snapshots] for a in snapshots]) / np.outer(norms, norms)
-    right = np.array([inner_product(s, goal) for s in snapshots]) / norms
-    # neighbours are nearly parallel: directions that only rounding tells apart are left out
-    solution = lstsq(gram, right, cond=1e-12)[0] / norms
-    return [float(x) for x in solution / solution.sum()]
-
-
-def mismatch(snapshots: Sequence[tuple[float, float]], target: tuple[float, float], weights: Sequence[float]) -> float:
-    """‖p − Σ x_i p_i‖/‖p‖: how far the profile that ``weights`` make is from the one asked for."""
-    goal = (target[0], gamma_of(target[1]))
-    square = inner_product(goal, goal)
-    total = square - 2 * sum(x * inner_product(s, goal) for x, s in zip(weights, snapshots, strict=True))
-    total += sum(
-        x * y * inner_product(a, b)
-        for x, a in zip(weights, snapshots, strict=True)
-        for y, b in zip(weights, snapshots, strict=True)
-    )
-    return math.sqrt(max(total, 0.0) / square)
 
 
 def _check_std(name: str, std: float) -> None:

@@ -1,7 +1,7 @@
 """Averages of any length, put together after the training from the snapshots it left (Karras et al. 2024, section 3.2).
 
 A run with ``ema: {kind: power}`` keeps its running averages now and then. Any other length is a sum of them whose
-profile comes nearest to the one asked for (:func:`edm_unified.training.optimization.ema.reconstruct`). What is written
+profile comes nearest to the one asked for (:mod:`edm_unified.training.optimization.posthoc`). What is written
 goes beside the weights of the newest checkpoint, where ``load(path, ema=std)`` finds it.
 
 Averages that the training made stay as they are. ``checkpoint.json`` names whole files at any moment: new weights get
@@ -11,7 +11,6 @@ new names, then it is replaced, then the files that it no longer names are remov
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +20,8 @@ import torch
 from torch import Tensor
 
 from edm_unified.components.outputs import RUN, DamagedError, OutputDirectory
-from edm_unified.training.optimization.ema import gamma_of, mismatch, reconstruct
+from edm_unified.training.optimization.ema import gamma_of
+from edm_unified.training.optimization.posthoc import Profiles, fit, nearest
 from edm_unified.training.runs import checkpoint
 from edm_unified.training.runs.storage import sync
 
@@ -29,7 +29,6 @@ LIMIT = 0.1
 """The largest mismatch of an average that is written. Of 50 snapshots of 0.05 and 0.10, all from 0.01 to 0.28 pass."""
 
 _REMEDY = "copy it again, or remove it to do without"
-_Profiles = list[tuple[float, float]]
 
 
 class ReconstructedAverage(NamedTuple):
@@ -81,7 +80,7 @@ def write(
             note(f"{run}: of {unknown} of {len(found)} snapshots no SHA-256 was kept; they are taken as they are")
         last = found[-1].images
         profiles = [(float(s.images), gamma_of(std)) for s in found for std in s.stds]
-        fits = {std: _fit(profiles, float(last), std) for std in stds}
+        fits = {std: fit(profiles, float(last), std) for std in stds}
         trained = {std: entry for std in stds if (entry := _trained(folder, meta, std)) is not None}
         for std, (_, off) in fits.items():
             if off > LIMIT and std not in trained:
@@ -114,36 +113,17 @@ def _trained(folder: Path, meta: dict[str, Any], std: float) -> dict[str, Any] |
     return entry
 
 
-def _fit(profiles: _Profiles, t: float, std: float) -> tuple[list[float], float]:
-    """The shares of the snapshots in the average of width ``std``, and how far its profile is off."""
-    goal = (t, max(std, 1e-15) if std > 0 else std)  # below, γ² would overflow; the mismatch is 1 long before
-    shares = reconstruct(profiles, goal)
-    return shares, mismatch(profiles, goal, shares)
-
-
-def _unmet(run: Path, profiles: _Profiles, last: _Snapshot, std: float, off: float) -> str:
+def _unmet(run: Path, profiles: Profiles, last: _Snapshot, std: float, off: float) -> str:
     """What to say of a length that cannot be met: the nearest lengths on either side that can."""
     neighbours = [
         max((s for s in last.stds if s < std), default=None),
         min((s for s in last.stds if s > std), default=None),
     ]
-    near = [f"{_reach(profiles, float(last.images), kept, std):g}" for kept in neighbours if kept is not None]
+    near = [f"{nearest(profiles, float(last.images), kept, std, LIMIT):g}" for kept in neighbours if kept is not None]
     return (
         f"std: the snapshots of {run} do not make an average of {std:g}, its profile would be {100 * off:.3g} % off "
         f"and at most {100 * LIMIT:g} % may be; the nearest they make: {' and '.join(near)}"
     )
-
-
-def _reach(profiles: _Profiles, t: float, met: float, unmet: float) -> float:
-    """The length nearest to ``unmet`` that can be met, as ``met`` can; to two digits."""
-    while True:
-        middle = float(f"{math.sqrt(met) * math.sqrt(unmet):.2g}")
-        if not min(met, unmet) < middle < max(met, unmet):
-            return met
-        if _fit(profiles, t, middle)[1] > LIMIT:
-            unmet = middle
-        else:
-            met = middle
 
 
 def _put(
