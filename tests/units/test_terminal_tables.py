@@ -90,7 +90,9 @@ def test_the_best_is_bold_and_arrows_say_which_way(monkeypatch: pytest.MonkeyPat
     ]
     file = io.StringIO()
     monkeypatch.setattr(
-        tables, "Console", lambda **more: Console(file=file, force_terminal=True, color_system="standard", **more)
+        tables.terminal,
+        "console",
+        lambda **more: Console(file=file, force_terminal=True, color_system="standard", **more),
     )
     tables.print_tables(tabulate(ReportData(title="", records=rows)), 100)
     text = file.getvalue()
