@@ -1,4 +1,4 @@
-"""What a source of data gives: samples that are read by index, their classes, and the way to [−1, 1] and back.
+"""A data set: samples that are read by index, their classes, and the map to [−1, 1] and back.
 
 A ``Dataset`` keeps its samples as they are stored: bytes stay bytes (a quarter of the memory), an array on disk stays
 on disk, a folder of a million photographs is read file by file. ``batch(dataset, indices)`` gives a few of them as the

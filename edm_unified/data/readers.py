@@ -1,4 +1,4 @@
-"""Files to arrays: each reader raises ValueError with one line that names the file and what is wrong with it."""
+"""Read image, NumPy and safetensors files; errors are one line that names the file and what is wrong with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples that stay where they are until they are asked for: arrays on disk, and files of images."""
+"""Samples that are read from the disk when they are indexed: arrays, and files of images."""
 
 from __future__ import annotations
 

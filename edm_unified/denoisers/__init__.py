@@ -1,4 +1,4 @@
-"""What is a denoiser, or makes a denoiser of another one.
+"""Denoisers, and what makes them: preconditioning, conversions, exact denoisers, guidance, thresholding.
 
 :mod:`~edm_unified.denoisers.denoiser` has the protocol D(x; σ, **cond), :class:`Preconditioned` and the counting
 wrapper; :mod:`~edm_unified.denoisers.preconditioning` c_skip, c_out, c_in and c_noise;

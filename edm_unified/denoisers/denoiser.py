@@ -129,7 +129,7 @@ class Preconditioned(nn.Module):
 
 
 class DenoiserWrapper:
-    """A denoiser around another one, ``denoiser``, whose range of noise levels is its own too."""
+    """Base of denoisers that wrap another one, ``denoiser``, and support the same range of noise levels."""
 
     __slots__ = ()
     denoiser: Denoiser

@@ -1,4 +1,4 @@
-"""Augmentation that does not leak: the network is told what was done to each image; at sampling it is told: nothing.
+"""Augmentation of images whose parameters are an input of the network, so that samples are not augmented.
 
 Karras et al. 2022, appendix F.2 (configuration F), after Karras et al. 2020 (ADA, arXiv 2006.06676, appendix B): six
 geometric transformations, each of them done to an image with probability p, in this order:

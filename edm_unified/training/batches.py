@@ -1,4 +1,4 @@
-"""The clean samples of each micro-batch: which they are is a function of the step.
+"""Read the clean samples of each micro-batch; which samples these are depends on the step alone.
 
 Samples in memory are read when they are wanted. Those on a disk are read some micro-batches ahead by several threads
 (:mod:`edm_unified.data.prefetch`), while the network is busy; how many changes nothing of what is read.

@@ -1,4 +1,4 @@
-"""The loop: one step of the optimizer after another, told of as it goes.
+"""The training loop: a generator that takes one step of the optimizer after another and reports each.
 
     for progress in train(job, state, team): ...
 

@@ -1,4 +1,4 @@
-"""What is summed up between two lines of the log: the loss as a function of σ, and the norm of the gradient.
+"""Means for a line of the log: the loss in bins of σ, and the norm of the gradient.
 
 σ falls in bins of a quarter of a decade, from 10⁻⁴ to 10⁷. Sums are kept on the device; reading them waits for it.
 """

@@ -1,4 +1,4 @@
-"""Reading what ``torch.distributed.checkpoint`` wrote, with nothing in it executed.
+"""Read checkpoints of ``torch.distributed.checkpoint`` without executing anything in them.
 
 Torch unpickles two things when it loads such a checkpoint: the list of contents, ``.metadata``, and whatever is not a
 tensor, such as the numbers of an optimizer. Here the list is read as data: its opcodes are those that torch's own

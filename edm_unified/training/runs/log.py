@@ -1,4 +1,4 @@
-"""``log.jsonl``: a line for each interval, with the means over it. A run that is resumed rewrites its future."""
+"""``log.jsonl``: one line for each interval of a run, with the means over it; lines after a resumed step are dropped."""
 
 from __future__ import annotations
 

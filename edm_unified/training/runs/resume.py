@@ -1,4 +1,4 @@
-"""Whether a run may go on with the recipe at hand, and what is to be done first.
+"""Check whether a run may be continued with a recipe, and remove what was written only because it had ended.
 
 What no weight depends on may have changed (``Job.FREE``, ``Training.FREE``): the title, the sampler, when to write
 what, and the length. A run that had ended and is now to be longer becomes, bit for bit, what it had been with that

@@ -1,4 +1,4 @@
-"""The directory of a run: what is there is whole, and what was cut off is not there.
+"""The directory of a training run: opening it, resuming, and writing checkpoints, snapshots and the log.
 
     recipe.yaml, run.json     the recipe, to be read, and as plain data, to be compared with
     checkpoints/000000200000/ see :mod:`edm_unified.training.runs.checkpoint`; the newest ones

@@ -1,4 +1,4 @@
-"""All that a run is at a moment: one object, saved and restored whole.
+"""The state that training continues from, as one object that is saved and loaded.
 
 Weights, optimizer, averages, the scale of half precision, the step, and what is summed up for the next line of the log.
 Random numbers and the order of the data are functions of the step (see :mod:`edm_unified.training.random_numbers`), so
