@@ -17,7 +17,7 @@ from edm_unified.components.files import write_atomic
 if TYPE_CHECKING:
     import torch
 
-    from edm_unified.cli.likelihood_rows import Job
+    from edm_unified.cli.likelihood_rows import LikelihoodJob
     from edm_unified.data import Dataset
     from edm_unified.recipe import Recipe
 
@@ -197,7 +197,7 @@ def _classes(denoiser: Any, dataset: Dataset, conditional: bool, name: str) -> b
     return True
 
 
-def _notes(recipe: Recipe, own: Dataset, job: Job, prior: str, error: float | None) -> list[str]:
+def _notes(recipe: Recipe, own: Dataset, job: LikelihoodJob, prior: str, error: float | None) -> list[str]:
     """What of the recipe is no part of a likelihood, and how far off the prior is."""
     from edm_unified.likelihood.prior import prior_warning
 
@@ -261,9 +261,9 @@ def _job(
     conditional: bool,
     device: torch.device,
     dtype: torch.dtype,
-) -> Job:
+) -> LikelihoodJob:
     from edm_unified import likelihood as lk
-    from edm_unified.cli.likelihood_rows import Job, moments_of
+    from edm_unified.cli.likelihood_rows import LikelihoodJob, moments_of
     from edm_unified.denoisers import exact
 
     levels = sorted(sigma for sigma in recipe.levels if sigma > 0)
@@ -274,7 +274,7 @@ def _job(
     if bound:
         control = exact.Gaussian.fit(images) if math.prod(own.shape) <= 256 else lk.prior_of(images)
         control = control.to(device)
-    return Job(
+    return LikelihoodJob(
         bound, low, high, steps or 1, tolerance, *trace, points, at_top.to(device), control, noise, seed, conditional,
         device, dtype,
     )  # fmt: skip

@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edm_unified.cli.likelihood_rows import Job, Rows
+    from edm_unified.cli.likelihood_rows import LikelihoodJob, LikelihoodRows
     from edm_unified.data import Dataset
 
 _INDENT = 14
@@ -28,7 +28,9 @@ def row(name: str, text: str) -> str:
     return textwrap.fill(f"{name:<{_INDENT}}{text}", 110, subsequent_indent=" " * _INDENT)
 
 
-def report(name: str, dataset: Dataset, job: Job, rows: Rows, prior_error: float | None = None) -> list[str]:
+def report(
+    name: str, dataset: Dataset, job: LikelihoodJob, rows: LikelihoodRows, prior_error: float | None = None
+) -> list[str]:
     """The lines. ``prior_error``: its mean in nats, where it is known."""
     from edm_unified.cli.likelihood_rows import whole
     from edm_unified.likelihood import offset
@@ -94,7 +96,7 @@ def report(name: str, dataset: Dataset, job: Job, rows: Rows, prior_error: float
     return lines
 
 
-def _why(job: Job, dataset: Dataset) -> str:
+def _why(job: LikelihoodJob, dataset: Dataset) -> str:
     import torch
 
     if job.noise == "truncated_normal":
@@ -105,7 +107,7 @@ def _why(job: Job, dataset: Dataset) -> str:
     return f"log₂ {float(scale):g}, as a grey level is 1/{float(scale):g} wide"
 
 
-def contents(rows: Rows, shape: tuple[int, ...], suffix: str, first: int) -> bytes:
+def contents(rows: LikelihoodRows, shape: tuple[int, ...], suffix: str, first: int) -> bytes:
     """The value of every sample as a .npy or .jsonl file."""
     import numpy as np
 

@@ -17,7 +17,7 @@ from edm_unified.data.dataset import AS_STORED
 from edm_unified.data.survey import part
 
 
-class Job(NamedTuple):
+class LikelihoodJob(NamedTuple):
     """What is to be found out, of which samples, and how."""
 
     bound: bool
@@ -38,7 +38,7 @@ class Job(NamedTuple):
     dtype: torch.dtype
 
 
-class Rows(NamedTuple):
+class LikelihoodRows(NamedTuple):
     """Per sample, (N,) each, in nats; ``entropy`` is that of the dequantisation, None without one."""
 
     nats: Tensor
@@ -66,8 +66,15 @@ def moments_of(dataset: Dataset) -> Tensor:
 
 
 def rows(
-    denoiser: Any, dataset: Dataset, job: Job, first: int, n: int, batch: int, check: bool, bar: options.Progress
-) -> Rows:
+    denoiser: Any,
+    dataset: Dataset,
+    job: LikelihoodJob,
+    first: int,
+    n: int,
+    batch: int,
+    check: bool,
+    bar: options.Progress,
+) -> LikelihoodRows:
     """The values of samples ``first`` … first + n − 1, ``batch`` at a time; with ``check`` encoded and decoded too."""
     nats, errors, closed, parts, entropy, nfe, worst = [], [], [], [], None, 0, None
     notes: dict[str, None] = {}
@@ -108,13 +115,13 @@ def rows(
                 "steps": job.steps, "tolerance": job.tolerance, "dtype": job.dtype}  # fmt: skip
             back = lk.decode(denoiser, lk.encode(denoiser, x, **settings), **settings)
             worst = max(worst or 0.0, float((back - x).abs().max()))
-    return Rows(
+    return LikelihoodRows(
         torch.cat(nats), torch.cat(errors), torch.cat(closed) if closed else None, entropy,
         torch.cat(parts, 1) if parts else None, worst, nfe, tuple(notes),
     )  # fmt: skip
 
 
-def _points(dataset: Dataset, indices: Tensor, job: Job) -> tuple[Tensor, float | None]:
+def _points(dataset: Dataset, indices: Tensor, job: LikelihoodJob) -> tuple[Tensor, float | None]:
     """The samples as points in the units of the network, and the entropy of what was added."""
     if job.noise is None:
         return read(dataset, indices)[0].to(torch.float64), None
@@ -127,7 +134,7 @@ def _points(dataset: Dataset, indices: Tensor, job: Job) -> tuple[Tensor, float 
     return spread.x, spread.entropy
 
 
-def _cond(dataset: Dataset, indices: Tensor, job: Job) -> dict[str, Tensor] | None:
+def _cond(dataset: Dataset, indices: Tensor, job: LikelihoodJob) -> dict[str, Tensor] | None:
     if not job.conditional or dataset.labels is None:
         return None
     return {"label": dataset.labels[indices].to(job.device)}

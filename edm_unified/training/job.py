@@ -1,4 +1,4 @@
-"""A training job: the parts of a recipe that training needs, with the data loaded, and the module that is trained."""
+"""A training job: the parts of a recipe that training needs, the loaded data, and the module that is trained."""
 
 from __future__ import annotations
 

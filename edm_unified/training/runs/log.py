@@ -1,4 +1,4 @@
-"""``log.jsonl``: one line for each interval of a run, with the means over it; lines after a resumed step are dropped."""
+"""``log.jsonl``: one line for each interval of a run, with the means over it; a resumed run drops later lines."""
 
 from __future__ import annotations
 
