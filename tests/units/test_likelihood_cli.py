@@ -97,7 +97,7 @@ def test_what_is_no_part_of_a_likelihood_is_said() -> None:
         (("--tolerance", "1e-4"), "--rk4-steps: are of one length"),
         (("--trace", "exact", "--probes", "3"), "--trace exact: has no probes"),
         (("--sigma-max", "1e20"), "sigma_max: must be at most 1e+08"),
-        (("--sigma-min", "1e-100"), "sigma_min: must be at least 1e-08"),
+        (("--sigma-min", "1e-20"), "sigma_min: must be at least 1e-08"),
         (("--out", "/proc/x.npy"), "--out /proc/x.npy: /proc cannot be written to"),
         (("--bound", "--sigma-min", "1e-20"), ""),
     ):
