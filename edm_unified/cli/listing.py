@@ -86,6 +86,15 @@ def is_component(kind: str) -> bool:
     return bool(_found(kind))
 
 
+def near_component(name: str) -> str:
+    """``; did you mean 'heun'?`` where ``name`` is nearly the kind of a component and not nearly a recipe's name."""
+    if shipped.suggest(name, shipped.recipe_names(), "list").startswith("; did you mean"):
+        return ""
+    kinds = [one.partition("/")[2] for one in shipped.index()["components"]]
+    near = shipped.suggest(name, kinds, "list")
+    return near if near.startswith("; did you mean") else ""
+
+
 def pages(kind: str, width: int) -> Iterator[str]:
     """The page of every component of that kind: ``edm`` is a schedule, a preconditioning and a weight."""
     for i, (family, item) in enumerate(_found(kind)):

@@ -12,7 +12,7 @@ import click
 
 from edm_unified.cli import options
 from edm_unified.cli.drawing import SYMBOLS, curve
-from edm_unified.cli.listing import is_component, pages
+from edm_unified.cli.listing import is_component, near_component, pages
 from edm_unified.components import shipped
 
 if TYPE_CHECKING:
@@ -46,10 +46,13 @@ def show(
         for line in _card(known, width):
             click.echo(line)
         return
-    if plain and is_component(recipe) and recipe not in shipped.recipe_names() and not Path(recipe).exists():
+    is_recipe = recipe in shipped.recipe_names() or Path(recipe).exists()
+    if plain and is_component(recipe) and not is_recipe:
         for line in pages(recipe, width):
             click.echo(line)
         return
+    if not is_recipe and recipe.isidentifier() and (near := near_component(recipe)):
+        raise ValueError(f"{recipe}: no such recipe or component{near}")
     from edm_unified.recipe import Recipe, load_any
     from edm_unified.recipe.card import card
 

@@ -71,14 +71,36 @@ class Method:
         return _nfe(self.with_steps(n))
 
     def n_for(self, budget: int) -> int | None:
-        """The most steps whose counted evaluations stay within ``budget``; None where one step is too many."""
+        """The most steps whose counted evaluations stay within ``budget``; None where there are none.
+
+        That is so where one step is too many, and where the steps are too few for a walk, as when no level of theirs
+        lies below the interval of a Restart.
+        """
         low, high = 0, min(budget, _most_steps(self.recipe))  # every step evaluates D at least once,
         if self.recipe.sampler.analytic_start is not None:  # but for those that an analytic start takes
             high = min(MOST_BESIDE * budget, _most_steps(self.recipe))
         while low < high:  # the count grows with n
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if self.nfe(middle) <= budget else (low, middle - 1)
-        return low or None
+            low, high = (middle, high) if self._fits(middle, budget) else (low, middle - 1)
+        return low if low and not self._fault(low) else None
+
+    def left_out(self, budget: int) -> str:
+        """A line for a budget that has no steps of this method."""
+        fault = self._fault(1)
+        if fault:
+            return f"left out: {_told(self)} at {budget} evaluations: {fault}"
+        return f"left out: {self.name}: one step costs {self.nfe(1)} evaluations, more than the budget of {budget}"
+
+    def _fits(self, n: int, budget: int) -> bool:
+        return bool(self._fault(n)) or self.nfe(n) <= budget  # where n are too few for a walk, more may make one
+
+    def _fault(self, n: int) -> str:
+        """Why ``n`` steps make no walk; empty where they do."""
+        try:
+            self.nfe(n)
+        except ValueError as error:
+            return str(error)
+        return ""
 
 
 @dataclass(frozen=True)
@@ -188,8 +210,7 @@ def make_plan(comparison: Comparison, recipes: Sequence[tuple[str, Recipe]]) -> 
         for budget in comparison.nfe:
             n = method.n_for(budget)
             if n is None:
-                cost = f"one step costs {method.nfe(1)} evaluations, more than the budget of {budget}"
-                skipped.append(f"left out: {method.name}: {cost}")
+                skipped.append(method.left_out(budget))
                 continue
             cells += [Cell(method, budget, n, method.nfe(n), seed) for seed in comparison.seeds]
     if not cells:
@@ -236,12 +257,20 @@ def _override(name: str, recipe: Recipe, comparison: Comparison, given: Mapping[
             f"{name}: sampler.solver: {sampler.solver.kind} is adaptive and takes as many evaluations as its tolerance "
             "asks for, so that no budget fits it; leave it out, or run it with `edm-unified sample`"
         )
+    method, least = Method(name, recipe), 2 if sampler.last == "stop" else 1
+    most = max(least, min(max(comparison.nfe), _most_steps(recipe)))
     try:
         # a walk that this schedule does not have is found here, not after an hour
-        Method(name, recipe).nfe(2 if sampler.last == "stop" else 1)
+        method.nfe(most)
     except ValueError as error:
-        raise ValueError(f"{name} with {label(recipe.schedule)}, {label(sampler.steps)}: {error}") from None
+        raise ValueError(f"{_told(method)} at {most} steps, all that the budgets may buy: {error}") from None
     return recipe
+
+
+def _told(method: Method) -> str:
+    labels = method.labels
+    parts = [labels["schedule"], labels["steps"], *([labels["renoising"]] if labels["renoising"] != "none" else [])]
+    return f"{method.name} with {', '.join(parts)}"
 
 
 def _most_steps(recipe: Recipe) -> int:

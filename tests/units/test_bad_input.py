@@ -41,6 +41,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("show", "missing argument 'RECIPE'; see edm-unified show --help"),
         ("show edm --stepz 3", "no such option '--stepz'; did you mean '--steps'?; see edm-unified show --help"),
         ("show emd", "emd: no such recipe; did you mean 'edm'?"),
+        ("show heunn", "heunn: no such recipe or component; did you mean 'heun'?"),
         ("show edm.yaml", "edm.yaml: no such file; the shipped recipe is called 'edm'"),
         ("show .", ".: is a directory; name a recipe file (.yaml) in it"),
         ("sample quickstart", "quickstart: is a comparison, not a recipe; run it with `edm-unified compare quickstart`"),

@@ -646,3 +646,16 @@ def test_missing_data_name_the_file(folder: Path) -> None:
     assert result.exit_code == 2
     assert str(folder / "points.npy") in result.stderr
     assert not (folder / "out").exists()
+
+
+def test_steps_too_few_for_the_walk_of_a_method_leave_out_the_cell_and_not_the_comparison(tmp_path: Path) -> None:
+    """Restart wants a level below its interval, 0.05 to 0.3: one step of EDM has none."""
+    options = ["edm", "--set", "denoiser.kind=gaussian", "--renoising", "churn", "--renoising", "restart"]
+    result = _cli(*options, "--nfe", "3,20", "--samples", "4", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.stderr
+    assert "left out: edm with edm, karras, restart at 3 evaluations: intervals.sigma_max: no level" in result.stdout
+    records = [json.loads(line) for line in (tmp_path / "out" / "records.jsonl").read_text("utf-8").splitlines()]
+    assert {(r["budget"], r["renoising"]) for r in records} == {(3, "churn"), (20, "churn"), (20, "restart")}
+    result = _cli(*options, "--nfe", "1", "--samples", "4", "--out", str(tmp_path / "none"))
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert result.stderr.startswith("Error: edm with edm, karras, restart at 1 steps, all that the budgets may buy: ")
