@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from edm_unified import cli
 
-ADM = ("train/imagenet64_adm", "--set", "data.path=/nowhere")
+ADM = ("train/imagenet64_adm", "--set", "data={kind: arrays, path: /nowhere, shape: [3, 64, 64]}")
 
 
 def invoke(*args: str, code: int = 0) -> str:
