@@ -40,21 +40,21 @@ def test_the_fused_step_is_for_plain_memory_only():
     assert not opt.Adam().build([plain, turned]).defaults["fused"]
 
 
-@pytest.mark.parametrize("rule", [opt.Constant(100), opt.InverseSquareRoot(400, 100), opt.Cosine(1000, 100, 0.1)])
+@pytest.mark.parametrize("rule", [opt.Constant(100), opt.InverseSquareRoot(400, 100), opt.CosineDecay(1000, 100, 0.1)])
 def test_rates_ramp_up_linearly_and_never_exceed_one(rule):
     assert [rule.factor(t) for t in (0, 25, 50, 100)] == pytest.approx([0, 0.25, 0.5, 1], rel=1e-12)
     assert all(0 < rule.factor(t) <= 1 for t in range(1, 3000, 7))
 
 
 def test_rates_without_a_ramp_start_at_one():
-    assert opt.Constant().factor(0) == opt.InverseSquareRoot(10).factor(0) == opt.Cosine(10).factor(0) == 1
+    assert opt.Constant().factor(0) == opt.InverseSquareRoot(10).factor(0) == opt.CosineDecay(10).factor(0) == 1
 
 
 def test_rates_after_the_ramp():
     assert opt.Constant(100).factor(1e9) == 1
     rule = opt.InverseSquareRoot(400)
     assert [rule.factor(t) for t in (399, 1600, 40_000)] == pytest.approx([1, 0.5, 0.1], rel=1e-12)
-    cosine = opt.Cosine(1000, 200, 0.1)
+    cosine = opt.CosineDecay(1000, 200, 0.1)
     assert [cosine.factor(t) for t in (600, 1000, 5000)] == pytest.approx([0.55, 0.1, 0.1], rel=1e-12)
     quarter = 0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2
     assert cosine.factor(400) == pytest.approx(quarter, rel=1e-12)
@@ -70,9 +70,9 @@ def test_rates_after_the_ramp():
         (lambda: opt.Adam(weight_decay=-1), r"^weight_decay: "),
         (lambda: opt.Constant(-1), r"^ramp_up: "),
         (lambda: opt.InverseSquareRoot(t_ref=0), r"^t_ref: "),
-        (lambda: opt.Cosine(0), r"^images: "),
-        (lambda: opt.Cosine(10, 10), r"^ramp_up: must be below images"),
-        (lambda: opt.Cosine(10, final=2.0), r"^final: "),
+        (lambda: opt.CosineDecay(0), r"^images: "),
+        (lambda: opt.CosineDecay(10, 10), r"^ramp_up: must be below images"),
+        (lambda: opt.CosineDecay(10, final=2.0), r"^final: "),
     ],
 )
 def test_bad_values_are_named(make, message):
