@@ -89,11 +89,11 @@ class HuggingFace:
 
     def load(self) -> Dataset:
         """Open the folder. Raises ValueError naming the column or split that is not there."""
+        root = directory("path", self.path)
         try:
             from datasets import load_from_disk
         except ImportError:
             raise ValueError("kind: hugging_face needs `datasets`; pip install 'edm_unified[hf]'") from None
-        root = directory("path", self.path)
         with readable(f"path: {self.path}", "folder of save_to_disk"):
             table: Any = load_from_disk(str(root))
         if hasattr(table, "keys"):  # several splits
