@@ -27,7 +27,7 @@ def main() -> None:
     plt.rcParams.update({"font.size": 8, "figure.dpi": 100})
     figure, axes = plt.subplots(1, 3, figsize=(7.2, 2.6), layout="constrained", sharex=True, sharey=True)
     for axis, (choice, title) in zip(axes, CHOICES, strict=True):
-        x = edm.sample(choice.around(D), noise, steps=Karras(n=64, sigma_max=5.0), cond={"label": label})
+        x = edm.sample(choice.guided(D), noise, steps=Karras(n=64, sigma_max=5.0), cond={"label": label})
         for c, colour in ((1, "#d9d9d9"), (0, "#f3c49a")):
             rows = dataset.images[dataset.labels == c]
             axis.plot(*rows.T, ".", markersize=1.5, color=colour, markeredgewidth=0)

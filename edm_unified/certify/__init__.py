@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from edm_unified.certify.certificate import Certificate, certify
+from edm_unified.certify.equivalence import Pair, pairs
 from edm_unified.certify.rows import every, label, settings
-from edm_unified.certify.sameness import Pair, pairs
 from edm_unified.certify.table import markdown
 
 __all__ = ["Certificate", "Pair", "build", "certificates", "certify", "every", "label", "markdown", "pairs", "settings"]

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, NamedTuple
 
-from edm_unified.certify import noise, sameness
-from edm_unified.certify.conduct import conduct, counted_nfe, raised
+from edm_unified.certify import equivalence, noise
 from edm_unified.certify.orders import ABOVE, Orders, beside_heun, drift_error, orders
+from edm_unified.certify.requirements import check_requirements, counted_nfe, raised
 from edm_unified.certify.rows import is_adaptive, label, tolerances
 from edm_unified.certify.targets import Flow, exact_flow
 
@@ -65,7 +65,7 @@ class Certificate:
     @property
     def blind(self) -> bool:
         """Whether it returns the same under every schedule."""
-        return all(gap < sameness.SAME for gap in self.schedules.values())
+        return all(gap < equivalence.SAME for gap in self.schedules.values())
 
     def as_json(self) -> dict[str, Any]:
         """Plain data; what is not a number is null."""
@@ -88,7 +88,7 @@ def certify(solver: Any) -> Certificate:
     Raises nothing that the solver raises: a run that ends in an error is a failure of the certificate.
     """
     began = time.perf_counter()
-    manners = conduct(solver)
+    manners = check_requirements(solver)
     failures = [f"{name}: {seen}" for name, seen in manners.items() if seen]
     claims = _claims(solver, failures)
     try:
@@ -154,7 +154,7 @@ def _measured(solver: Any, claims: Claims, failures: list[str]) -> dict[str, Any
     fixed = tolerances(solver, LOOSE) if adaptive else solver
     found, remarks = _nothing(), list[str]()
     found["stochastic"] = stochastic = noise.draws(solver, (4.0, 2.0)) > 0
-    found["schedules"] = seen = sameness.schedules_seen(solver)
+    found["schedules"] = seen = equivalence.schedules_seen(solver)
     if fixed is None:
         remarks.append("adaptive, with no tolerance among its fields: the order is not measured")
     else:
@@ -180,9 +180,9 @@ def _measured(solver: Any, claims: Claims, failures: list[str]) -> dict[str, Any
         found["nfe"], found["nfe_counts"] = counted_nfe(solver)
         found["std_errors"] = noise.std_errors(solver)
         found["beside_heun"] = {} if stochastic else beside_heun(solver)
-    found["same_as"], found["nearest"] = sameness.relatives(solver)
+    found["same_as"], found["nearest"] = equivalence.relatives(solver)
     name = label(solver)
-    for pair in sameness.pairs():
+    for pair in equivalence.pairs():
         if not pair.holds and name in (pair.a, pair.b):
             failures.append(f"{pair.a} and {pair.b} differ by {pair.difference:.1e}: {pair.why}")
     return {**found, "remarks": remarks}

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from edm_unified.certify.certificate import Certificate
+from edm_unified.certify.equivalence import pairs
 from edm_unified.certify.noise import STEPS
 from edm_unified.certify.orders import BUDGETS, GRIDS
-from edm_unified.certify.sameness import pairs
 from edm_unified.certify.table import HEAD, LEGEND, alike, cells, digits, verdict
 from edm_unified.report.draw import Palette, dress, margins, svg
 from edm_unified.report.plots import power_of_ten

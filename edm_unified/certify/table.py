@@ -6,10 +6,10 @@ import math
 import unicodedata
 from collections.abc import Sequence
 
-from edm_unified.certify import sameness
+from edm_unified.certify import equivalence
 from edm_unified.certify.certificate import Certificate
+from edm_unified.certify.equivalence import SAME, Pair
 from edm_unified.certify.noise import STEPS
-from edm_unified.certify.sameness import SAME, Pair
 from edm_unified.report.ranking import number
 
 HEAD = (
@@ -72,7 +72,7 @@ def notes(certified: Sequence[Certificate]) -> list[str]:
     lines = [f"FAILS {c.solver}: {failure}" for c in certified for failure in c.failures]
     lines += [f"{c.solver}: {remark}" for c in certified for remark in c.remarks]
     if blind := [max(c.schedules.values()) for c in certified if c.blind]:
-        lines.append(f"blind: to {digits(max(blind))} digits and more under {', '.join(sameness.SCHEDULES)} and EDM")
+        lines.append(f"blind: to {digits(max(blind))} digits and more under {', '.join(equivalence.SCHEDULES)} and EDM")
     lines += [f"{c.solver}: under {' and '.join(same)} as under EDM" for c in certified if (same := alike(c))]
     return lines + [f"one method, to {agreed} digits: {', '.join(names)}" for names, agreed in families(certified)]
 

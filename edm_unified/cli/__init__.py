@@ -40,7 +40,7 @@ COMMANDS = {
 """Every command: where it is (module and function in this package), and its short help."""
 
 
-class Problem(click.ClickException):
+class OneLineError(click.ClickException):
     """Whatever went wrong, as one line."""
 
     exit_code = 2
@@ -52,7 +52,7 @@ class Problem(click.ClickException):
         click.echo(f"Error: {self.message}", file=file or sys.stderr)
 
 
-class Fault(Problem):
+class UnforeseenError(OneLineError):
     """What nobody foresaw, as one line."""
 
     exit_code = 1
@@ -101,14 +101,14 @@ def one_line() -> Iterator[None]:
     """Turn errors into one line: those that users cause, those of the machine, and our own, with a file for each."""
     try:
         yield
-    except (click.exceptions.NoArgsIsHelpError, click.exceptions.Exit, click.Abort, Problem):
+    except (click.exceptions.NoArgsIsHelpError, click.exceptions.Exit, click.Abort, OneLineError):
         raise
     except click.NoSuchOption as error:
         near = suggest(error.option_name, error.possibilities) if error.possibilities else ""
-        raise Problem(f"no such option {error.option_name!r}{near}{_usage(error)}") from None
+        raise OneLineError(f"no such option {error.option_name!r}{near}{_usage(error)}") from None
     except click.UsageError as error:
         message = error.format_message().rstrip(".")
-        raise Problem(f"{message[:1].lower()}{message[1:]}{_usage(error)}") from None
+        raise OneLineError(f"{message[:1].lower()}{message[1:]}{_usage(error)}") from None
     except BrokenPipeError:  # `| head`: click ends quietly
         raise
     except KeyboardInterrupt:
@@ -116,20 +116,20 @@ def one_line() -> Iterator[None]:
         raise click.exceptions.Exit(130) from None
     except OSError as error:
         name = f"{error.filename}: " if error.filename is not None else ""
-        raise Problem(f"{name}{error.strerror or error}") from None
+        raise OneLineError(f"{name}{error.strerror or error}") from None
     except (ValueError, FloatingPointError) as error:
-        raise Problem(str(error)) from None
+        raise OneLineError(str(error)) from None
     except MemoryError:
-        raise Problem("not enough memory; lower --batch") from None
+        raise OneLineError("not enough memory; lower --batch") from None
     except Exception as error:
         if _out_of_memory(error):
-            raise Problem("not enough memory on the device; lower --batch") from None
-        raise Fault(_unforeseen(error)) from None
+            raise OneLineError("not enough memory on the device; lower --batch") from None
+        raise UnforeseenError(_unforeseen(error)) from None
 
 
 def _unforeseen(error: Exception) -> str:
     """What is said of an error that nobody foresaw, whose traceback is in a file by then."""
-    from edm_unified.cli.faults import report
+    from edm_unified.cli.crash_report import report
 
     last = traceback.extract_tb(error.__traceback__)[-1]
     where = f"in {last.name}, line {last.lineno} of {os.path.basename(last.filename)}"

@@ -128,7 +128,7 @@ def compare(
                 )
 
 
-def _observer(bar: options.Progress) -> Any:
+def _observer(bar: options.ProgressDisplay) -> Any:
     def observe(event: Event) -> None:
         if not event.finished:
             cell = min(event.cell + 1, event.cells)

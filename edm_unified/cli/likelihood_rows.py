@@ -73,7 +73,7 @@ def rows(
     n: int,
     batch: int,
     check: bool,
-    bar: options.Progress,
+    bar: options.ProgressDisplay,
 ) -> LikelihoodRows:
     """The values of samples ``first`` … first + n − 1, ``batch`` at a time; with ``check`` encoded and decoded too."""
     nats, errors, closed, parts, entropy, nfe, worst = [], [], [], [], None, 0, None
@@ -86,7 +86,7 @@ def rows(
         common: Any = {"sigma_min": job.sigma_min, "sigma_max": job.sigma_max, "prior": job.prior, "seed": job.seed,
                        "first": start, "cond": cond}  # fmt: skip
 
-        def told(step: int, steps: int, sigma: float, start: int = start, size: int = len(x)) -> None:
+        def on_step(step: int, steps: int, sigma: float, start: int = start, size: int = len(x)) -> None:
             bar.update(start - first + size * step / steps, n, f"sigma {sigma:.3g}")
 
         if job.bound:
@@ -99,10 +99,10 @@ def rows(
         else:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
-                warnings.simplefilter("ignore", lk.PriorWarning)  # that is told once, of all the data
+                warnings.simplefilter("ignore", lk.PriorWarning)  # that is on_step once, of all the data
                 flow = lk.log_likelihood(
                     denoiser, x, steps=job.steps, tolerance=job.tolerance, trace=job.trace, probe=job.probe,
-                    probes=job.probes, dtype=job.dtype, callback=told, **common,
+                    probes=job.probes, dtype=job.dtype, callback=on_step, **common,
                 )  # fmt: skip
             notes.update(dict.fromkeys(str(warning.message) for warning in caught))
             nats.append(flow.nats.cpu())

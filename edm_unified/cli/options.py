@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from edm_unified.cli.progress import Progress as Progress
+from edm_unified.cli.progress import ProgressDisplay as ProgressDisplay
 from edm_unified.cli.progress import progress as progress
 from edm_unified.components import paths, shipped
 from edm_unified.components.component import MOST, shown
@@ -95,9 +95,9 @@ class PartType(click.ParamType):
 
     def decoded(self, text: str) -> Any:
         from edm_unified.recipe import codec, parse_component, reader
-        from edm_unified.recipe.catalogue import place_of
+        from edm_unified.recipe.catalogue import field_at
 
-        hint = place_of(self.path).hint
+        hint = field_at(self.path).hint
         if self.family:
             return parse_component(hint, text, self.option)
         return codec.checked(hint, reader.parse(text, f"{self.option} {text}"), f"{self.option} {text}")

@@ -24,7 +24,7 @@ SHARE = 0.1
 """Of this session's work: what must be known before the time that is left is told."""
 
 
-class Progress(Protocol):
+class ProgressDisplay(Protocol):
     """Where a command reports how far it has come."""
 
     def update(self, done: float, total: float, text: str, start: float = 0.0) -> None:
@@ -122,7 +122,7 @@ class _Pace:
 
 
 @contextmanager
-def progress(talk: bool) -> Iterator[Progress]:
+def progress(talk: bool) -> Iterator[ProgressDisplay]:
     """A bar where stderr is a terminal, lines where it is not, and nothing at all unless ``talk``."""
     with kept_interrupt() as interrupt:
         if not talk:

@@ -119,7 +119,7 @@ def _draw(
     threads: int | None,
     device: torch.device,
     dtype: torch.dtype,
-    bar: options.Progress,
+    bar: options.ProgressDisplay,
 ) -> tuple[Tensor, Tensor | None, int, float]:
     """The samples and their classes on the CPU, the evaluations of each, and the seconds for all (without making D)."""
     import torch

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from edm_unified.cli import terminal
 from edm_unified.report import Table, heat, places
-from edm_unified.report.data import Score, metric, printable
+from edm_unified.report.data import MetricValue, metric, printable
 from edm_unified.report.ranking import number, problems
 
 _GAP = 2
@@ -159,7 +159,7 @@ def _print(
     return kept
 
 
-def _shown(score: Score | None) -> str:
+def _shown(score: MetricValue | None) -> str:
     if score is None:
         return ""
     return "diverged" if score.value is None else number(score.value)

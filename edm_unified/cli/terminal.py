@@ -69,7 +69,7 @@ def console(stderr: bool = False, **options: Any) -> Console:
     from rich.console import Console
     from rich.segment import Segment
 
-    class Printed:
+    class PrintableRenderable:
         """What another renders, with printable text."""
 
         def __init__(self, inner: RenderableType) -> None:
@@ -81,7 +81,7 @@ def console(stderr: bool = False, **options: Any) -> Console:
 
     class PrintableText:
         def process_renderables(self, renderables: Sequence[ConsoleRenderable]) -> list[Any]:
-            return [Printed(renderable) for renderable in renderables]
+            return [PrintableRenderable(renderable) for renderable in renderables]
 
     stream = sys.stderr if stderr else sys.stdout
     beneath = stream.beneath if isinstance(stream, PrintableStream) else stream

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     import torch
 
     from edm_unified.recipe import Recipe
-    from edm_unified.training.denoiser import Trained
     from edm_unified.training.job import Job
     from edm_unified.training.parallel import Team
     from edm_unified.training.runs.run import Run
+    from edm_unified.training.trained_denoiser import TrainedDenoiser
 
 GRID = 64
 """Samples that are drawn at intervals."""
@@ -162,7 +162,11 @@ def _nothing(text: str) -> None:
 
 
 def _steps(
-    run: Run, recipe: Recipe, bar: options.Progress, tell: Callable[[str], object], board: Callable[[Any], object]
+    run: Run,
+    recipe: Recipe,
+    bar: options.ProgressDisplay,
+    tell: Callable[[str], object],
+    board: Callable[[Any], object],
 ) -> str:
     """Train to the end, with pictures on the way and a page; what there is to say of the excess."""
     settings, leads, next_page = run.job.settings, run.team.leads, time.monotonic() + PAGE_EVERY
@@ -201,7 +205,9 @@ def _picture(run: Run, recipe: Recipe, images: int, tell: Callable[[str], object
         _write_picture(run, recipe, denoiser, images, tell)
 
 
-def _write_picture(run: Run, recipe: Recipe, denoiser: Trained, images: int, tell: Callable[[str], object]) -> None:
+def _write_picture(
+    run: Run, recipe: Recipe, denoiser: TrainedDenoiser, images: int, tell: Callable[[str], object]
+) -> None:
     try:
         array = _draw(denoiser, recipe, run.job).numpy()
     except (ValueError, FloatingPointError) as error:
@@ -258,7 +264,7 @@ def _check_samples(content: bytes | None, shape: tuple[int, ...]) -> None:
         raise ValueError(f"holds {array.dtype} of shape {array.shape}, not samples of the run")
 
 
-def _draw(denoiser: Trained, recipe: Recipe, job: Job) -> torch.Tensor:
+def _draw(denoiser: TrainedDenoiser, recipe: Recipe, job: Job) -> torch.Tensor:
     import torch
 
     from edm_unified.recipe.prepared import Prepared

@@ -71,5 +71,5 @@ def draw(file: str, found: Recipe | Comparison, out: Path) -> None:
     if isinstance(found, Recipe):
         recipes = {paths.short_name(file): found}
     else:
-        recipes = {name: Recipe.load(shipped.beside(file, name)) for name in found.recipes}
+        recipes = {name: Recipe.load(shipped.relative_to(file, name)) for name in found.recipes}
     write_atomic(out, figure(recipes))

@@ -26,12 +26,12 @@ def load(names: Sequence[str], overrides: Sequence[str] = ()) -> tuple[Compariso
     wanted: list[str] = []
     for name in names:
         if whole and name == whole[0][0]:
-            wanted += [shipped.beside(name, recipe) for recipe in whole[0][1].recipes]
+            wanted += [shipped.relative_to(name, recipe) for recipe in whole[0][1].recipes]
         else:
             wanted.append(name)
     loaded = [(short_name((name,)), _recipe(name, theirs, names, whole)) for name in dict.fromkeys(wanted)]
     comparison = Comparison.load(whole[0][0], own) if whole else _default_comparison(wanted, own)
-    return comparison, _told_apart(loaded, list(dict.fromkeys(wanted)))
+    return comparison, _distinct_names(loaded, list(dict.fromkeys(wanted)))
 
 
 def _recipe(
@@ -61,7 +61,7 @@ def short_name(names: Sequence[str]) -> str:
     return "-".join(paths.short_name(name) for name in names[:3]) + ("-and-more" if len(names) > 3 else "")
 
 
-def _told_apart(loaded: list[tuple[str, Recipe]], paths: list[str]) -> list[tuple[str, Recipe]]:
+def _distinct_names(loaded: list[tuple[str, Recipe]], paths: list[str]) -> list[tuple[str, Recipe]]:
     """Recipes whose files have one stem in different folders go by their paths."""
     stems = [name for name, _ in loaded]
     return [

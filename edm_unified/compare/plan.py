@@ -88,7 +88,7 @@ class Method:
         """A line for a budget that has no steps of this method."""
         fault = self._fault(1)
         if fault:
-            return f"left out: {_told(self)} at {budget} evaluations: {fault}"
+            return f"left out: {_in_words(self)} at {budget} evaluations: {fault}"
         return f"left out: {self.name}: one step costs {self.nfe(1)} evaluations, more than the budget of {budget}"
 
     def _fits(self, n: int, budget: int) -> bool:
@@ -263,11 +263,11 @@ def _override(name: str, recipe: Recipe, comparison: Comparison, given: Mapping[
         # a walk that this schedule does not have is found here, not after an hour
         method.nfe(most)
     except ValueError as error:
-        raise ValueError(f"{_told(method)} at {most} steps, all that the budgets may buy: {error}") from None
+        raise ValueError(f"{_in_words(method)} at {most} steps, all that the budgets may buy: {error}") from None
     return recipe
 
 
-def _told(method: Method) -> str:
+def _in_words(method: Method) -> str:
     labels = method.labels
     parts = [labels["schedule"], labels["steps"], *([labels["renoising"]] if labels["renoising"] != "none" else [])]
     return f"{method.name} with {', '.join(parts)}"

@@ -17,7 +17,7 @@ from edm_unified.metrics import Estimate, Features, LowRank
 from edm_unified.recipe import Recipe, Sampler
 from edm_unified.recipe.guidances import AnyGuidance, Guide
 from edm_unified.sampling.analytic_starts import AnalyticStart, AnyAnalyticStart
-from edm_unified.training.denoiser import Trained
+from edm_unified.training.trained_denoiser import TrainedDenoiser
 
 TARGET_SAMPLES = 2048
 """Exact draws (or data) that the distribution metrics compare with."""
@@ -62,7 +62,7 @@ class Problem:
     def fingerprint(self) -> str:
         """Changes when the data change, or the weights of a trained network."""
         denoiser = self._built[0]
-        if isinstance(denoiser, Trained):
+        if isinstance(denoiser, TrainedDenoiser):
             return digest([denoiser.fingerprint, hashlib.sha256(self.target.numpy().tobytes()).hexdigest()])
         images = self.dataset.images.contiguous()
         return digest([list(images.shape), hashlib.sha256(images.numpy().tobytes()).hexdigest()])
@@ -75,17 +75,17 @@ class Problem:
     @property
     def learnt(self) -> bool:
         """Whether the denoiser is a network, so that nothing is known of its distribution but its samples."""
-        return isinstance(self.denoiser, Trained)
+        return isinstance(self.denoiser, TrainedDenoiser)
 
     def tolerance(self, wanted: float) -> float:
         """That of the exact solution: no less than a network in float32 is smooth to."""
-        return max(wanted, NETWORK_TOLERANCE) if isinstance(self.denoiser, Trained) else wanted
+        return max(wanted, NETWORK_TOLERANCE) if isinstance(self.denoiser, TrainedDenoiser) else wanted
 
     def cond(self, sampler: Sampler, count: int, seed: int, first: int = 0) -> dict[str, Tensor] | None:
         """What samples ``first`` … of ``seed`` are conditioned on: a class, where network or guidance need one."""
         guide = self.guide(sampler)
         label = None if guide is None else guide.labels_for(count, seed, first)
-        if label is None and isinstance(self.denoiser, Trained):
+        if label is None and isinstance(self.denoiser, TrainedDenoiser):
             label = self.denoiser.labels_for(count, seed, first)
         return None if label is None else {"label": label.to(self._settings.device)}
 

@@ -42,23 +42,23 @@ Observer = Callable[[Event], object]
 
 
 def prepare(plan: Plan, problems: Problems, say: Callable[[str], object]) -> None:
-    """Load the data, make every model and what is drawn from it; ``say`` is told of each phase.
+    """Load the data, make every model and what is drawn from it; ``say`` is called with the name of each phase.
 
     Raises ``ValueError`` naming the recipe and what is wrong.
     """
-    told = set()
+    seen = set()
     for method in plan.methods:
         problem = problems.of(method.recipe)
-        if problem not in told:
+        if problem not in seen:
             say(f"{method.name}: making the denoiser")
         try:
             problem.check(method.recipe.sampler)
         except ValueError as error:
             raise ValueError(f"{method.name}: {error}") from None
-        if problem not in told and set(plan.comparison.metrics) - set(ENDPOINT):
+        if problem not in seen and set(plan.comparison.metrics) - set(ENDPOINT):
             say(f"{method.name}: drawing what its samples are compared with")
             _ = problem.target
-        told.add(problem)
+        seen.add(problem)
 
 
 def common_key(plan: Plan, method: Method, problem: Problem, settings: Settings) -> str:
@@ -74,8 +74,8 @@ def keys_of(plan: Plan, settings: Settings, problems: Problems) -> dict[Cell, st
     return {cell: cell.key(common[cell.method]) for cell in plan.cells}
 
 
-def told_as(cell: Cell) -> dict[str, Any]:
-    """What a record says of who made it and for which budget. Cells of one key may differ in it and in nothing else."""
+def identity_of(cell: Cell) -> dict[str, Any]:
+    """Method, budget and recipe hash, as a record names them. Cells of one key differ in nothing else."""
     return cell.method.labels | {"budget": cell.budget, "hash": cell.method.recipe.hash}
 
 
@@ -92,7 +92,7 @@ def run(plan: Plan, store: Store, settings: Settings, problems: Problems, observ
     todo = [
         cell
         for cell in plan.cells
-        if not store.finished(keys[cell], metrics_of(plan, cell, problems.of(cell.method.recipe)), told_as(cell))
+        if not store.finished(keys[cell], metrics_of(plan, cell, problems.of(cell.method.recipe)), identity_of(cell))
         or _unsaved(plan, cell, keys[cell], store, problems.of(cell.method.recipe))
     ]
     if todo:
@@ -105,7 +105,7 @@ def run(plan: Plan, store: Store, settings: Settings, problems: Problems, observ
             plan, cell, keys[cell], store, problem
         ):
             # two budgets buy the same number of steps, or two recipes are equal: one run, told of under each
-            store.append(keys[cell], [record | told_as(cell) for record in store.records(keys[cell])])
+            store.append(keys[cell], [record | identity_of(cell) for record in store.records(keys[cell])])
             continue
         exact = None
         if not cell.method.stochastic and set(ENDPOINT) & set(plan.comparison.metrics):
@@ -114,7 +114,8 @@ def run(plan: Plan, store: Store, settings: Settings, problems: Problems, observ
         records = _records(plan, cell, problem, keys[cell], x, exact, seconds, ledger)
         if _shown(plan, cell):
             store.save(f"samples/{keys[cell]}", x[: pictured(plan.comparison, problem.shape)].float())
-        if not store.finished(keys[cell], metrics_of(plan, cell, problem), told_as(cell)):  # else a picture was wanted
+        metrics = metrics_of(plan, cell, problem)
+        if not store.finished(keys[cell], metrics, identity_of(cell)):  # else only a picture was wanted
             store.append(keys[cell], records)
     ledger.end(len(todo))
 
@@ -154,7 +155,7 @@ def _records(
         estimate = getattr(endpoint, name[6:], None) if name in ENDPOINT else problem.measure(x, name)
         if estimate is not None:
             records.append(
-                told_as(cell)
+                identity_of(cell)
                 | {
                     "nfe": cell.nfe,
                     "n": cell.n,
@@ -256,7 +257,7 @@ def solve_reference(
     noise = unit_noise(number, problem.shape, seed=seed).to(settings.device)
     guide = problem.guide(sampler)
     return reference(
-        denoiser if guide is None else guide.around(denoiser),
+        denoiser if guide is None else guide.guided(denoiser),
         noise,
         sigma_max=sigma_max,
         sigma_floor=max(1e-4, supported_range(denoiser)[0]),

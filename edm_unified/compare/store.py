@@ -95,9 +95,9 @@ class Store:
             self._warn(f"{self._path}: {faults[0]}{more}; kept as {aside.name}, and what it said is computed again")
         return records
 
-    def finished(self, cell: str, metrics: tuple[str, ...], told_as: Mapping[str, Any] | None = None) -> bool:
+    def finished(self, cell: str, metrics: tuple[str, ...], identity: Mapping[str, Any] | None = None) -> bool:
         """Whether every one of ``metrics`` is on file for the cell: under these names and budget, where given."""
-        own = (told_as or {}).items()
+        own = (identity or {}).items()
         return set(metrics) <= {r["metric"] for r in self._records.get(cell, ()) if r.items() >= own}
 
     def records(self, cell: str) -> list[dict[str, Any]]:

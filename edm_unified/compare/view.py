@@ -15,7 +15,7 @@ from torch import Tensor
 from edm_unified import report
 from edm_unified.compare.plan import Cell, Method, Plan, digest, label, placeless
 from edm_unified.compare.problem import ENDPOINT, Problem, Problems, Settings
-from edm_unified.compare.run import common_key, pictured, reference_name, solve_reference, start_of, told_as
+from edm_unified.compare.run import common_key, identity_of, pictured, reference_name, solve_reference, start_of
 from edm_unified.compare.store import Store
 from edm_unified.data import Dataset, batch, order
 from edm_unified.recipe import Recipe, by_path
@@ -61,7 +61,7 @@ def report_data(
     pictures = pictured(plan.comparison, problem.shape)
     words = _problems_in_words(plan, problems)
     records = [  # under the names of this plan: another comparison may have made them under others
-        record | told_as(cell)
+        record | identity_of(cell)
         for cell in plan.cells
         for record in store.records(cell.key(_common(plan, cell.method, problems, settings)))
     ]

@@ -116,12 +116,12 @@ def falling(low_name: str, low: float, high_name: str, high: float) -> None:
 def encode(value: Any, brief: bool = False) -> Any:
     """A component as plain data with every field, ``kind`` first; what a recipe or a checkpoint says of it.
 
-    ``brief`` leaves out the fields that a class names in ``later`` where they have their default: those that it got
-    after hashes of it had been published.
+    ``brief`` leaves out the fields that a class names in ``added_later`` where they have their default: those that it
+    got after hashes of it had been published.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        later = getattr(value, "later", ()) if brief else ()
-        fields = [f for f in dataclasses.fields(value) if f.name not in later or getattr(value, f.name) != f.default]
+        late = getattr(value, "added_later", ()) if brief else ()
+        fields = [f for f in dataclasses.fields(value) if f.name not in late or getattr(value, f.name) != f.default]
         names = [field.name for field in fields]
         names.sort(key=lambda name: name != "kind")  # stable: the rest keep their order
         return {name: encode(getattr(value, name), brief) for name in names}

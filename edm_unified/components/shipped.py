@@ -67,7 +67,7 @@ def find(name: str | os.PathLike[str]) -> Path:
     return recipes_folder() / f"{text}.yaml"
 
 
-def beside(comparison: str, recipe: str) -> str:
+def relative_to(comparison: str, recipe: str) -> str:
     """A path in a comparison's list is relative to the comparison's own file; a name is that of a shipped recipe.
 
     What is no file beside the comparison, and has not the name of one, is a run where the command is run.

@@ -41,7 +41,7 @@ class Arrays:
     shape: tuple[int, ...] | None = None
     classes: int | None = None
     kind: Literal["arrays"] = "arrays"
-    later: ClassVar[tuple[str, ...]] = ("shape", "classes")
+    added_later: ClassVar[tuple[str, ...]] = ("shape", "classes")
 
     def __post_init__(self) -> None:
         if self.range is not None and not (np.isfinite(self.range).all() and self.range[0] < self.range[1]):

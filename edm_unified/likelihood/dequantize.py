@@ -27,7 +27,7 @@ from edm_unified.components.component import choice, count, positive
 from edm_unified.data import BYTES, Scaling
 from edm_unified.sampling.streams import Purpose, Source
 
-Noise = Literal["uniform", "truncated_normal"]
+DequantizationNoise = Literal["uniform", "truncated_normal"]
 
 
 class Dequantized(NamedTuple):
@@ -50,7 +50,7 @@ def offset(scaling: Scaling = BYTES) -> float:
 
 def dequantize(
     raw: Tensor,
-    noise: Noise = "uniform",
+    noise: DequantizationNoise = "uniform",
     *,
     scaling: Scaling = BYTES,
     levels: int = 256,

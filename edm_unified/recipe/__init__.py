@@ -23,7 +23,7 @@ from edm_unified.recipe.tree import Comparison, Recipe, Sampler
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of recipes and comparisons, for editors."""
-    from edm_unified.recipe.catalogue import json_schema
+    from edm_unified.recipe.json_schema import json_schema
 
     return json_schema()
 

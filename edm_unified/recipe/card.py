@@ -18,7 +18,7 @@ import torch
 
 from edm_unified.components import shipped
 from edm_unified.recipe import by_path, codec
-from edm_unified.recipe.catalogue import places, summary
+from edm_unified.recipe.catalogue import recipe_fields, summary
 from edm_unified.recipe.labels import describe, words_of
 from edm_unified.recipe.loading import load_any
 from edm_unified.recipe.tree import Comparison, Recipe, Sampler
@@ -68,18 +68,18 @@ def _recipe(recipe: Recipe) -> dict[str, Any]:
 
 def _parts(recipe: Recipe) -> Iterator[list[Any]]:
     """Every component of the recipe, with what there is to say beside it; training has a page of its own."""
-    found = [place for place in places() if not place.path.startswith("training.")]
-    for place in sorted(found, key=lambda place: _ORDER.index(place.path.partition(".")[0])):
-        value = by_path.get(recipe, place.path)
-        name = _NAMES.get(place.path, place.path.rpartition(".")[2])
-        if place.family is None:
+    found = [field for field in recipe_fields() if not field.path.startswith("training.")]
+    for field in sorted(found, key=lambda field: _ORDER.index(field.path.partition(".")[0])):
+        value = by_path.get(recipe, field.path)
+        name = _NAMES.get(field.path, field.path.rpartition(".")[2])
+        if field.family is None:
             if value in _LAST:
                 yield [name, _LAST[value], [], ""]
             continue
-        if value is None or (place.path, value.kind) == ("objective.matching", "denoising"):
+        if value is None or (field.path, value.kind) == ("objective.matching", "denoising"):
             continue
         part = _part(name, value)
-        if place.path != "objective.weight" or recipe.objective is None:
+        if field.path != "objective.weight" or recipe.objective is None:
             yield part
             continue
         if (line := _sparkline(recipe)) is not None:
@@ -150,7 +150,7 @@ def _rounded(values: torch.Tensor) -> list[float]:
 def _comparison(comparison: Comparison, file: str) -> dict[str, Any]:
     parts: list[list[Any]] = []
     for name in comparison.recipes:
-        where = shipped.beside(file, name)
+        where = shipped.relative_to(file, name)
         if shipped.is_absent_run(where):
             parts.append([name, " a run, not trained yet", [], ""])
             continue

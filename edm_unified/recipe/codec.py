@@ -44,7 +44,7 @@ class Fault(NamedTuple):
 
 
 @runtime_checkable
-class Decoder(Protocol):
+class CustomDecoding(Protocol):
     """In ``Annotated[…, decoder]``: the annotation decides for itself what it makes of plain data."""
 
     def decode(self, value: Any, path: str, faults: list[Fault]) -> Any: ...
@@ -98,7 +98,7 @@ def join(path: str, name: str) -> str:
 def decode(hint: Any, value: Any, path: str, faults: list[Fault]) -> Any:
     """``value`` as what ``hint`` says; what is wrong is appended to ``faults`` and the result is then meaningless."""
     for mark in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
-        if isinstance(mark, Decoder):
+        if isinstance(mark, CustomDecoding):
             return mark.decode(value, path, faults)
     by_kind, hint = components(hint), bare(hint)
     if by_kind and not (value is None and type(None) in members(hint)):

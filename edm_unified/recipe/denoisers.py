@@ -11,8 +11,8 @@ from typing import ClassVar, Literal
 from edm_unified.components.component import component, count, nonnegative, positive
 from edm_unified.data import Dataset
 from edm_unified.denoisers import exact
-from edm_unified.training.denoiser import Trained
 from edm_unified.training.runs import checkpoint
+from edm_unified.training.trained_denoiser import TrainedDenoiser
 
 
 @component
@@ -137,7 +137,7 @@ class Checkpoint:
         if self.ema is not None:
             nonnegative("ema", self.ema)
 
-    def build(self, dataset: Dataset) -> Trained:
+    def build(self, dataset: Dataset) -> TrainedDenoiser:
         """Load it. Raises ``ValueError`` where the data are not of the shape it was trained on."""
         try:
             trained = checkpoint.load(self.path, self.ema)

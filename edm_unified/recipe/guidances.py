@@ -20,19 +20,19 @@ from edm_unified.data import Dataset
 from edm_unified.denoisers import guidance
 from edm_unified.denoisers.denoiser import Counted, Denoiser
 from edm_unified.training import random_numbers
-from edm_unified.training.denoiser import Trained
 from edm_unified.training.runs import checkpoint
+from edm_unified.training.trained_denoiser import TrainedDenoiser
 
 
 @dataclass(frozen=True)
 class Guide:
-    """A guidance with all that it needs: ``around(denoiser)`` is the guided denoiser.
+    """A guidance with all that it needs: ``guided(denoiser)`` is the guided denoiser.
 
     ``fingerprint`` changes when a second network's weights do. ``class_counts``: how often the data have each class,
     where every sample has to have one; else None.
     """
 
-    around: Callable[[Denoiser], Denoiser]
+    guided: Callable[[Denoiser], Denoiser]
     fingerprint: str = ""
     class_counts: tuple[int, ...] | None = None
 
@@ -58,15 +58,15 @@ class ClassifierFree:
     def __post_init__(self) -> None:
         _check(self)
 
-    def around(self, denoiser: Denoiser) -> Denoiser:
+    def guided(self, denoiser: Denoiser) -> Denoiser:
         """``denoiser`` guided by itself."""
         return guidance.ClassifierFree(denoiser, self.w, _interval(self))
 
-    counting = around
+    counting = guided
 
     def build(self, model: Any, dataset: Dataset, device: torch.device) -> Guide:
         """Raises ``ValueError`` for a model without classes, and for one that has no answer without a class."""
-        if isinstance(model, Trained):
+        if isinstance(model, TrainedDenoiser):
             if model.classes == 0:
                 raise ValueError("sampler.guidance: this network was trained without classes; leave it out")
             if model.needs_label:
@@ -74,11 +74,11 @@ class ClassifierFree:
                     "sampler.guidance: this network saw a class with every image and has no answer without one; train "
                     "it with training.label_dropout: 0.1, or take {kind: autoguidance}"
                 )
-            return Guide(self.around, class_counts=tuple(model.about["class_counts"]))
+            return Guide(self.guided, class_counts=tuple(model.about["class_counts"]))
         counts = _counts(model, dataset, device)
         if counts is None:
             raise ValueError("sampler.guidance: this denoiser has no classes; leave it out")
-        return Guide(self.around, class_counts=counts)
+        return Guide(self.guided, class_counts=counts)
 
 
 @component
@@ -117,7 +117,7 @@ class Autoguidance:
                 f"sampler.guidance.guide: {self.guide} was trained on samples of shape {lesser.shape}, the data have "
                 f"{tuple(dataset.shape)}"
             )
-        if isinstance(model, Trained) and lesser.classes != model.classes:
+        if isinstance(model, TrainedDenoiser) and lesser.classes != model.classes:
             raise ValueError(
                 f"sampler.guidance.guide: {self.guide} was trained with {lesser.classes} classes, the network with "
                 f"{model.classes}; both are told the same class"
@@ -131,11 +131,11 @@ class Autoguidance:
                     "and the denoiser does not have them; train a guide with training.label_dropout"
                 )
 
-        def around(denoiser: Denoiser) -> Denoiser:
+        def guided(denoiser: Denoiser) -> Denoiser:
             guide = denoiser.sharing_count(lesser) if isinstance(denoiser, Counted) else lesser
             return guidance.Autoguidance(denoiser, guide, self.w, _interval(self))
 
-        return Guide(around, lesser.fingerprint, counts)
+        return Guide(guided, lesser.fingerprint, counts)
 
 
 AnyGuidance = ClassifierFree | Autoguidance
@@ -152,7 +152,7 @@ def _check(choice: AnyGuidance) -> None:
 
 def _counts(model: Any, dataset: Dataset, device: torch.device) -> tuple[int, ...] | None:
     """How often the data have each class of ``model``; None where it has no classes."""
-    if isinstance(model, Trained):
+    if isinstance(model, TrainedDenoiser):
         return tuple(model.about["class_counts"]) if model.classes else None
     if dataset.labels is None:
         return None

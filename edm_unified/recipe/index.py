@@ -20,7 +20,8 @@ from edm_unified.components import shipped
 from edm_unified.components.files import write_atomic
 from edm_unified.recipe import codec
 from edm_unified.recipe.card import card
-from edm_unified.recipe.catalogue import json_schema, paragraphs, places
+from edm_unified.recipe.catalogue import paragraphs, recipe_fields
+from edm_unified.recipe.json_schema import json_schema
 from edm_unified.recipe.labels import default
 from edm_unified.recipe.loading import load_any
 from edm_unified.recipe.tree import MetricName
@@ -44,16 +45,16 @@ def write(folder: Path = shipped.INDEX) -> None:
 
 def _families() -> dict[str, Any]:
     found: dict[str, Any] = {"places": {}, "components": {}, "metrics": {}}
-    for place in places():
-        found["places"][place.path] = {
-            "family": place.family,
-            "option": place.option,
-            "help": place.help,
-            "optional": place.optional,
-            "words": list(place.words),
+    for field in recipe_fields():
+        found["places"][field.path] = {
+            "family": field.family,
+            "option": field.option,
+            "help": field.help,
+            "optional": field.optional,
+            "words": list(field.words),
         }
-        for kind, cls in codec.components(place.hint).items() if place.family else ():
-            found["components"][f"{place.family}/{kind}"] = _component(cls)
+        for kind, cls in codec.components(field.hint).items() if field.family else ():
+            found["components"][f"{field.family}/{kind}"] = _component(cls)
     for name in codec.members(MetricName)[0].__args__:
         found["metrics"][name] = paragraphs(metrics.MEASURES[name])
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from edm_unified.components import paths, shipped
-from edm_unified.recipe import by_path, codec, crossing, reader
+from edm_unified.recipe import by_path, codec, old_forms, reader
 from edm_unified.recipe import overrides as overriding
 from edm_unified.recipe.codec import Fault
 from edm_unified.recipe.reader import RecipeError
@@ -70,7 +70,7 @@ def from_tree(
         if found is Comparison:
             raise RecipeError(f"{label}: is a comparison, not a recipe; run it with `edm-unified compare {label}`")
         raise RecipeError(f"{label}: is a recipe, not a comparison, which is a file with the key 'recipes'")
-    tree = crossing.modernised(tree, label) if found is Comparison else tree
+    tree = old_forms.modernised(tree, label) if found is Comparison else tree
     whole = overriding.apply(found, tree, overrides)
     result = codec.checked(found, whole, label, lambda fault: overriding.blame(fault, overrides))
     fault = walk_fault(result) if isinstance(result, Recipe) else None

@@ -16,7 +16,7 @@ from edm_unified.sampling.analytic_starts import AnalyticStart
 from edm_unified.sampling.loop import Progress, unit_noise
 
 
-class Drawn(NamedTuple):
+class LabelledSamples(NamedTuple):
     """Samples (n, *shape), and the class of each, (n,), where they were conditioned on one."""
 
     samples: Tensor
@@ -76,7 +76,7 @@ class Prepared:
         label: int | None = None,
         dtype: torch.dtype = torch.float64,
         callback: Callable[[Progress], object] | None = None,
-    ) -> Drawn:
+    ) -> LabelledSamples:
         """Samples ``first`` … of ``seed`` in one batch, on the device; the same ones in any batch."""
         labels = self.labels(n, seed, first, label)
         x = self.recipe.sampler.sample(
@@ -91,4 +91,4 @@ class Prepared:
             cond=None if labels is None else {"label": labels},
             callback=callback,
         )
-        return Drawn(x, labels)
+        return LabelledSamples(x, labels)

@@ -22,7 +22,7 @@ from edm_unified.denoisers.denoiser import Denoiser
 from edm_unified.denoisers.preconditioning import AnyPreconditioning
 from edm_unified.denoisers.thresholding import AnyThreshold, Thresholded
 from edm_unified.networks import AnyNetwork
-from edm_unified.recipe import by_path, codec, crossing
+from edm_unified.recipe import by_path, codec, old_forms
 from edm_unified.recipe.denoisers import AnyDenoiser
 from edm_unified.recipe.guidances import AnyGuidance, ClassifierFree, Guide
 from edm_unified.sampling import loop
@@ -36,8 +36,8 @@ from edm_unified.sampling.solvers import AnySolver, Last
 from edm_unified.sampling.solvers.reach import shortfall
 from edm_unified.schedules import AnySchedule
 from edm_unified.training import Objective, Training
-from edm_unified.training.denoiser import Trained
 from edm_unified.training.job import Job
+from edm_unified.training.trained_denoiser import TrainedDenoiser
 
 T = TypeVar("T")
 Names = str | os.PathLike[str]
@@ -96,7 +96,7 @@ class Sampler:
             "autoguidance:w=2,guide=RUN, or none.",
         ),
     ] = None
-    later: ClassVar[tuple[str, ...]] = ("analytic_start", "last", "threshold", "guidance")
+    added_later: ClassVar[tuple[str, ...]] = ("analytic_start", "last", "threshold", "guidance")
 
     def analytic_start_for(self, dataset: Dataset) -> AnalyticStart | None:
         """The analytic start with the Gaussian that it goes by, estimated from the data where it gives no numbers."""
@@ -108,7 +108,7 @@ class Sampler:
 
     def within(self, denoiser: Denoiser, guide: Guide | None = None) -> Denoiser:
         """``denoiser`` as guided, and that under the threshold, where there are such."""
-        guided = denoiser if guide is None else guide.around(denoiser)
+        guided = denoiser if guide is None else guide.guided(denoiser)
         return guided if self.threshold is None else Thresholded(guided, self.threshold)
 
     def sample(
@@ -201,7 +201,7 @@ class Recipe:
     objective: Objective | None = None
     network: Annotated[AnyNetwork | None, Family("networks")] = None
     training: Training | None = None
-    later: ClassVar[tuple[str, ...]] = ("network", "training")
+    added_later: ClassVar[tuple[str, ...]] = ("network", "training")
 
     def __post_init__(self) -> None:
         if self.objective is not None:
@@ -260,7 +260,7 @@ class Recipe:
         ]
         return torch.cat(drawn)
 
-    def build(self) -> tuple[exact.Gaussian | exact.GaussianMixture | exact.Empirical | Trained, Dataset]:
+    def build(self) -> tuple[exact.Gaussian | exact.GaussianMixture | exact.Empirical | TrainedDenoiser, Dataset]:
         """The denoiser and the data it was made from. Raises ``ValueError`` naming the field that is at fault."""
         if self.denoiser is None:
             raise ValueError(
@@ -380,7 +380,7 @@ class Comparison:
         crossed = tree.pop("cross")
         # the names under which the hashes of comparisons were published
         tree |= {
-            name: crossed.pop(path, []) for name, path in crossing.OLD.items() if path in crossed or name in _ALWAYS
+            name: crossed.pop(path, []) for name, path in old_forms.OLD.items() if path in crossed or name in _ALWAYS
         }
         return _digest(tree | ({"cross": crossed} if crossed else {}), ("title", "description"))
 

@@ -31,7 +31,7 @@ _TOP_TICKS = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 @dataclass(frozen=True, eq=False)
-class Family:
+class DrawnSchedule:
     """A schedule, and the first method that uses it, whose colour it takes."""
 
     index: int
@@ -40,16 +40,16 @@ class Family:
     end: float
 
 
-def families(methods: Sequence[MethodView]) -> list[Family]:
+def drawn_schedules(methods: Sequence[MethodView]) -> list[DrawnSchedule]:
     """The different schedules among ``methods``, with the time at which each is drawn to end."""
-    seen: dict[str, Family] = {}
+    seen: dict[str, DrawnSchedule] = {}
     for i, method in enumerate(methods):
         if method.curve is not None and method.key.schedule not in seen:
             start = max((x for x in method.levels if math.isfinite(x)), default=80.0) or 80.0
             end = float(method.curve.t_max)
             if not math.isfinite(end):
                 end = float(method.curve.time(start))
-            seen[method.key.schedule] = Family(i, method.key.schedule, method.curve, end)
+            seen[method.key.schedule] = DrawnSchedule(i, method.key.schedule, method.curve, end)
     return list(seen.values())
 
 
@@ -61,14 +61,14 @@ def evaluate(function: Callable[[Any], Any], t: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values), values, np.nan) * np.ones_like(t)
 
 
-def noise_against_time(ax: Axes, palette: Palette, shown: Sequence[Family]) -> None:
+def noise_against_time(ax: Axes, palette: Palette, shown: Sequence[DrawnSchedule]) -> None:
     """σ(t), logarithmic, against t as a fraction of its end."""
     dress(ax, palette, "Noise level σ(t)", "t / t_max", "σ")
-    for family in shown:
+    for drawn in shown:
         fraction = np.concatenate([np.geomspace(1e-4, 1e-2, 30), np.linspace(1e-2, 1, 200)[1:]])
-        sigma = evaluate(family.curve.sigma, fraction * family.end)
+        sigma = evaluate(drawn.curve.sigma, fraction * drawn.end)
         sigma[~((sigma > 0) & (sigma < 1e5))] = np.nan
-        _plot(ax, palette, family, fraction, sigma)
+        _plot(ax, palette, drawn, fraction, sigma)
     ax.set_yscale("log")
     ax.set_ylim(1e-3, 1e3)
     from matplotlib.ticker import FuncFormatter, LogLocator
@@ -79,18 +79,18 @@ def noise_against_time(ax: Axes, palette: Palette, shown: Sequence[Family]) -> N
     ax.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
 
 
-def scale_against_time(ax: Axes, palette: Palette, shown: Sequence[Family]) -> None:
+def scale_against_time(ax: Axes, palette: Palette, shown: Sequence[DrawnSchedule]) -> None:
     """s(t), the scale of the data in x_t, against t as a fraction of its end."""
     dress(ax, palette, "Scale s(t)", "t / t_max", "s")
-    for family in shown:
+    for drawn in shown:
         fraction = np.linspace(0, 1, 160)
-        _plot(ax, palette, family, fraction, evaluate(family.curve.s, fraction * family.end))
+        _plot(ax, palette, drawn, fraction, evaluate(drawn.curve.s, fraction * drawn.end))
     ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
 
 
-def _plot(ax: Axes, palette: Palette, family: Family, x: np.ndarray, y: np.ndarray) -> None:
-    style: dict[str, Any] = {"color": palette.line(family.index), "linestyle": dash(family.index)}
-    ax.plot(x, y, linewidth=1.5, gid=f"m{family.index}", **style)
+def _plot(ax: Axes, palette: Palette, drawn: DrawnSchedule, x: np.ndarray, y: np.ndarray) -> None:
+    style: dict[str, Any] = {"color": palette.line(drawn.index), "linestyle": dash(drawn.index)}
+    ax.plot(x, y, linewidth=1.5, gid=f"m{drawn.index}", **style)
 
 
 def quantile_paths(sigma: np.ndarray, quantiles: np.ndarray = QUANTILES) -> np.ndarray:
@@ -107,35 +107,35 @@ def quantile_paths(sigma: np.ndarray, quantiles: np.ndarray = QUANTILES) -> np.n
     return (low + high) / 2
 
 
-def trajectories(ax: Axes, palette: Palette, family: Family) -> None:
+def trajectories(ax: Axes, palette: Palette, drawn: DrawnSchedule) -> None:
     """x_t against t for one schedule: quantile trajectories over the marginal density, σ marked along the top."""
     dress(ax, palette, "", "t", "x")
-    ax.set_title(family.label, loc="left", color=palette.fg, pad=20)
+    ax.set_title(drawn.label, loc="left", color=palette.fg, pad=20)
     ax.grid(False)
-    end = family.end
-    if not float(evaluate(family.curve.sigma, np.array([end]))[0]) <= _MOST_SIGMA:
-        end = float(family.curve.time(_MOST_SIGMA))
+    end = drawn.end
+    if not float(evaluate(drawn.curve.sigma, np.array([end]))[0]) <= _MOST_SIGMA:
+        end = float(drawn.curve.time(_MOST_SIGMA))
     t = np.linspace(0, end, 180)
-    sigma, s = evaluate(family.curve.sigma, t), evaluate(family.curve.s, t)
+    sigma, s = evaluate(drawn.curve.sigma, t), evaluate(drawn.curve.s, t)
     sigma[0], s[0] = np.nan_to_num(sigma[0]), np.nan_to_num(s[0], nan=1.0)
     fine = np.isfinite(sigma) & np.isfinite(s)
     t, sigma, s = t[fine], sigma[fine], s[fine]
     x = s[:, None] * quantile_paths(sigma)
     reach = float(np.abs(x).max()) * 1.04
     ax.imshow(
-        _density(t, sigma, s, reach, family.index),
+        _density(t, sigma, s, reach, drawn.index),
         extent=(0.0, end, -reach, reach),
         aspect="auto",
         origin="lower",
         interpolation="bilinear",
-        gid=f"m{family.index}",
+        gid=f"m{drawn.index}",
     )
-    ax.plot(t, x, color=palette.line(family.index), linewidth=0.9)
+    ax.plot(t, x, color=palette.line(drawn.index), linewidth=0.9)
     ax.set_xlim(0, end)
     ax.set_ylim(-reach, reach)
     ax.locator_params(axis="x", nbins=5)
     ax.locator_params(axis="y", nbins=5)
-    _sigma_ticks(ax, palette, family, end, float(sigma[-1]), float(sigma[0]))
+    _sigma_ticks(ax, palette, drawn, end, float(sigma[-1]), float(sigma[0]))
 
 
 def _density(t: np.ndarray, sigma: np.ndarray, s: np.ndarray, reach: float, index: int) -> np.ndarray:
@@ -158,13 +158,13 @@ _BETWEEN = (
 )
 
 
-def _sigma_ticks(ax: Axes, palette: Palette, family: Family, end: float, most: float, least: float) -> None:
+def _sigma_ticks(ax: Axes, palette: Palette, drawn: DrawnSchedule, end: float, most: float, least: float) -> None:
     """Ticks of σ along the upper edge, leaving out those that would print over their neighbour."""
     last = -math.inf
     for sigma in reversed(_TOP_TICKS):
         if not least < sigma <= most * 1.001:
             continue
-        where = float(family.curve.time(sigma)) / end
+        where = float(drawn.curve.time(sigma)) / end
         if abs(last - where) < 0.09:
             continue
         last = where

@@ -229,7 +229,7 @@ def metric(name: str) -> Metric:
     return METRICS.get(name) or Metric(name, name.replace("_", " "), name.replace("_", " "), "", "")
 
 
-class Score(NamedTuple):
+class MetricValue(NamedTuple):
     """One method at one budget in one metric, over all seeds. ``value`` is None where a run diverged."""
 
     value: float | None
@@ -248,25 +248,25 @@ class Score(NamedTuple):
         return abs(self.value - best), 0.0 if self.low <= best <= self.high else low, high
 
 
-class Cell(NamedTuple):
+class Result(NamedTuple):
     """One method at one budget: what was counted, and its scores by metric."""
 
     nfe: float
     n: str
     seconds: float
-    scores: dict[str, Score]
+    scores: dict[str, MetricValue]
 
 
-def combine(values: Sequence[Any], lows: Sequence[Any], highs: Sequence[Any]) -> Score:
+def combine(values: Sequence[Any], lows: Sequence[Any], highs: Sequence[Any]) -> MetricValue:
     """Average independent seeds. Half-widths add in squares; one diverged seed makes the method diverged."""
     number = [_finite(v) for v in values]
     kept = [v for v in number if v is not None]
     if len(kept) < len(number):
-        return Score(None, math.nan, math.nan, len(number), len(number) - len(kept))
+        return MetricValue(None, math.nan, math.nan, len(number), len(number) - len(kept))
     mean = math.fsum(kept) / len(kept)
     below = [max(0.0, v - b) for v, low in zip(kept, lows, strict=True) if (b := _finite(low)) is not None]
     above = [max(0.0, b - v) for v, high in zip(kept, highs, strict=True) if (b := _finite(high)) is not None]
-    return Score(mean, mean - math.hypot(*below) / len(kept), mean + math.hypot(*above) / len(kept), len(kept), 0)
+    return MetricValue(mean, mean - math.hypot(*below) / len(kept), mean + math.hypot(*above) / len(kept), len(kept), 0)
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from edm_unified.report import heat, images, panels, walks
+from edm_unified.report import heat, images, noise_levels, panels
 from edm_unified.report.data import Key, MethodView, ReportData, image_like, metric
 from edm_unified.report.plots import names
 from edm_unified.report.ranking import Table, summary, tabulate
@@ -115,15 +115,15 @@ def _levels(t: Table) -> Markup:
     drawing = panels.levels_panel(t)
     if drawing is None:
         return _NOTHING
-    far = any(x > walks.MOST for m in t.methods for x in m.levels)
-    return part(_PAGE, "levels", drawing, t.grid_budget, f"{walks.MOST:g}" if far else "")
+    far = any(x > noise_levels.MOST for m in t.methods for x in m.levels)
+    return part(_PAGE, "levels", drawing, t.grid_budget, f"{noise_levels.MOST:g}" if far else "")
 
 
 def _schedules(t: Table) -> Markup:
     drawn = panels.schedule_panels(t)
     if not drawn:
         return _NOTHING
-    shown = panels.curves.families(t.methods)
+    shown = panels.curves.drawn_schedules(t.methods)
     known = [(f.label, getattr(f.curve, "formulas", {})) for f in shown]
     stated = [(label, found["sigma"], found["s"]) for label, found in known if {"sigma", "s"} <= set(found)]
     return part(_PAGE, "schedules", [(f.index, f.label) for f in shown], *drawn, stated)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from edm_unified.report import curves, heat, images, plots, walks
+from edm_unified.report import curves, heat, images, noise_levels, plots
 from edm_unified.report.data import ReportData, image_like, metric
 from edm_unified.report.draw import PANEL, Palette, dash, margins, png, svg
 from edm_unified.report.ranking import Table, number, tabulate
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def figures(data: ReportData, dpi: int = 150) -> dict[str, bytes]:
     """PNG files on white: ``{"error_vs_nfe.png": …, "schedules.png": …}``; a figure with nothing to show is absent."""
     table = tabulate(data)
-    shown = curves.families(table.methods)
+    shown = curves.drawn_schedules(table.methods)
     files: dict[str, bytes] = {}
     if heat.is_crowded(table):
         maps = heat.grids(table)
@@ -93,7 +93,7 @@ def _sweep_png(data: ReportData, table: Table, dpi: int) -> bytes:
 
 def schedule_panels(table: Table) -> list[Markup]:
     """σ(t) and s(t) as SVG; nothing where no method has a schedule to draw."""
-    shown = curves.families(table.methods)
+    shown = curves.drawn_schedules(table.methods)
     if not shown:
         return []
     known = ", ".join(f.label for f in shown)
@@ -113,13 +113,13 @@ def schedule_panels(table: Table) -> list[Markup]:
 def trajectory_panels(table: Table) -> dict[str, Markup]:
     """schedule label -> SVG."""
     return {
-        family.label: svg(
-            lambda figure, palette, family=family: _trajectory(figure, palette, family),  # type: ignore[misc]
+        drawn.label: svg(
+            lambda figure, palette, drawn=drawn: _trajectory(figure, palette, drawn),  # type: ignore[misc]
             f"path-{i}",
-            f"Trajectories of a two-mode distribution in one dimension under the schedule {family.label}",
+            f"Trajectories of a two-mode distribution in one dimension under the schedule {drawn.label}",
             (PANEL[0], 2.9),
         )
-        for i, family in enumerate(curves.families(table.methods))
+        for i, drawn in enumerate(curves.drawn_schedules(table.methods))
     }
 
 
@@ -127,10 +127,10 @@ def levels_panel(table: Table) -> Markup | None:
     """The strip plot of noise levels as SVG, or nothing."""
     if not any(len(m.levels) for m in table.methods):
         return None
-    shape = (4.7, walks.levels_height(table.methods))
+    shape = (4.7, noise_levels.levels_height(table.methods))
 
     def draw(figure: Figure, palette: Palette) -> None:
-        walks.levels(margins(figure, 0.12, 0.12, 0.5, 0.1), palette, table.methods)
+        noise_levels.levels(margins(figure, 0.12, 0.12, 0.5, 0.1), palette, table.methods)
 
     return svg(
         draw, "levels", "Noise levels visited by each method, from noise on the left to data on the right", shape
@@ -157,8 +157,8 @@ def _error(figure: Figure, palette: Palette, data: ReportData, table: Table, nam
     plots.error_against_nfe(ax, palette, table, name, data.floors.get(name))
 
 
-def _trajectory(figure: Figure, palette: Palette, family: curves.Family) -> None:
-    curves.trajectories(margins(figure, 0.58, 0.15, 0.45, 0.45), palette, family)
+def _trajectory(figure: Figure, palette: Palette, drawn: curves.DrawnSchedule) -> None:
+    curves.trajectories(margins(figure, 0.58, 0.15, 0.45, 0.45), palette, drawn)
 
 
 def _grid(panels: int, columns: int, panel: tuple[float, float], foot: float = 0.0) -> tuple[int, tuple[float, float]]:
@@ -179,7 +179,7 @@ def _errors(data: ReportData, table: Table, dpi: int) -> bytes:
     return png(draw, size, dpi)
 
 
-def _schedules(shown: list[curves.Family], dpi: int) -> bytes:
+def _schedules(shown: list[curves.DrawnSchedule], dpi: int) -> bytes:
     panel = (4.5, 3.5)
 
     def draw(figure: Figure, palette: Palette) -> None:
@@ -200,23 +200,23 @@ def _schedules(shown: list[curves.Family], dpi: int) -> bytes:
     return png(draw, size, dpi)
 
 
-def _trajectories(shown: list[curves.Family], dpi: int) -> bytes:
+def _trajectories(shown: list[curves.DrawnSchedule], dpi: int) -> bytes:
     panel = (4.5, 2.9)
     columns, size = _grid(len(shown), 3, panel)
 
     def draw(figure: Figure, palette: Palette) -> None:
         parts = figure.subfigures(math.ceil(len(shown) / columns), columns, squeeze=False).flat
-        for part, family in zip(parts, shown, strict=False):
-            curves.trajectories(part.add_axes(_box(panel, 0.58, 0.15, 0.45, 0.45)), palette, family)
+        for part, drawn in zip(parts, shown, strict=False):
+            curves.trajectories(part.add_axes(_box(panel, 0.58, 0.15, 0.45, 0.45)), palette, drawn)
 
     return png(draw, size, dpi)
 
 
 def _levels(table: Table, dpi: int) -> bytes:
     def draw(figure: Figure, palette: Palette) -> None:
-        walks.levels(margins(figure, 0.12, 0.12, 0.5, 0.1), palette, table.methods)
+        noise_levels.levels(margins(figure, 0.12, 0.12, 0.5, 0.1), palette, table.methods)
 
-    return png(draw, (8.0, walks.levels_height(table.methods)), dpi)
+    return png(draw, (8.0, noise_levels.levels_height(table.methods)), dpi)
 
 
 def _samples(data: ReportData, table: Table, dpi: int) -> bytes:

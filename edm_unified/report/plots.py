@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edm_unified.report.data import Cell, MethodView, ReportData, Score, metric
+from edm_unified.report.data import MethodView, MetricValue, ReportData, Result, metric
 from edm_unified.report.draw import Palette, dash, dress, legend_below, marker, spread
 from edm_unified.report.ranking import Table, superscript
 
@@ -51,7 +51,7 @@ def error_against_nfe(ax: Axes, palette: Palette, table: Table, name: str, given
     shown = metric(name)
     dress(ax, palette, shown.title, "network evaluations (NFE)", shown.axis)
     lines = [_line(table, method.label, name, shown.best) for method in table.methods]
-    floor = None if given is None else Score(given[0], given[1], given[2], 1, 0).magnitude(shown.best)
+    floor = None if given is None else MetricValue(given[0], given[1], given[2], 1, 0).magnitude(shown.best)
     low, high = _limits([v for line in lines for v in line[:, 1]], floor)
     ax.set_xscale("log")
     ax.set_yscale("log")
@@ -150,7 +150,7 @@ def _line(table: Table, label: str, name: str, best: float | None) -> np.ndarray
     """Rows (nfe, value, low, high) of one method, infinite where it diverged."""
     rows = []
     for budget in table.budgets:
-        cell: Cell | None = table.cells.get((label, budget))
+        cell: Result | None = table.cells.get((label, budget))
         if cell is not None and name in cell.scores:
             nfe = cell.nfe if math.isfinite(cell.nfe) and cell.nfe > 0 else budget
             rows.append((nfe, *cell.scores[name].magnitude(best)))

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from edm_unified.report.data import METRICS, Cell, Key, MethodView, ReportData, combine, metric
+from edm_unified.report.data import METRICS, Key, MethodView, ReportData, Result, combine, metric
 
 _MOST_SENTENCES = 6  # with more changes of the lead, only the least, the shown and the largest budget are told
 
@@ -23,7 +23,7 @@ class Table(NamedTuple):
     methods: tuple[MethodView, ...]
     budgets: tuple[int, ...]
     metrics: tuple[str, ...]
-    cells: dict[tuple[str, int], Cell]
+    cells: dict[tuple[str, int], Result]
     rank_by: str | None
     grid_budget: int | None
 
@@ -102,7 +102,7 @@ def _unnamed(data: ReportData, keys: Sequence[Key]) -> list[MethodView]:
     ]
 
 
-def _cell(records: Sequence[Mapping[str, Any]]) -> Cell:
+def _cell(records: Sequence[Mapping[str, Any]]) -> Result:
     by_metric: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for record in records:
         by_metric[str(record["metric"])].append(record)
@@ -114,7 +114,7 @@ def _cell(records: Sequence[Mapping[str, Any]]) -> Cell:
     counted = [float(r["nfe"]) for r in runs if r.get("nfe") is not None]
     steps = sorted({int(r["n"]) for r in runs if r.get("n") is not None})
     seconds = [float(r["seconds"]) for r in runs if r.get("seconds") is not None]
-    return Cell(
+    return Result(
         nfe=math.fsum(counted) / len(counted) if counted else math.nan,
         n="–".join(str(n) for n in dict.fromkeys((steps[0], steps[-1]))) if steps else "",
         seconds=math.fsum(seconds) / len(seconds) if seconds else math.nan,
@@ -122,7 +122,7 @@ def _cell(records: Sequence[Mapping[str, Any]]) -> Cell:
     )
 
 
-def _rank_by(data: ReportData, metrics: Sequence[str], cells: Mapping[tuple[str, int], Cell]) -> str | None:
+def _rank_by(data: ReportData, metrics: Sequence[str], cells: Mapping[tuple[str, int], Result]) -> str | None:
     if data.rank_by in metrics:
         return data.rank_by
     complete = [m for m in metrics if all(m in cell.scores for cell in cells.values())]
@@ -171,11 +171,11 @@ def summary(table: Table) -> list[str]:
             stretches.append((best, tied, [], []))
         stretches[-1][2].append(budget)
         stretches[-1][3].append(number(placed[best].value))
-    told = stretches
+    mentioned = stretches
     if len(stretches) > _MOST_SENTENCES:
         ends = {table.budgets[0], table.grid_budget, table.budgets[-1]}
-        told = [stretch for stretch in stretches if ends & set(stretch[2])]
-    for best, tied, budgets, values in told:
+        mentioned = [stretch for stretch in stretches if ends & set(stretch[2])]
+    for best, tied, budgets, values in mentioned:
         where = f"At {_listed(budgets)} evaluations"
         sentences.append(
             f"{where} {best} leads with {_listed(values)}{_ties(tied)}." if best else f"{where} all diverged."

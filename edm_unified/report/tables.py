@@ -16,7 +16,7 @@ from typing import Any
 from markupsafe import Markup
 
 from edm_unified.report import heat
-from edm_unified.report.data import Cell, Key, Metric, Score, metric
+from edm_unified.report.data import Key, Metric, MetricValue, Result, metric
 from edm_unified.report.ranking import Place, Table, number, places, problems
 from edm_unified.report.templates import part
 
@@ -80,7 +80,7 @@ class Row:
     title: str
     linked: bool
     values: Sequence[Value]
-    cell: Cell
+    cell: Result
     seconds: str
     labels: Sequence[str]
 
@@ -148,7 +148,7 @@ def _rank(place: Place | None) -> str:
     return f"{place.rank}{'=' if place.shared else ''}"
 
 
-def _value(score: Score | None, placed: dict[str, Place], label: str) -> Value:
+def _value(score: MetricValue | None, placed: dict[str, Place], label: str) -> Value:
     if score is None:
         return Value("–", "", "–", "none", note="not defined for this method")
     if score.value is None:

@@ -59,7 +59,7 @@ class Training:
     snapshot_every: int | None = None
     keep: int = 3
     workers: int | None = None
-    later: ClassVar[tuple[str, ...]] = ("workers",)
+    added_later: ClassVar[tuple[str, ...]] = ("workers",)
     FREE: ClassVar[tuple[str, ...]] = (
         "images", "log_every", "save_every", "sample_every", "snapshot_every", "keep", "workers",
     )  # fmt: skip

@@ -21,7 +21,7 @@ import torch
 
 import edm_unified as edm
 from edm_unified import certify, solvers
-from edm_unified.certify import conduct, noise, sameness, table, targets
+from edm_unified.certify import equivalence, noise, requirements, table, targets
 from edm_unified.certify.certificate import Certificate
 from edm_unified.certify.certificate import _of_orders as of_orders
 from edm_unified.certify.orders import orders
@@ -287,9 +287,9 @@ def test_the_variance_error_is_that_of_the_closed_formula() -> None:
 
 
 def test_the_catalogue_of_pairs_names_what_exists() -> None:
-    for a, b, _ in (*sameness.IDENTITIES, *sameness.NEAR_MISSES):
+    for a, b, _ in (*equivalence.IDENTITIES, *equivalence.NEAR_MISSES):
         for text in (a, b):
-            assert sameness.built(text) is not None, f"{text}: mend its name in certify/sameness.py"
+            assert equivalence.built(text) is not None, f"{text}: mend its name in certify/equivalence.py"
 
 
 @pytest.mark.parametrize("pair", certify.pairs(), ids=lambda pair: f"{pair.a}-{pair.b}")
@@ -298,7 +298,7 @@ def test_pairs_hold(pair: certify.Pair) -> None:
 
 
 def test_counted_evaluations_as_a_formula() -> None:
-    assert [conduct.counted_nfe(s)[0] for s in (solvers.DDIM(), solvers.Heun(), solvers.RK4())] == [
+    assert [requirements.counted_nfe(s)[0] for s in (solvers.DDIM(), solvers.Heun(), solvers.RK4())] == [
         "N",
         "2N − 1",
         "4N − 3",
@@ -346,7 +346,7 @@ def test_the_quick_columns_of_every_row_are_true(solver: Any) -> None:
     """Counted evaluations, what is stated, and the standard deviations."""
     said = dict(zip(table.HEAD, printed()[certify.label(solver)], strict=True))
     assert said["stated"] == str(solver.order), REMEDY
-    assert said["NFE"] == conduct.counted_nfe(solver)[0], REMEDY
+    assert said["NFE"] == requirements.counted_nfe(solver)[0], REMEDY
     for name, error in zip(("std error 10", "20", "40", "80"), noise.std_errors(solver).values(), strict=True):
         assert value(said[name]) == pytest.approx(error, rel=0.1), REMEDY
 

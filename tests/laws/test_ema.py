@@ -10,8 +10,7 @@ import torch
 from scipy.integrate import quad
 from torch import nn
 
-from edm_unified.training.optimization import ema
-from edm_unified.training.optimization import posthoc as fitting
+from edm_unified.training.optimization import ema, posthoc_ema
 from edm_unified.training.runs import posthoc
 
 STDS = (0.01, 0.05, 0.10, 0.2, 0.28)
@@ -75,8 +74,8 @@ def test_inner_products(a, b):
         return (gamma + 1) * tau**gamma / t ** (gamma + 1) if tau <= t else 0.0
 
     expected = quad(lambda tau: p(tau, *a) * p(tau, *b), 0, min(a[0], b[0]), epsabs=1e-13, epsrel=1e-12)[0]
-    assert fitting.inner_product(a, b) == pytest.approx(expected, rel=1e-9)
-    assert fitting.inner_product(a, b) == fitting.inner_product(b, a)
+    assert posthoc_ema.inner_product(a, b) == pytest.approx(expected, rel=1e-9)
+    assert posthoc_ema.inner_product(a, b) == posthoc_ema.inner_product(b, a)
 
 
 SNAPSHOTS = [(float(t), ema.gamma_of(std)) for t in range(20, 1001, 20) for std in (0.05, 0.10)]
@@ -84,7 +83,7 @@ SNAPSHOTS = [(float(t), ema.gamma_of(std)) for t in range(20, 1001, 20) for std 
 
 @pytest.mark.parametrize(("t", "std", "place"), [(1000.0, 0.05, 98), (1000.0, 0.10, 99), (500.0, 0.10, 49)])
 def test_a_stored_profile_is_its_own_reconstruction(t, std, place):
-    weights = np.array(fitting.reconstruct(SNAPSHOTS, (t, std)))
+    weights = np.array(posthoc_ema.reconstruct(SNAPSHOTS, (t, std)))
     expected = np.zeros(len(SNAPSHOTS))
     expected[place] = 1
     np.testing.assert_allclose(weights, expected, atol=1e-6)
@@ -97,25 +96,25 @@ def test_lengths_chosen_afterwards(std):
     trajectory = np.stack([1 + 3 / np.sqrt(time), np.sin(time / 90) + 2, np.exp(-time / 300) + 0.5])
     cells = lambda t, gamma: np.diff((np.minimum(np.arange(1001), t) / t) ** (gamma + 1))  # noqa: E731
     stored = np.stack([trajectory @ cells(*snapshot) for snapshot in SNAPSHOTS])
-    weights = fitting.reconstruct(SNAPSHOTS, (1000.0, std))
+    weights = posthoc_ema.reconstruct(SNAPSHOTS, (1000.0, std))
     direct = trajectory @ cells(1000.0, ema.gamma_of(std))
     np.testing.assert_allclose(np.array(weights) @ stored, direct, rtol=0.01)
     assert sum(weights) == pytest.approx(1, rel=1e-12)
     made = sum(w * cells(*s) for w, s in zip(weights, SNAPSHOTS, strict=True))
     wanted = cells(1000.0, ema.gamma_of(std))
     by_hand = np.linalg.norm(made - wanted) / np.linalg.norm(wanted)  # discrete steps: near the integral
-    assert fitting.mismatch(SNAPSHOTS, (1000.0, std), weights) == pytest.approx(by_hand, rel=0.1)
+    assert posthoc_ema.mismatch(SNAPSHOTS, (1000.0, std), weights) == pytest.approx(by_hand, rel=0.1)
     assert by_hand < 0.01
 
 
 def test_no_weights_of_sum_one_are_nearer():
-    weights = fitting.reconstruct(SNAPSHOTS, (1000.0, 0.13))
-    best = fitting.mismatch(SNAPSHOTS, (1000.0, 0.13), weights)
+    weights = posthoc_ema.reconstruct(SNAPSHOTS, (1000.0, 0.13))
+    best = posthoc_ema.mismatch(SNAPSHOTS, (1000.0, 0.13), weights)
     generator = np.random.default_rng(0)
     for _ in range(20):
         other = np.array(weights) + 1e-3 * generator.normal(size=len(weights))
         other /= other.sum()
-        assert fitting.mismatch(SNAPSHOTS, (1000.0, 0.13), list(other)) > best
+        assert posthoc_ema.mismatch(SNAPSHOTS, (1000.0, 0.13), list(other)) > best
 
 
 class Net(nn.Module):
@@ -192,8 +191,8 @@ def test_float32_averages_of_an_earlier_version_are_taken_as_they_are():
         (lambda: ema.Power(()), r"^stds: at least one"),
         (lambda: ema.Power((0.05, 0.05)), r"^stds: must differ"),
         (lambda: ema.Power((0.3,)), r"^stds: must be at most 0.2887"),
-        (lambda: fitting.reconstruct([], (1.0, 0.1)), r"^snapshots: there are none"),
-        (lambda: fitting.reconstruct([(1.0, 6.94)], (2.0, 0.1)), r"^target: 2 is later than the last snapshot, 1$"),
+        (lambda: posthoc_ema.reconstruct([], (1.0, 0.1)), r"^snapshots: there are none"),
+        (lambda: posthoc_ema.reconstruct([(1.0, 6.94)], (2.0, 0.1)), r"^target: 2 is later than the last snapshot, 1$"),
     ],
 )
 def test_bad_values_are_named(make, message):
@@ -205,4 +204,4 @@ def test_bad_values_are_named(make, message):
 def test_lengths_that_fifty_snapshots_make(std, met):
     """docs/training.md: those from 0.01 to 0.28."""
     target = (1000.0, std)
-    assert (fitting.mismatch(SNAPSHOTS, target, fitting.reconstruct(SNAPSHOTS, target)) <= posthoc.LIMIT) is met
+    assert (posthoc_ema.mismatch(SNAPSHOTS, target, posthoc_ema.reconstruct(SNAPSHOTS, target)) <= posthoc.LIMIT) is met

@@ -20,7 +20,7 @@ from edm_unified.networks.edm2.unet import MagnitudePreservingBlock
 from edm_unified.training.objective import LogNormal, Objective
 from edm_unified.training.objective.uncertainty import LearnedUncertainty
 from edm_unified.training.optimization.ema import HalfLife, Power, gamma_of, std_of
-from edm_unified.training.optimization.posthoc import reconstruct
+from edm_unified.training.optimization.posthoc_ema import reconstruct
 from edm_unified.training.optimization.rates import InverseSquareRoot
 
 networks, phema, loop, toy = modules(

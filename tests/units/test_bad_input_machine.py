@@ -131,7 +131,9 @@ def test_an_error_nobody_foresaw_is_one_line_and_a_file(monkeypatch: pytest.Monk
 
 
 def test_where_no_folder_takes_the_traceback_the_line_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edm_unified.cli.faults.write_atomic", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr(
+        "edm_unified.cli.crash_report.write_atomic", lambda *_: (_ for _ in ()).throw(OSError(28, "full"))
+    )
     monkeypatch.setenv("XDG_STATE_HOME", os.path.abspath("state"))
     broken(monkeypatch, ZeroDivisionError())
     code, _, err = run("show", "edm", "--yaml")

@@ -14,7 +14,7 @@ from edm_unified.compare import make_plan
 from edm_unified.compare.loading import load, parse_sweep
 from edm_unified.components import shipped
 from edm_unified.recipe import Comparison, Recipe, loads
-from edm_unified.recipe.crossing import OLD, OldFormWarning
+from edm_unified.recipe.old_forms import OLD, OldFormWarning
 from edm_unified.sampling.levels import Karras, LogLinear
 from edm_unified.sampling.solvers import Euler, Heun
 from edm_unified.schedules import EDM, VP

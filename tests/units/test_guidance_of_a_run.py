@@ -89,7 +89,7 @@ def test_it_leans_on_the_class() -> None:
     noise = edm.unit_noise(120, dataset.shape)
 
     def certainty(w: float) -> float:
-        guided = ClassifierFree(w).around(D)
+        guided = ClassifierFree(w).guided(D)
         x = edm.sample(guided, noise, steps=Karras(n=18), cond={"label": label})
         return float((D.log_prob(x, 0.3, label) - D.log_prob(x, 0.3)).mean())
 
@@ -130,7 +130,7 @@ def test_what_is_counted_is_what_was_done() -> None:
     D, dataset = Recipe.load("edm").build()
     for choice in (ClassifierFree(2.0), ClassifierFree(2.0, low=0.5, high=8.0), ClassifierFree(1.0)):
         counted = edm.Counted(D)
-        around = choice.build(D, dataset, torch.device("cpu")).around(counted)
+        around = choice.build(D, dataset, torch.device("cpu")).guided(counted)
         edm.sample(around, edm.unit_noise(1, dataset.shape), steps=Karras(n=7), solver=solvers.Heun(),
                    cond={"label": torch.zeros(1, dtype=torch.long)})  # fmt: skip
         found = edm.count_nfe(Karras(n=7), solvers.Heun(), within=choice.counting)
@@ -306,7 +306,7 @@ def test_the_interval_is_of_the_levels_at_which_d_is_evaluated() -> None:
             seen.append(float(sigma))
         return 0 * x
 
-    around = ClassifierFree(2.0, low=1.0, high=4.0).around(D)
+    around = ClassifierFree(2.0, low=1.0, high=4.0).guided(D)
     edm.sample(around, edm.unit_noise(1, (2,)), steps=edm.discretization.Explicit((8.0, 4.0, 2.0, 1.0, 0.5, 0.0)),
                solver=solvers.Euler(), cond={"label": torch.zeros(1, dtype=torch.long)})  # fmt: skip
     assert seen == [4.0, 2.0]

@@ -15,7 +15,7 @@ from command_line import run
 import edm_unified
 from edm_unified.components import shipped
 from edm_unified.recipe import Sampler, codec, index
-from edm_unified.recipe.catalogue import places
+from edm_unified.recipe.catalogue import recipe_fields
 
 PACKAGE = Path(edm_unified.__file__).parent
 
@@ -28,7 +28,7 @@ def test_the_index_is_that_of_the_annotations() -> None:
 
 def test_every_field_of_a_sampler_has_an_option() -> None:
 
-    options = {place.path: place.option for place in places()}
+    options = {field.path: field.option for field in recipe_fields()}
     assert all(options[f"sampler.{name}"] for name in codec.parameters(Sampler))
 
 
@@ -142,8 +142,8 @@ def test_a_component_is_its_class_and_its_name_in_a_union_and_an_option_one_fiel
         shutil.copytree(shipped.recipes_folder(), tmp_path / "recipes")
     for file, old, new in (
         ("sampling/renoising.py", "\nAnyRenoising = ", TOY + "Toy | "),
-        ("recipe/tree.py", "    later: ClassVar[tuple[str, ...]] = (\"analytic_start\"",
-         "    bells: int = 1\n    later: ClassVar[tuple[str, ...]] = (\"bells\", \"analytic_start\""),
+        ("recipe/tree.py", "    added_later: ClassVar[tuple[str, ...]] = (\"analytic_start\"",
+         "    bells: int = 1\n    added_later: ClassVar[tuple[str, ...]] = (\"bells\", \"analytic_start\""),
     ):  # fmt: skip
         text = (package / file).read_text("utf-8")
         assert text.count(old) == 1

@@ -35,7 +35,7 @@ from edm_unified.report import (
     training,
 )
 from edm_unified.report import curves as curve_figures
-from edm_unified.report.data import Score, combine
+from edm_unified.report.data import MetricValue, combine
 from edm_unified.report.images import mosaic, thumbnails
 from edm_unified.report.ranking import number, summary, tabulate
 
@@ -288,9 +288,9 @@ def test_rank_counts_the_methods_that_are_better_beyond_both_intervals() -> None
 def test_signed_metrics_rank_by_magnitude() -> None:
     rows = [record(r, v, metric="log_density_gap") for r, v in (("a", -3.0), ("b", 0.05), ("c", 1.0))]
     assert list(places(tabulate(ReportData(title="", records=rows)), 10, "log_density_gap")) == ["b", "c", "a"]
-    assert Score(0.05, -0.05, 0.15, 1, 0).magnitude(0.0) == (0.05, 0.0, 0.15)
-    assert Score(-3.0, -3.1, -2.9, 1, 0).magnitude(0.0) == (3.0, 2.9, 3.1)
-    assert Score(0.75, 0.5, 1.0, 1, 0).magnitude(1.0) == (0.25, 0.0, 0.5)  # of precision and recall
+    assert MetricValue(0.05, -0.05, 0.15, 1, 0).magnitude(0.0) == (0.05, 0.0, 0.15)
+    assert MetricValue(-3.0, -3.1, -2.9, 1, 0).magnitude(0.0) == (3.0, 2.9, 3.1)
+    assert MetricValue(0.75, 0.5, 1.0, 1, 0).magnitude(1.0) == (0.25, 0.0, 0.5)  # of precision and recall
 
 
 def test_seeds_combine_as_independent_estimates() -> None:
@@ -351,10 +351,10 @@ def test_trajectories_solve_the_flow() -> None:
 @pytest.mark.parametrize("schedule", typing.get_args(schedules.AnySchedule))
 def test_every_schedule_can_be_drawn(schedule: type) -> None:
     view = MethodView(key=Key("r", "s", "k", "e", "none"), label="r", curve=schedule())
-    (family,) = curve_figures.families((view,))
-    times = np.linspace(0, family.end, 50)
-    sigma = curve_figures.evaluate(family.curve.sigma, times)
-    assert math.isfinite(family.end)
+    (drawn,) = curve_figures.drawn_schedules((view,))
+    times = np.linspace(0, drawn.end, 50)
+    sigma = curve_figures.evaluate(drawn.curve.sigma, times)
+    assert math.isfinite(drawn.end)
     assert (np.diff(sigma[np.isfinite(sigma)]) > 0).all()
     page = build(ReportData(title="", records=[], methods=(view,)))
     assert page.count('<svg class="plot"') == 3

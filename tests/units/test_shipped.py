@@ -63,7 +63,7 @@ def test_a_folder_of_ones_own_comes_before_a_shipped_one(tmp_path: Path, monkeyp
 def test_a_comparison_names_shipped_recipes_and_files_beside_it(tmp_path: Path) -> None:
     comparison = str(tmp_path / "mine.yaml")
     for name in ("edm", "toy/mixture_2d"):
-        assert shipped.beside(comparison, name) == name
-    assert shipped.beside(comparison, "sub/one.yaml") == str(tmp_path / "sub" / "one.yaml")
-    assert shipped.beside("solver_atlas", "toy/mixture_2d.yaml") == str(shipped.find("toy/mixture_2d"))
+        assert shipped.relative_to(comparison, name) == name
+    assert shipped.relative_to(comparison, "sub/one.yaml") == str(tmp_path / "sub" / "one.yaml")
+    assert shipped.relative_to("solver_atlas", "toy/mixture_2d.yaml") == str(shipped.find("toy/mixture_2d"))
     assert isinstance(load_any("toy/mixture_2d"), Recipe)

@@ -19,7 +19,7 @@ from training_example import recipe
 import edm_unified as edm
 from edm_unified.recipe import denoisers
 from edm_unified.training.optimization.ema import gamma_of
-from edm_unified.training.optimization.posthoc import reconstruct
+from edm_unified.training.optimization.posthoc_ema import reconstruct
 from edm_unified.training.parallel import Team
 from edm_unified.training.runs import checkpoint, posthoc
 from edm_unified.training.runs.run import Run

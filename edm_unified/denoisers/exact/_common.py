@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
-Sigma = float | Tensor
+Sigmas = float | Tensor
 Label = int | Tensor | None
 
 CHUNK_BYTES = 64 * 2**20
@@ -41,7 +41,7 @@ def flat(x: Tensor, shape: torch.Size) -> Tensor:
     return x.to(torch.float64).reshape(len(x), math.prod(shape))
 
 
-def levels(sigma: Sigma, x: Tensor) -> tuple[Tensor, float]:
+def levels(sigma: Sigmas, x: Tensor) -> tuple[Tensor, float]:
     """σ as a 0-d or (B, 1) float64 tensor beside ``x`` (B, d), and its smallest value as a number.
 
     A (B,) tensor of equal levels becomes 0-d, because one shared level is much cheaper to evaluate.

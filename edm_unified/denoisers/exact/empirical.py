@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ._common import CHUNK_BYTES, Label, Sigma, classes, count, flat, generator, levels, moved
+from ._common import CHUNK_BYTES, Label, Sigmas, classes, count, flat, generator, levels, moved
 
 SCREEN = 1e-9
 """Error of a logit from which on the products only screen."""
@@ -85,7 +85,7 @@ class Empirical:
         """A copy on ``device``."""
         return moved(self, device)
 
-    def __call__(self, x: Float[Tensor, "B *shape"], sigma: Sigma, label: Label = None) -> Float[Tensor, "B *shape"]:
+    def __call__(self, x: Float[Tensor, "B *shape"], sigma: Sigmas, label: Label = None) -> Float[Tensor, "B *shape"]:
         """The posterior mean E[x_0 | x], of the shape and dtype of x (B, *shape)."""
         rows = flat(x, self.shape)
         s, low = levels(sigma, rows)
@@ -94,13 +94,13 @@ class Empirical:
             return torch.where(zero, rows, self._by_class(rows, s, label)[1]).reshape(x.shape).to(x.dtype)
         return self._by_class(rows, s, label)[1].reshape(x.shape).to(x.dtype)
 
-    def score(self, x: Float[Tensor, "B *shape"], sigma: Sigma, label: Label = None) -> Float[Tensor, "B *shape"]:
+    def score(self, x: Float[Tensor, "B *shape"], sigma: Sigmas, label: Label = None) -> Float[Tensor, "B *shape"]:
         """∇_x log p(x; σ) = (D−x)/σ²; σ must be positive."""
         rows = flat(x, self.shape)
         s = self._positive(sigma, rows)
         return ((self._by_class(rows, s, label)[1] - rows) / s.square()).reshape(x.shape).to(x.dtype)
 
-    def log_prob(self, x: Float[Tensor, "B *shape"], sigma: Sigma, label: Label = None) -> Float[Tensor, " B"]:
+    def log_prob(self, x: Float[Tensor, "B *shape"], sigma: Sigmas, label: Label = None) -> Float[Tensor, " B"]:
         """log p(x; σ) in nats, shape (B,); σ must be positive, since points have no density."""
         rows = flat(x, self.shape)
         return self._by_class(rows, self._positive(sigma, rows), label)[0]
@@ -131,7 +131,7 @@ class Empirical:
     def _rows(self, part: slice) -> Tensor:
         return self._y[part].to(torch.float64) - self._centre
 
-    def _positive(self, sigma: Sigma, rows: Tensor) -> Tensor:
+    def _positive(self, sigma: Sigmas, rows: Tensor) -> Tensor:
         s, low = levels(sigma, rows)
         if low == 0:
             raise ValueError("sigma: must be positive: a set of points has no density at sigma = 0")

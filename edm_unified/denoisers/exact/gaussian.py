@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ._common import TINY, Label, Sigma, classes, count, flat, float64, generator, levels, moved, spectrum
+from ._common import TINY, Label, Sigmas, classes, count, flat, float64, generator, levels, moved, spectrum
 from .principal import leading
 
 
@@ -132,7 +132,7 @@ class Gaussian:
         # The remainder is a difference of vectors, not of squares, so it stays accurate for any floor.
         return out if self._rest is None else out + gain(self._rest) * (z - y @ self._axes)
 
-    def __call__(self, x: Float[Tensor, "B *shape"], sigma: Sigma, label: Label = None) -> Float[Tensor, "B *shape"]:
+    def __call__(self, x: Float[Tensor, "B *shape"], sigma: Sigmas, label: Label = None) -> Float[Tensor, "B *shape"]:
         """The posterior mean E[x_0 | x]. ``label`` may only be None or −1: a Gaussian has no classes."""
         classes(label, len(x), ())
         rows = flat(x, self.shape)
@@ -147,7 +147,7 @@ class Gaussian:
         out = self._apply(z, lambda v: v / (v + sigma**2)) + self._mean
         return out.reshape(x.shape).to(x.dtype)
 
-    def score(self, x: Float[Tensor, "B *shape"], sigma: Sigma, label: Label = None) -> Float[Tensor, "B *shape"]:
+    def score(self, x: Float[Tensor, "B *shape"], sigma: Sigmas, label: Label = None) -> Float[Tensor, "B *shape"]:
         """∇_x log p(x; σ), computed without the cancellation of (D−x)/σ² at small σ."""
         classes(label, len(x), ())
         z = flat(x, self.shape) - self._mean
@@ -155,7 +155,7 @@ class Gaussian:
         self._need_density(low)
         return self._apply(z, lambda v: -1 / (v + s.square())).reshape(x.shape).to(x.dtype)
 
-    def log_prob(self, x: Float[Tensor, "B *shape"], sigma: Sigma = 0.0, label: Label = None) -> Float[Tensor, " B"]:
+    def log_prob(self, x: Float[Tensor, "B *shape"], sigma: Sigmas = 0.0, label: Label = None) -> Float[Tensor, " B"]:
         """log p(x; σ) in nats, shape (B,). At σ = 0 the covariance must be positive definite."""
         classes(label, len(x), ())
         z = flat(x, self.shape) - self._mean
@@ -170,7 +170,7 @@ class Gaussian:
             out = out + residual / rest + (len(self._mean) - len(self._values)) * rest.log()
         return -0.5 * (out + len(self._mean) * math.log(2 * math.pi))
 
-    def flow(self, x: Tensor, sigma_from: Sigma, sigma_to: Sigma) -> Tensor:
+    def flow(self, x: Tensor, sigma_from: Sigmas, sigma_to: Sigmas) -> Tensor:
         """Where the probability-flow ODE dx/dσ = (x−D)/σ carries x from σ = ``sigma_from`` to ``sigma_to``."""
         z = flat(x, self.shape) - self._mean
         s0, low = levels(sigma_from, z)

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ._common import CHUNK_BYTES, TINY, Label, Sigma, classes, count, flat, float64, generator, levels, moved, spectrum
+from ._common import CHUNK_BYTES, TINY, Label, Sigmas, classes, count, flat, float64, generator, levels, moved, spectrum
 from ._components import ROUNDING, Components, logits, reduce
 from .fit import fit_mixture
 from .posterior import Posterior, dense, posterior
@@ -185,14 +185,14 @@ class GaussianMixture:
 
     # -- the closed formulas --------------------------------------------------------------------------------------
 
-    def __call__(self, x: Float[Tensor, "B *shape"], sigma: Sigma, label: Label = None) -> Float[Tensor, "B *shape"]:
+    def __call__(self, x: Float[Tensor, "B *shape"], sigma: Sigmas, label: Label = None) -> Float[Tensor, "B *shape"]:
         """The posterior mean E[x_0 | x], of the shape and dtype of x (B, *shape)."""
         rows = flat(x, self.shape)
         s, low = levels(sigma, rows)
         out = self._by_class(rows, s, low, label, lambda v, t: v / (v + t).clamp(min=TINY), 1.0)
         return torch.where(s == 0, rows, out).reshape(x.shape).to(x.dtype)
 
-    def score(self, x: Float[Tensor, "B *shape"], sigma: Sigma, label: Label = None) -> Float[Tensor, "B *shape"]:
+    def score(self, x: Float[Tensor, "B *shape"], sigma: Sigmas, label: Label = None) -> Float[Tensor, "B *shape"]:
         """∇_x log p(x; σ), computed without the cancellation of (D−x)/σ² at small σ."""
         rows = flat(x, self.shape)
         s, low = levels(sigma, rows)
@@ -200,14 +200,14 @@ class GaussianMixture:
         out = self._by_class(rows, s, low, label, lambda v, t: -1 / (v + t), 0.0)
         return out.reshape(x.shape).to(x.dtype)
 
-    def log_prob(self, x: Float[Tensor, "B *shape"], sigma: Sigma = 0.0, label: Label = None) -> Float[Tensor, " B"]:
+    def log_prob(self, x: Float[Tensor, "B *shape"], sigma: Sigmas = 0.0, label: Label = None) -> Float[Tensor, " B"]:
         """log p(x; σ) in nats, shape (B,). At σ = 0 all covariances must be positive definite."""
         rows = flat(x, self.shape)
         s, low = levels(sigma, rows)
         self._need_density(low)
         return self._by_class(rows, s, low, label, None, 0.0)
 
-    def posterior(self, x: Tensor, sigma: Sigma, label: Label = None) -> Posterior:
+    def posterior(self, x: Tensor, sigma: Sigmas, label: Label = None) -> Posterior:
         """p(x_0 | x; σ), itself a mixture for every row of x; σ must be positive. Takes O(B K d) memory."""
         rows = flat(x, self.shape)
         s, low = levels(sigma, rows)

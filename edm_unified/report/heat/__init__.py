@@ -5,8 +5,8 @@ cell is the error over the least error in its column, on that problem; over seve
 these factors. The colour follows the logarithm of the factor: 1 is the strongest, 100 and more is nearly blank.
 """
 
-from edm_unified.report.heat.drawn import COLOURS, WHITE_TEXT, heat_png, section_of, shade, written
 from edm_unified.report.heat.grids import MOST_LINES, Choice, Grid, choices, grids, is_crowded, names
+from edm_unified.report.heat.render import COLOURS, WHITE_TEXT, heat_png, section_of, shade, written
 
 __all__ = [
     "COLOURS",

@@ -74,7 +74,7 @@ class TableSubset:
     table: BetaTable | None = None
     skip: Annotated[int, whole(least=0)] = 0
     kind: Literal["table"] = "table"
-    later: ClassVar[tuple[str, ...]] = ("skip",)
+    added_later: ClassVar[tuple[str, ...]] = ("skip",)
     formulas: ClassVar[dict[str, str]] = {"levels": "σ_{k_i} of the table, k as ``spacing`` says, then 0"}
 
     def __post_init__(self) -> None:

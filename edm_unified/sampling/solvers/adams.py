@@ -61,7 +61,7 @@ class AdamsBashforth(Printed):
     start: Start
     end: End
     stochastic: ClassVar[bool] = False
-    later: ClassVar[tuple[str, ...]] = ("end",)
+    added_later: ClassVar[tuple[str, ...]] = ("end",)
 
     @property
     @abstractmethod
@@ -114,7 +114,7 @@ class IPNDM(Printed):
     end: End = "full"
     kind: Literal["ipndm"] = "ipndm"
     stochastic: ClassVar[bool] = False
-    later: ClassVar[tuple[str, ...]] = ("end",)
+    added_later: ClassVar[tuple[str, ...]] = ("end",)
     coordinate: ClassVar[Coordinate] = StepIndex()
 
     def __post_init__(self) -> None:

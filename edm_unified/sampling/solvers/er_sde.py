@@ -100,7 +100,7 @@ class ERSDE(Printed):
     phi: Literal["er_sde", "ode", "reverse_sde"] = "er_sde"
     end: End = "full"
     kind: Literal["er_sde"] = "er_sde"
-    later: ClassVar[tuple[str, ...]] = ("end",)
+    added_later: ClassVar[tuple[str, ...]] = ("end",)
 
     def __post_init__(self) -> None:
         count("order", self.order, most=3)

@@ -99,7 +99,7 @@ class DPMSolverPP2M(Printed):
 
     start: Start = "plain"
     kind: Literal["dpmpp_2m"] = "dpmpp_2m"
-    later: ClassVar[tuple[str, ...]] = ("start",)
+    added_later: ClassVar[tuple[str, ...]] = ("start",)
     order: ClassVar[int] = 2
     stochastic: ClassVar[bool] = False
     most_outputs: ClassVar[int] = 2
@@ -160,7 +160,7 @@ class DPMSolverPP3M(Printed):
     start: Start = "plain"
     end: End = "full"
     kind: Literal["dpmpp_3m"] = "dpmpp_3m"
-    later: ClassVar[tuple[str, ...]] = ("start", "end")
+    added_later: ClassVar[tuple[str, ...]] = ("start", "end")
     order: ClassVar[int] = 3
     stochastic: ClassVar[bool] = False
     most_outputs: ClassVar[int] = 3
@@ -185,7 +185,7 @@ class DPMSolverPP3MSDE(Printed):
     start: Start = "plain"
     end: End = "full"
     kind: Literal["dpmpp_3m_sde"] = "dpmpp_3m_sde"
-    later: ClassVar[tuple[str, ...]] = ("start", "end")
+    added_later: ClassVar[tuple[str, ...]] = ("start", "end")
     order: ClassVar[int] = 3
     most_outputs: ClassVar[int] = 3
 
@@ -219,7 +219,7 @@ class ExponentialAdams(Printed):
     start: Start = "plain"
     end: End = "full"
     kind: Literal["exponential_adams"] = "exponential_adams"
-    later: ClassVar[tuple[str, ...]] = ("end",)
+    added_later: ClassVar[tuple[str, ...]] = ("end",)
 
     def __post_init__(self) -> None:
         count("order", self.order, most=4)

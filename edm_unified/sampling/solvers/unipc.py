@@ -47,7 +47,7 @@ class UniPC(Printed):
     end: End = "full"
     kind: Literal["unipc"] = "unipc"
     stochastic: ClassVar[bool] = False
-    later: ClassVar[tuple[str, ...]] = ("end",)
+    added_later: ClassVar[tuple[str, ...]] = ("end",)
 
     def __post_init__(self) -> None:
         count("p", self.p, most=3)

@@ -68,7 +68,7 @@ class Objective:
     weight: Annotated[AnyWeight, Family("weights")] = EDMWeight()
     matching: AnyMatching = Denoising()
     uncertainty: AnyUncertainty | None = None
-    later: ClassVar[tuple[str, ...]] = ("matching", "uncertainty")
+    added_later: ClassVar[tuple[str, ...]] = ("matching", "uncertainty")
 
     def with_sigma_data_of(self, preconditioning: object) -> Objective:
         """This objective, with the preconditioning's ``sigma_data`` where that of the weight is null."""

@@ -21,9 +21,9 @@ from torch import Tensor
 from edm_unified.components.component import count, positive
 from edm_unified.denoisers.denoiser import Preconditioned, estimate
 from edm_unified.denoisers.exact import GaussianMixture
-from edm_unified.training.denoiser import Trained
 from edm_unified.training.job import Job
 from edm_unified.training.objective.noise import Noise, SigmaOfTime
+from edm_unified.training.trained_denoiser import TrainedDenoiser
 
 
 class Excess(NamedTuple):
@@ -87,7 +87,7 @@ def excess_loss(
     return found
 
 
-def excess_of(trained: Trained, job: Job, levels: int = 32, samples: int = 4096) -> list[Excess]:
+def excess_of(trained: TrainedDenoiser, job: Job, levels: int = 32, samples: int = 4096) -> list[Excess]:
     """The excess of what a job made, ``edm.load(RUN)``, over the levels that its p(σ) covers; on the CPU.
 
     Raises ``ValueError`` where the exact D of the data is not known (``Dataset.exact``).

@@ -109,7 +109,7 @@ class UniformTime:
     shift: float = 1.0
     kind: Literal["uniform_time"] = "uniform_time"
     formulas: ClassVar[dict[str, str]] = {"p": "σ = m σ(t), t ~ U(t_min, t_max)"}
-    later: ClassVar[tuple[str, ...]] = ("shift",)
+    added_later: ClassVar[tuple[str, ...]] = ("shift",)
 
     def __post_init__(self) -> None:
         nonnegative("t_min", self.t_min)
@@ -134,7 +134,7 @@ class LogitNormalTime:
     shift: float = 1.0
     kind: Literal["logit_normal_time"] = "logit_normal_time"
     formulas: ClassVar[dict[str, str]] = {"p": "σ = m σ(t), ln(t/(1−t)) ~ N(mean, std²)"}
-    later: ClassVar[tuple[str, ...]] = ("shift",)
+    added_later: ClassVar[tuple[str, ...]] = ("shift",)
 
     def __post_init__(self) -> None:
         finite("mean", self.mean, most=MOST_LOG)

@@ -16,7 +16,7 @@ step exactly the integral of p_γ over it. γ is named by the relative width of 
 β = 0.9999 a change of less than 3·10⁻⁴ of a weight would never arrive. Averages are therefore kept in float64, and
 rounded to the type of the weights when they are given away.
 
-Averages of other lengths are put together from these: :mod:`edm_unified.training.optimization.posthoc`.
+Averages of other lengths are put together from these: :mod:`edm_unified.training.optimization.posthoc_ema`.
 """
 
 from __future__ import annotations

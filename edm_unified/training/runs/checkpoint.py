@@ -30,10 +30,10 @@ from edm_unified.components.files import write_atomic
 from edm_unified.denoisers.denoiser import Preconditioned
 from edm_unified.denoisers.preconditioning import AnyPreconditioning
 from edm_unified.networks import AnyNetwork
-from edm_unified.training.denoiser import Trained
 from edm_unified.training.job import Job
 from edm_unified.training.runs import decoding
 from edm_unified.training.runs.storage import check_signature, signed
+from edm_unified.training.trained_denoiser import TrainedDenoiser
 
 FORMAT = "edm_unified checkpoint 1"
 META = "checkpoint.json"
@@ -209,7 +209,7 @@ def choose(meta: dict[str, Any], ema: float | None, where: Path) -> dict[str, An
     raise ValueError(f"ema: {where} has no average of {ema:g}; {remedy}; see `edm-unified ema`")
 
 
-def load(path: str | os.PathLike[str], ema: float | None = None, device: torch.device | str = "cpu") -> Trained:
+def load(path: str | os.PathLike[str], ema: float | None = None, device: torch.device | str = "cpu") -> TrainedDenoiser:
     """The denoiser in a checkpoint: that of ``path``, or the newest one of the run ``path``.
 
     ``ema``: None for the average that the run made, 0 for the weights as they were trained, or the relative length of
@@ -228,7 +228,7 @@ def load(path: str | os.PathLike[str], ema: float | None = None, device: torch.d
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / META}: {error}") from None
     fill(module, weights, folder / entry["file"])
-    return Trained(Preconditioned(module, preconditioning), meta | {"used": entry}).to(device)
+    return TrainedDenoiser(Preconditioned(module, preconditioning), meta | {"used": entry}).to(device)
 
 
 def read_weights(folder: Path, entry: dict[str, Any], recipe: str) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Averages of any length, put together after the training from the snapshots it left (Karras et al. 2024, section 3.2).
 
 A run with ``ema: {kind: power}`` keeps its running averages now and then. Any other length is a sum of them whose
-profile comes nearest to the one asked for (:mod:`edm_unified.training.optimization.posthoc`). What is written
+profile comes nearest to the one asked for (:mod:`edm_unified.training.optimization.posthoc_ema`). What is written
 goes beside the weights of the newest checkpoint, where ``load(path, ema=std)`` finds it.
 
 Averages that the training made stay as they are. ``checkpoint.json`` names whole files at any moment: new weights get
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from edm_unified.components.outputs import RUN, DamagedError, OutputDirectory
 from edm_unified.training.optimization.ema import gamma_of
-from edm_unified.training.optimization.posthoc import Profiles, fit, nearest
+from edm_unified.training.optimization.posthoc_ema import Profiles, fit, nearest
 from edm_unified.training.runs import checkpoint
 from edm_unified.training.runs.storage import sync
 

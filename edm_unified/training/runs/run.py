@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from edm_unified.components.outputs import RUN, OutputDirectory
-from edm_unified.training.denoiser import Trained
 from edm_unified.training.job import Job
 from edm_unified.training.loop import TrainingProgress, train
 from edm_unified.training.parallel import LeaderError, Team, whole
@@ -34,6 +33,7 @@ from edm_unified.training.runs.log import Log
 from edm_unified.training.runs.state import TrainState
 from edm_unified.training.runs.storage import check_seal, disk_errors, seal, signed, sync
 from edm_unified.training.settings import Training
+from edm_unified.training.trained_denoiser import TrainedDenoiser
 
 
 class TrainingStep(NamedTuple):
@@ -162,12 +162,12 @@ class Run:
             found += [Average(std, weights) for std, weights in self.state.averages.weights()]
         return [Average(std, {k: _here(v) for k, v in weights.items()}) for std, weights in found]
 
-    def denoiser(self) -> Trained:
+    def denoiser(self) -> TrainedDenoiser:
         """The denoiser as it stands, by its first average. All processes together; for looking at samples."""
         averages = self.averages()
         trainee = self.job.build()
         trainee.network.load_state_dict(averages[min(1, len(averages) - 1)].weights)
-        return Trained(trainee.denoiser, checkpoint.about(self.job, self.state.step)).to(self.team.device)
+        return TrainedDenoiser(trainee.denoiser, checkpoint.about(self.job, self.state.step)).to(self.team.device)
 
     def _save(self, images: int) -> Path:
         """A checkpoint under its name when it is whole; then those before the newest ones go."""

@@ -11,7 +11,7 @@ from edm_unified.denoisers.denoiser import DenoiserWrapper, Preconditioned
 from edm_unified.training import random_numbers
 
 
-class Trained(DenoiserWrapper, nn.Module):
+class TrainedDenoiser(DenoiserWrapper, nn.Module):
     """D(x; σ) of a checkpoint, in evaluation mode: a denoiser, with the ``shape`` of a sample and its ``classes``.
 
     ``label``: None or −1 for no class, one class for all, or (B,) of them. A network that saw a class with every image

@@ -1,4 +1,4 @@
-"""Conduct: what every solver must do whatever its order, each item one small run on a random denoiser."""
+"""Requirements: what every solver must do whatever its order; each item is one small run on a random denoiser."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _START = torch.linspace(-1.6, 1.9, 20, dtype=torch.float64).reshape(4, 5)
 _AFTER_RISE = (8.0, 4.0, 2.0, 0.5)
 
 
-def conduct(solver: Any) -> dict[str, str]:
+def check_requirements(solver: Any) -> dict[str, str]:
     """For each item nothing if it is met, else what was seen."""
     return {name: _seen(check, solver) for name, check in CHECKS.items()}
 
