@@ -115,7 +115,7 @@ class Cell:
 
     def key(self, common: str) -> str:
         """Two cells of one key give the same samples. ``common`` covers data, dtype, number of samples, weights."""
-        return digest([placeless(self.method.with_steps(self.n)).hash, self.seed, common])
+        return digest([without_paths(self.method.with_steps(self.n)).hash, self.seed, common])
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Plan:
 
 
 @lru_cache(maxsize=16384)
-def placeless(recipe: Recipe) -> Recipe:
+def without_paths(recipe: Recipe) -> Recipe:
     """``recipe`` without the folders of its networks, which say where their weights are and not what they are."""
     changes: dict[str, Any] = {}
     if isinstance(recipe.denoiser, Checkpoint):

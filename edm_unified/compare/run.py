@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from edm_unified import metrics as measure
-from edm_unified.compare.plan import Cell, Method, Plan, digest, placeless
+from edm_unified.compare.plan import Cell, Method, Plan, digest, without_paths
 from edm_unified.compare.problem import ENDPOINT, TARGET_SAMPLES, Problem, Problems, Settings
 from edm_unified.compare.store import Store
 from edm_unified.denoisers.denoiser import Counted, Denoiser, supported_range
@@ -209,7 +209,7 @@ def reference_name(plan: Plan, problem: Problem, recipe: Recipe, sigma_max: floa
     """Where the reference from σ_max is kept; references of equal problem, guidance, start and seed are shared."""
     c = plan.comparison
     number = min(c.reference_samples, c.samples)
-    same = placeless(recipe)
+    same = without_paths(recipe)
     whole = [repr(same.denoiser), problem.fingerprint, number, c.reference_tolerance]
     guide = problem.guide(recipe.sampler)
     denoiser = digest(whole if guide is None else [*whole, repr(same.sampler.guidance), guide.fingerprint])

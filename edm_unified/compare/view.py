@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from edm_unified import report
-from edm_unified.compare.plan import Cell, Method, Plan, digest, label, placeless
+from edm_unified.compare.plan import Cell, Method, Plan, digest, label, without_paths
 from edm_unified.compare.problem import ENDPOINT, Problem, Problems, Settings
 from edm_unified.compare.run import common_key, identity_of, pictured, reference_name, solve_reference, start_of
 from edm_unified.compare.store import Store
@@ -221,7 +221,7 @@ def _shown_reference(plan: Plan, problem: Problem, store: Store, settings: Setti
     name = f"reference/shown-{plan.comparison.samples}-{sigma_max:g}"
     name += f"-{problem.fingerprint}" if problem.learnt else ""
     if (guide := problem.guide(sampler)) is not None:
-        name += f"-{digest([repr(placeless(plan.methods[0].recipe).sampler.guidance), guide.fingerprint])}"
+        name += f"-{digest([repr(without_paths(plan.methods[0].recipe).sampler.guidance), guide.fingerprint])}"
     saved = store.load(name, problem.shape)
     if saved is None and set(ENDPOINT) & set(plan.comparison.metrics):
         # a network is not asked for more than is shown: its floors would be those of its own errors

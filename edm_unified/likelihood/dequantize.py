@@ -1,4 +1,4 @@
-"""From densities of real numbers to probabilities of whole ones.
+"""Dequantization and the bits/dim offset: from densities of real numbers to probabilities of whole ones.
 
 A model of images with bytes b ∈ {0 … 255} is a density of real numbers. With any noise q(v | b) that stays within the
 bin of b, half a grey level to either side, Jensen's inequality gives (Theis et al. 2016; Ho et al. 2019, section 3.1)
@@ -44,7 +44,11 @@ class Dequantized(NamedTuple):
 
 
 def offset(scaling: Scaling = BYTES) -> float:
-    """Bits/dim from a density in the units of the network to one per grey level: the mean of log₂ scale."""
+    """The bits/dim offset, log₂ scale (its mean, where each channel has its own): what uniform dequantization adds.
+
+    With x = (b − shift)/scale, −log₂ P(b) ≤ −log₂ p(x) + ``offset(scaling)`` per dimension: 6.9944 for bytes in
+    [−1, 1], where scale = 127.5.
+    """
     return float(torch.as_tensor(scaling.scale, dtype=torch.float64).log2().mean())
 
 

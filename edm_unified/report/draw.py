@@ -216,7 +216,7 @@ def dress(ax: Axes, palette: Palette, title: str = "", x: str = "", y: str = "")
     ax.set_ylabel(y, color=palette.muted, labelpad=3)
 
 
-def spread(wanted: list[float], gap: float, low: float, high: float) -> list[float]:
+def spread_apart(wanted: list[float], gap: float, low: float, high: float) -> list[float]:
     """Positions as near as possible to ``wanted``, at least ``gap`` apart, within [low, high] if they fit.
 
     Least squares under an order constraint: neighbours that collide are pooled about their common mean.

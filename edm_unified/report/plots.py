@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edm_unified.report.data import MethodView, MetricValue, ReportData, Result, metric
-from edm_unified.report.draw import Palette, dash, dress, legend_below, marker, spread
+from edm_unified.report.draw import Palette, dash, dress, legend_below, marker, spread_apart
 from edm_unified.report.ranking import Table, superscript
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def _name_lines(ax: Axes, palette: Palette, lines: Sequence[np.ndarray], labels:
         ends.append(min(height, 1.0))
     height = ax.get_window_extent().height * 72 / ax.figure.dpi  # in points, whatever the rendering
     columns = _columns(len(drawn), height)
-    places = spread(ends, min(_LINE / height / columns, 1.1 / len(drawn)), -0.05, 1.05)
+    places = spread_apart(ends, min(_LINE / height / columns, 1.1 / len(drawn)), -0.05, 1.05)
     turn = {k: place % columns for place, k in enumerate(sorted(range(len(drawn)), key=lambda k: places[k]))}
     step = (5.3 * max(map(len, labels)) + 5) / ax.get_window_extent().width / 72 * ax.figure.dpi
     for k, (i, end, place) in enumerate(zip(drawn, ends, places, strict=True)):

@@ -127,7 +127,7 @@ def _step(job: Job, state: TrainState, team: Team, reader: Reader) -> _Outcome:
     loss = torch.stack([losses.mean() for _, losses in parts]).mean()
     bad = (~torch.isfinite(loss)).double()
     numbers = torch.stack([loss.double(), norm.double(), team.add(bad) if scaler.is_enabled() else bad])
-    return _Outcome(state.step + 1, *_on_its_way(numbers), parts)
+    return _Outcome(state.step + 1, *_copied_to_cpu(numbers), parts)
 
 
 def _inputs(
@@ -141,8 +141,8 @@ def _inputs(
     mine = slice(first, first + rows)
     x0, labels = reader(step, part)
     x0 = (x0.pin_memory() if device.type == "cuda" else x0).to(device, non_blocking=True)
-    spread = random_numbers.spread if settings.stratified else random_numbers.uniforms
-    u = spread((seed, TrainingPurpose.LEVELS, step), batch)[mine].to(device, non_blocking=True)
+    draw = random_numbers.stratified_uniforms if settings.stratified else random_numbers.uniforms
+    u = draw((seed, TrainingPurpose.LEVELS, step), batch)[mine].to(device, non_blocking=True)
     n = random_numbers.normals((seed, TrainingPurpose.NOISE, step), first, rows, job.shape, device, batch)
     cond: dict[str, Any] = {}
     if settings.conditional and labels is not None:
@@ -162,7 +162,7 @@ def _inputs(
     return x0, u, n, cond
 
 
-def _on_its_way(numbers: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+def _copied_to_cpu(numbers: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
     """``numbers`` on the CPU, and when they have arrived: to wait for that is not to wait for what is queued later."""
     if numbers.device.type != "cuda":
         return numbers.cpu(), None

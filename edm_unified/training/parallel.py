@@ -126,7 +126,7 @@ def _check_environment(size: int) -> None:
         raise ValueError(f"RANK: is {os.environ['RANK']} in the environment, of {size} processes; {_REMEDY}")
 
 
-def spread(module: nn.Module, how: Literal["ddp", "fsdp"], team: Team) -> nn.Module:
+def distribute(module: nn.Module, how: Literal["ddp", "fsdp"], team: Team) -> nn.Module:
     """``module`` as the processes share it. With ``fsdp`` it is changed in place and returned."""
     if how == "fsdp" and (team.size > 1 or distributed.is_initialized()):
         from torch.distributed.device_mesh import init_device_mesh

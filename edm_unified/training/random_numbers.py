@@ -59,7 +59,7 @@ def uniforms(keys: tuple[int, ...], count: int) -> Tensor:
     return torch.rand(count, generator=generator, dtype=torch.float64)
 
 
-def spread(keys: tuple[int, ...], count: int) -> Tensor:
+def stratified_uniforms(keys: tuple[int, ...], count: int) -> Tensor:
     """u_i = (π(i) + U_i)/B, one in each of B equal parts of [0, 1), in random order: (B,) float64, on the CPU."""
     generator = torch.Generator().manual_seed(seed_of(*keys))
     order = torch.randperm(count, generator=generator)

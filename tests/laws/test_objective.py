@@ -266,14 +266,14 @@ def test_a_ladder_is_geometric_and_visited_evenly():
 def test_stratified_draws_put_one_level_in_each_stratum_whoever_draws_them(batch):
     """u_i = (π(i) + U_i)/B: one in each of B equal parts, each marginally uniform, a function of seed and step."""
     for step in range(3):
-        u = random_numbers.spread((7, TrainingPurpose.LEVELS, step), batch)
+        u = random_numbers.stratified_uniforms((7, TrainingPurpose.LEVELS, step), batch)
         assert sorted((u * batch).floor().long().tolist()) == list(range(batch))
         assert torch.equal(
-            u, random_numbers.spread((7, TrainingPurpose.LEVELS, step), batch)
+            u, random_numbers.stratified_uniforms((7, TrainingPurpose.LEVELS, step), batch)
         )  # any rank takes its slice of these
     if batch == 7:
         first = torch.stack(
-            [random_numbers.spread((7, TrainingPurpose.LEVELS, step), batch)[0] for step in range(2000)]
+            [random_numbers.stratified_uniforms((7, TrainingPurpose.LEVELS, step), batch)[0] for step in range(2000)]
         )
         assert stats.kstest(first, "uniform").pvalue > 1e-3
 
@@ -283,9 +283,9 @@ def test_stratified_levels_have_less_variance():
     at = lambda u: ob.EpsilonWeight()(s := ob.LogNormal().quantile(u, EDM_SCHEDULE)) * 0.25 * s**2 / (0.25 + s**2)  # noqa: E731
     means = {
         make: torch.stack([at(make((1, 2, step), 64)).mean() for step in range(400)])
-        for make in (random_numbers.spread, random_numbers.uniforms)
+        for make in (random_numbers.stratified_uniforms, random_numbers.uniforms)
     }
-    spread, random = means[random_numbers.spread], means[random_numbers.uniforms]
+    spread, random = means[random_numbers.stratified_uniforms], means[random_numbers.uniforms]
     assert abs(float(spread.mean() - random.mean())) < 4 * float(random.std()) / 20
     assert float(spread.std()) < 0.05 * float(random.std())
 

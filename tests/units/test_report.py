@@ -365,13 +365,13 @@ def test_spread_keeps_order_and_distance_and_moves_little() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         wanted = list(rng.random(9))
-        placed = draw.spread(wanted, 0.1, -0.05, 1.05)
+        placed = draw.spread_apart(wanted, 0.1, -0.05, 1.05)
         order = np.argsort(wanted)
         assert all(b - a > 0.1 - 1e-9 for a, b in pairwise(np.array(placed)[order]))
         assert min(placed) >= -0.05 - 1e-9
         assert max(placed) <= 1.05 + 1e-9
-    assert draw.spread([0.2, 0.5, 0.9], 0.1, 0, 1) == [0.2, 0.5, 0.9]
-    assert draw.spread([0.5, 0.5], 0.1, 0, 1) == pytest.approx([0.45, 0.55])
+    assert draw.spread_apart([0.2, 0.5, 0.9], 0.1, 0, 1) == [0.2, 0.5, 0.9]
+    assert draw.spread_apart([0.5, 0.5], 0.1, 0, 1) == pytest.approx([0.45, 0.55])
 
 
 def _css_colours() -> tuple[dict[str, str], dict[str, str]]:

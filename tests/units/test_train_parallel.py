@@ -124,7 +124,7 @@ def test_the_shares_of_a_batch_make_it_up(shares: int) -> None:
 
 
 def test_spread_levels_lie_one_in_each_part() -> None:
-    u = random_numbers.spread((7, TrainingPurpose.LEVELS, 0), 100)
+    u = random_numbers.stratified_uniforms((7, TrainingPurpose.LEVELS, 0), 100)
     assert torch.equal((u * 100).long().sort().values, torch.arange(100))
     assert not torch.equal((u * 100).long(), torch.arange(100))
 

@@ -168,7 +168,7 @@ class Empirical:
                 logits = (z[b] @ y.mT - 0.5 * self._norms[here] - 0.5 * z[b].square().sum(1, keepdim=True)) / tb
                 if screen:
                     best = torch.maximum(logits.detach().amax(1), top[b])[:, None]
-                    logits = self._again(logits, z[b], y, tb, best - 50 - 4 * slack[b])
+                    logits = self._exact_logits(logits, z[b], y, tb, best - 50 - 4 * slack[b])
                 higher = torch.maximum(top[b], logits.detach().amax(1))
                 # No weight at all so far leaves −inf − (−inf); such rows keep a factor of 0 instead of NaN.
                 safe = higher.masked_fill(higher == -math.inf, 0.0)
@@ -184,7 +184,7 @@ class Empirical:
         log_norm = math.log(part.stop - part.start) + 0.5 * z.shape[1] * (2 * math.pi * t).log().reshape(-1)
         return top + total.log() - log_norm, mean / total[:, None]
 
-    def _again(self, logits: Tensor, z: Tensor, y: Tensor, t: Tensor, least: Tensor) -> Tensor:
+    def _exact_logits(self, logits: Tensor, z: Tensor, y: Tensor, t: Tensor, least: Tensor) -> Tensor:
         """The logits that matter, from differences; the others, which weigh nothing, as −inf."""
         b, n = (logits.detach() > least).nonzero(as_tuple=True)
         pairs = max(1, self.chunk_bytes // (8 * z.shape[1]))

@@ -27,7 +27,7 @@ from torch.distributed import checkpoint as distributed_checkpoint
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from edm_unified.training.job import Job, Trainee
-from edm_unified.training.parallel import Team, spread
+from edm_unified.training.parallel import Team, distribute
 from edm_unified.training.runs import distributed_files
 from edm_unified.training.statistics import LossStatistics
 
@@ -60,7 +60,7 @@ class TrainState:
             network.checkpoint_activations = True  # type: ignore[assignment]  # a plain attribute of our networks
         if settings.channels_last:
             network.to(memory_format=torch.channels_last)
-        model = spread(trainee, settings.parallel, team)
+        model = distribute(trainee, settings.parallel, team)
         if settings.compile:
             network.compile()
         optimizer = settings.optimizer.build(trainee.parameters())
