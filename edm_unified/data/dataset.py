@@ -12,13 +12,14 @@ The two are one invertible map, ``Scaling``: unit = (raw − shift) / scale. Byt
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from .classes import counts, numbers
 from .prefetch import read
 
 if TYPE_CHECKING:
@@ -32,6 +33,17 @@ class Rows(Protocol):
     def shape(self) -> Any: ...  # (N, *shape)
 
     def __getitem__(self, indices: Tensor, /) -> Tensor: ...
+
+
+class PartRows:
+    """The samples at ``indices`` of other rows, read when they are asked for."""
+
+    def __init__(self, stored: Rows, indices: Tensor) -> None:
+        self._stored, self._indices = stored, indices
+        self.shape = (len(indices), *stored.shape[1:])
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        return self._stored[self._indices[indices]]
 
 
 class Scaling(NamedTuple):
@@ -72,11 +84,12 @@ def to_bytes(unit: Tensor) -> Tensor:
 class Dataset:
     """What ``load()`` returns: images (N, C, H, W), signals (N, C, L) or vectors (N, d).
 
-    ``stored``: the samples as they are kept, read by index. ``labels`` (N,) long, the class of each sample from 0, or
-    None. ``scaling``: from what is stored to what a network sees. ``class_names``: in words, where the source has them.
-    ``exact``: the ``edm_unified.denoisers.exact`` denoiser of the distribution the samples were drawn from, where that
-    is a formula: a function without arguments that makes it. ``notes``: what a user should know of the source, a line
-    each. Raises ValueError where labels and samples do not match.
+    ``stored``: the samples as they are kept, read by index. ``labels``: (N,) long, the class of each sample from 0, or
+    (N, C) bool, which of C classes it has, several or none; or None. ``scaling``: from what is stored to what a network
+    sees. ``class_names``: a name for each class; where the source has none they are the numbers in words. ``exact``:
+    the ``edm_unified.denoisers.exact`` denoiser of the distribution the samples were drawn from, where that is a
+    formula: a function without arguments that makes it. ``notes``: what a user should know of the source, a line each.
+    Raises ValueError where labels and samples do not match.
     """
 
     stored: Rows
@@ -91,11 +104,21 @@ class Dataset:
         if self.labels is None:
             return
         n, labels = len(self), self.labels
-        if labels.shape != (n,) or labels.dtype != torch.long:
-            raise ValueError(f"labels: must be {n} whole numbers (long), got {labels.dtype} of {tuple(labels.shape)}")
-        if n and int(labels.min()) < 0:
+        several = labels.dtype == torch.bool and labels.ndim == 2 and len(labels) == n
+        if not several and (labels.shape != (n,) or labels.dtype != torch.long):
+            raise ValueError(
+                f"labels: must be {n} whole numbers (long), or {n} rows of bool, got {labels.dtype} of "
+                f"{tuple(labels.shape)}"
+            )
+        if n and not several and int(labels.min()) < 0:
             at = int((labels < 0).nonzero()[0])
             raise ValueError(f"labels: must be 0 or above, got {int(labels[at])} for sample {at}")
+        known = labels.shape[1] if several else int(labels.max()) + 1 if n else 0
+        names = self.class_names
+        if known > len(names) or (several and known < len(names)):
+            if names:
+                raise ValueError(f"class_names: must be {known}, one for each class, got {len(names)}")
+            object.__setattr__(self, "class_names", numbers(known))
 
     def __len__(self) -> int:
         return int(self.stored.shape[0])
@@ -107,10 +130,26 @@ class Dataset:
 
     @property
     def classes(self) -> int:
-        """How many classes there are: the largest label and one, or the number of names; 0 without labels."""
-        if self.labels is None:
-            return 0
-        return max(len(self.class_names), int(self.labels.max()) + 1 if len(self) else 0)
+        """How many classes there are, those without samples too; 0 without labels."""
+        return 0 if self.labels is None else len(self.class_names)
+
+    @property
+    def several(self) -> bool:
+        """Whether a sample may have several classes."""
+        return self.labels is not None and self.labels.ndim == 2
+
+    @property
+    def class_counts(self) -> list[int]:
+        """How many samples each class has."""
+        return [] if self.labels is None else counts(self.labels, self.classes)
+
+    def part(self, indices: Tensor | None) -> Dataset:
+        """The samples at ``indices`` (n,) long alone, with the same classes and scale; None is all of them."""
+        if indices is None:
+            return self
+        in_memory = isinstance(self.stored, Tensor)
+        stored = self.stored[indices] if in_memory else PartRows(self.stored, indices)
+        return replace(self, stored=stored, labels=None if self.labels is None else self.labels[indices])
 
     @cached_property
     def images(self) -> Tensor:
@@ -121,7 +160,7 @@ class Dataset:
 
 
 def batch(dataset: Dataset, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The samples at ``indices`` (B,) long: (B, *shape) float32 as a network sees them, and their labels (B,) or None.
+    """The samples at ``indices`` (B,) long, (B, *shape) float32 as a network sees them, and their labels or None.
 
     Only these samples are read and converted; from a disk by several threads.
     """

@@ -9,17 +9,22 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from edm_unified.components import paths
 from edm_unified.components.component import choice, component, count
+from edm_unified.components.family import Family
 
+from . import splits
+from .classes import Classes, in_order, stated_names, together
 from .dataset import BYTES, Dataset, Rows
+from .labels import AnyLabels, FolderNames, of_files
 from .readers import image_size
 from .rows import ImageRows, gathered, unequal
 
@@ -32,44 +37,100 @@ IN_MEMORY = 2 * 2**30
 class ImageFolder:
     """All images under ``path``, at any depth, in the order of their names.
 
-    With sub-folders (and no image directly in ``path``) the first level of folders is the class, numbered in the order
-    of the names. Links to folders are followed, but for those back to a folder that they lie in. Files and folders
-    whose name begins with a dot are left out. ``size``: a side, or [height, width]; images are resized to cover it and
-    cropped about the centre. It is needed only when the files differ in size. ``channels``: 1 (grey) or 3 (RGB); an
-    alpha channel is composed on white. ``in_memory``: null keeps up to 2 GiB of pixels in memory and reads larger
-    folders file by file.
+    Links to folders are followed, but for those back to a folder that they lie in. Files and folders whose name begins
+    with a dot are left out. ``size``: a side, or [height, width]; images are resized to cover it and cropped about the
+    centre. It is needed only when the files differ in size. ``channels``: 1 (grey) or 3 (RGB); an alpha channel is
+    composed on white. ``in_memory``: null keeps up to 2 GiB of pixels in memory and reads larger folders file by file.
+
+    ``labels``: where the classes come from. Null: EDM's ``dataset.json`` or ``metadata.jsonl`` (``.csv``) with a label
+    where the folder has one, else the first level of folders, where no image lies directly in ``path``; folders that
+    are all whole numbers are in the order of the numbers, others in that of their names. ``class_names``: all classes
+    in an order of one's own, a list or a text file with one a line; some may have no sample.
+
+    ``split``: where ``path`` has train/, val/ or test/ beside each other, which of them (null: train; ``all``).
+    ``holdout``: a share such as 0.1 of the files is held out, chosen by their names and ``holdout_seed`` (null: 0);
+    ``split: held_out`` is that part, null what is left.
     """
 
     path: str
     size: int | tuple[int, int] | None = None
     channels: Literal[1, 3] = 3
     in_memory: bool | None = None
+    labels: Annotated[AnyLabels | None, Family("label sources")] = None
+    class_names: str | tuple[str, ...] | None = None
+    split: str | None = None
+    holdout: float | None = None
+    holdout_seed: int | None = None
     kind: Literal["image_folder"] = "image_folder"
+    later: ClassVar[tuple[str, ...]] = ("labels", "class_names", "split", "holdout", "holdout_seed")
 
     def __post_init__(self) -> None:
         check_size(self.size)
         if self.channels not in (1, 3):
             raise ValueError(f"channels: must be 1 or 3, got {self.channels!r}")
+        splits.check(self.holdout, self.holdout_seed, self.split)
 
     def load(self) -> Dataset:
         """Find the files, and read them if they fit. Raises ValueError naming the file that is at fault."""
         root = directory("path", self.path)
-        files = sorted(images_in("path", root))
+        beside = splits.folders(root)
+        if not beside and self.split not in (None, splits.ALL, splits.HELD_OUT, splits.TRAIN):
+            raise ValueError(f"split: {self.path} has no folders train/, val/, test/ beside each other; leave it out")
+        tops = splits.chosen(beside, self.split, f"split: {self.path}") if beside else [root]
+        files: list[Path] = []
+        parts: list[tuple[Classes | None, tuple[str, ...]]] = []
+        names: list[str] = []
+        for top in tops:
+            own = sorted(images_in("path", top))
+            if own:
+                files, inside = files + own, [file.relative_to(top).as_posix() for file in own]
+                names += inside
+                parts.append(self._classes(top, root, inside, beside))
         if not files:
-            raise ValueError(f"path: {self.path}: no image in this folder (looked for {', '.join(SUFFIXES)})")
-        folders = [f.relative_to(root).parts[:-1] for f in files]
-        names = sorted({f[0] for f in folders}) if all(folders) else []
-        number = {name: i for i, name in enumerate(names)}
-        labels = torch.tensor([number[f[0]] for f in folders]) if names else None
+            where = self.path if tops == [root] else str(tops[0])
+            raise ValueError(f"path: {where}: no image in this folder (looked for {', '.join(SUFFIXES)})")
+        notes = dict.fromkeys(note for _, told in parts for note in told)
+        if beside and self.split is None:
+            other = [name for name in beside if name != tops[0].name]
+            more = f"; split: {other[0]} takes {', '.join(other)}" if other else ""
+            notes[f"{tops[0].name}/ alone is read{more}"] = None
+        found = [classes for classes, _ in parts if classes is not None]
+        classes = together(found) if len(found) == len(parts) else None
+        stated = stated_names(self.class_names)
+        if stated is not None:
+            if classes is None:
+                raise ValueError(f"class_names: {self.path} has no classes to be named; leave it out")
+            classes = in_order(classes, stated, "class_names")
+        keep = splits.kept(names, self.holdout, self.holdout_seed, self.split)
+        labels, known = (None, ()) if classes is None else classes[:2]
+        if keep is not None:
+            files = [files[i] for i in keep.tolist()]
+            labels = None if labels is None else labels[keep]
         stored = read(files, self.size, self.channels, self.in_memory)
-        return Dataset(stored, labels, root.resolve().name, BYTES, tuple(names), notes=_loose(files, folders))
+        return Dataset(stored, labels, root.resolve().name, BYTES, known, notes=tuple(notes))
+
+    def _classes(
+        self, top: Path, root: Path, names: Sequence[str], beside: Mapping[str, Path]
+    ) -> tuple[Classes | None, tuple[str, ...]]:
+        """Those of the files ``names`` in ``top``, which may be one of the splits ``beside`` each other."""
+        seen, notes = {name.split("/")[0] for name in names}, _loose(names)
+        folders = [
+            entry.name
+            for part in beside.values() or (root,)
+            for entry in part.iterdir()
+            if entry.name not in seen and not entry.name.startswith(".") and entry.is_dir()
+            if (holds := _holds(entry)) == "nothing" or (holds == "images" and part != top)
+        ]
+        classes, told = of_files(self.labels, top, root, names, folders)
+        return classes, told or notes
 
 
 @component
 class ImageNet:
     """ImageNet (ILSVRC 2012) on disk: ``root``/train/n01440764/*.JPEG and the like, its 1000 classes 0 … 999.
 
-    The classes are numbered in the order of their folders' names, as everybody does. ``train`` false reads
+    The classes are numbered in the order of their folders' names, as everybody does. Of a part of the 1000, state all
+    of them in ``class_names``, a list or a text file with one a line, and each keeps its number. ``train`` false reads
     ``root``/val, whose images must have been moved into the same folders. ``size``: each image is resized to cover it
     and cropped about the centre. Read file by file unless ``in_memory``.
     """
@@ -78,7 +139,9 @@ class ImageNet:
     size: int | tuple[int, int] = 64
     train: bool = True
     in_memory: bool = False
+    class_names: str | tuple[str, ...] | None = None
     kind: Literal["imagenet"] = "imagenet"
+    later: ClassVar[tuple[str, ...]] = ("class_names",)
 
     def __post_init__(self) -> None:
         check_size(self.size)
@@ -93,8 +156,15 @@ class ImageNet:
             raise ValueError(
                 f"root: {root}: holds {strange[0]!r}; it must hold one folder per class, such as n01440764"
             )
-        dataset = ImageFolder(str(root), self.size, 3, self.in_memory).load()
-        return Dataset(dataset.stored, dataset.labels, f"imagenet {part}", BYTES, dataset.class_names)
+        dataset = ImageFolder(
+            str(root), self.size, 3, self.in_memory, labels=FolderNames(), class_names=self.class_names
+        ).load()
+        notes = (
+            (f"{dataset.classes:,} of the 1000 classes, numbered from 0; state all with class_names to keep theirs",)
+            if dataset.classes != 1000 and self.class_names is None
+            else ()
+        )
+        return replace(dataset, name=f"imagenet {part}", notes=notes)
 
 
 @component
@@ -188,15 +258,26 @@ def images_in(field: str, root: Path) -> Iterator[Path]:
                 yield Path(entry.path)
 
 
-def _loose(files: Sequence[Path], folders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """A note, where images beside folders make those folders no classes; ``folders``: of each file, from the root."""
-    loose = [file for file, within in zip(files, folders, strict=True) if not within]
-    if not loose or len(loose) == len(files):
+def _loose(names: Sequence[str]) -> tuple[str, ...]:
+    """A note, where images beside folders make those folders no classes; ``names``: paths from the folder of both."""
+    loose = [name for name in names if "/" not in name]
+    if not loose or len(loose) == len(names):
         return ()
     return (
-        f"no classes, as {len(loose):,} of {len(files):,} images lie in no folder, the first of them {loose[0].name}; "
+        f"no classes, as {len(loose):,} of {len(names):,} images lie in no folder, the first of them {loose[0]}; "
         "move them into one, or away, if each folder is a class",
     )
+
+
+def _holds(folder: Path) -> Literal["images", "files", "nothing"]:
+    """Whether there is an image in ``folder``, at any depth, or only other files."""
+    others = False
+    for _, _, files in os.walk(folder):
+        shown = [file for file in files if not file.startswith(".")]
+        if any(Path(file).suffix.lower() in SUFFIXES for file in shown):
+            return "images"
+        others = others or bool(shown)
+    return "files" if others else "nothing"
 
 
 def check_size(size: int | tuple[int, int] | None) -> None:

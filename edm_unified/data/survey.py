@@ -85,11 +85,7 @@ def part(dataset: Dataset, samples: int) -> Tensor:
 
 
 def _counts(dataset: Dataset) -> dict[str, int]:
-    if dataset.labels is None:
-        return {}
-    found = torch.bincount(dataset.labels, minlength=dataset.classes).tolist()
-    names = dataset.class_names or tuple(map(str, range(len(found))))
-    return {names[i] if i < len(names) else str(i): n for i, n in enumerate(found)}
+    return dict(zip(dataset.class_names, dataset.class_counts, strict=True)) if dataset.labels is not None else {}
 
 
 def _problems(
