@@ -62,7 +62,7 @@ class ImageFolder:
     holdout: float | None = None
     holdout_seed: int | None = None
     kind: Literal["image_folder"] = "image_folder"
-    later: ClassVar[tuple[str, ...]] = ("labels", "class_names", "split", "holdout", "holdout_seed")
+    added_later: ClassVar[tuple[str, ...]] = ("labels", "class_names", "split", "holdout", "holdout_seed")
 
     def __post_init__(self) -> None:
         check_size(self.size)
@@ -141,7 +141,7 @@ class ImageNet:
     in_memory: bool = False
     class_names: str | tuple[str, ...] | None = None
     kind: Literal["imagenet"] = "imagenet"
-    later: ClassVar[tuple[str, ...]] = ("class_names",)
+    added_later: ClassVar[tuple[str, ...]] = ("class_names",)
 
     def __post_init__(self) -> None:
         check_size(self.size)
