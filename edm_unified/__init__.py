@@ -28,6 +28,7 @@ _MODULES = {
     "exact": "denoisers.exact",
     "guidance": "denoisers.guidance",
     "guidances": "recipe.guidances",
+    "interop": "interop",
     "likelihood": "likelihood",
     "metrics": "metrics",
     "networks": "networks",
@@ -53,6 +54,7 @@ _NAMES = {
     "reference": "sampling.reference",
     "sample": "sampling.loop",
     "unit_noise": "sampling.loop",
+    "wrap": "interop",
 }
 """Public functions and classes, ``edm.sample``, and the module of each."""
 
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
         compare,
         data,
         denoisers,
+        interop,
         likelihood,
         metrics,
         networks,
@@ -73,6 +76,7 @@ if TYPE_CHECKING:
     )
     from edm_unified.denoisers import exact, guidance, parametrization, preconditioning, thresholding
     from edm_unified.denoisers.denoiser import Counted, Denoiser, Preconditioned
+    from edm_unified.interop import wrap
     from edm_unified.likelihood import log_likelihood
     from edm_unified.recipe import Recipe, guidances
     from edm_unified.sampling import analytic_starts, correctors, dynamics, renoising, solvers

@@ -25,6 +25,7 @@ SAID = {
     "training": "objective, runs",
     "likelihood": "densities",
     "metrics": "distances",
+    "interop": "other libraries",
     "recipe": "YAML ↔ tree of components",
     "compare": "cells",
     "report": "figures, pages",

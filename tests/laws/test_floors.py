@@ -19,7 +19,7 @@ FLOORS = (
     {"sampling"},
     {"sampling.solvers", "sampling.correctors"},
     {"sampling.loop", "sampling.reference", "training", "likelihood"},
-    {"metrics"},
+    {"metrics", "interop"},
     {"recipe"},
     {"compare", "report", "certify"},
     {"cli", "__main__"},

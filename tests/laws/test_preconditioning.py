@@ -74,6 +74,8 @@ UNIT_DATA = {
     "v_prediction": (lambda s: 1 + 0 * s, lambda s: 1 + 0 * s),
     "flow_matching": (lambda s: (1 / (1 + s)) ** 2 + (s / (1 + s)) ** 2, lambda s: 2 + 0 * s),
     "data_prediction": (lambda s: 1 + 0 * s, lambda s: 1 + 0 * s),
+    "consistency": (None, None),
+    "on_schedule": (lambda s: (1 / (1 + s)) ** 2 + (s / (1 + s)) ** 2, lambda s: 2 + 0 * s),
 }
 
 
@@ -176,6 +178,56 @@ def test_preconditioned_target_of_a_gaussian_gives_back_its_D(row):
 
         D = Preconditioned(network, row)
         torch.testing.assert_close(D(x, sigma), exact(x, sigma), rtol=1e-12, atol=1e-12)
+
+
+PATHS = [schedules.FlowMatching(), schedules.VP(), schedules.SubVP(), schedules.EDM(), schedules.Cosine(),
+         schedules.Trigonometric(), schedules.ExponentialVE(), schedules.BetaTable()]  # fmt: skip
+
+
+@pytest.mark.parametrize("schedule", PATHS, ids=ids)
+@pytest.mark.parametrize("predicts", ["epsilon", "v", "velocity", "score", "x0"])
+def test_every_target_in_the_state_of_a_schedule_gives_x_0(schedule, predicts):
+    """The targets by their definitions in x_t = α x_0 + β n; α' and β' by differences of s and sσ."""
+    x0, n = draws(200)
+    sigma = log_uniform(200, 0.05, 5.0)
+    t = schedule.time(sigma)
+    alpha, beta = schedule.s(t)[:, None], (schedule.s(t) * schedule.sigma(t))[:, None]
+    h = 1e-5 * t
+    moved = [(schedule.s(u)[:, None], (schedule.s(u) * schedule.sigma(u))[:, None]) for u in (t + h, t - h)]
+    rate = [(up - down) / (2 * h[:, None]) for up, down in zip(*moved, strict=True)]
+    target = {
+        "epsilon": n,
+        "v": alpha * n - beta * x0,
+        "velocity": rate[0] * x0 + rate[1] * n,
+        "score": -n / beta,
+        "x0": x0,
+    }[predicts]
+    for toward in ("noise", "data") if predicts == "velocity" else ("noise",):
+        row = pre.OnSchedule(schedule, predicts, toward=toward)
+        seen = -target if toward == "data" else target
+        D = Preconditioned(lambda x, t, seen=seen: seen, row)(x0 + sigma[:, None] * n, sigma)
+        torch.testing.assert_close(D, x0, rtol=0, atol=2e-8 if predicts == "velocity" else 1e-11)
+
+
+def test_what_is_told_on_a_schedule():
+    sigma = log_uniform(50, 0.05, 5.0)
+    table = schedules.BetaTable()
+    told = lambda schedule, **more: pre.OnSchedule(schedule, "epsilon", **more).c_noise(sigma)  # noqa: E731
+    flow = schedules.FlowMatching()
+    torch.testing.assert_close(told(flow, reversed=True), 1 / (1 + sigma), rtol=1e-12, atol=0)
+    torch.testing.assert_close(told(flow, scale=1000.0), 1000 * sigma / (1 + sigma), rtol=1e-12, atol=0)
+    assert torch.equal(told(table, told="index"), pre.DDPM().c_noise(sigma))
+    assert torch.equal(told(table, told="nearest_index"), pre.DDPM(index="nearest").c_noise(sigma))
+    assert torch.equal(told(table, told="nearest_index", reversed=True), 999 - pre.DDPM(index="nearest").c_noise(sigma))
+    torch.testing.assert_close(told(schedules.EDM(), told="log_sigma", scale=0.25), sigma.log() / 4, rtol=1e-12, atol=0)
+    for wrong, why in (
+        ({"told": "index"}, "^told: index is that of a table; FlowMatching has none"),
+        ({"told": "sigma", "reversed": True}, "^reversed: sigma has no other direction"),
+        ({"predicts": "v", "toward": "data"}, "^toward: is of a velocity"),
+        ({"schedule": schedules.EDM(), "reversed": True}, "^reversed: the time of EDM has no end"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            pre.OnSchedule(**wrong)
 
 
 # --- c_noise against independent formulas ----------------------------------------------------------------------------
@@ -281,7 +333,8 @@ def test_coefficients_are_float64_of_the_shape_of_sigma(row):
 @pytest.mark.parametrize("row", ROWS, ids=ids)
 def test_a_perfect_network_is_left_alone_where_there_is_no_noise(row):
     """As σ → 0, D → z for any F of order one: c_skip → 1 and c_out → 0, or F carries the data itself."""
-    c_skip, c_out = row.c_skip(1e-9), row.c_out(1e-9)
+    lowest = row.sigma_min if row.kind == "consistency" else 1e-9
+    c_skip, c_out = row.c_skip(lowest), row.c_out(lowest)
     if row.kind == "data_prediction":
         assert (float(c_skip), float(c_out)) == (0, 1)
     else:
@@ -311,8 +364,8 @@ def evaluate(formula: str, **values: Tensor | float) -> Tensor:
 def test_printed_formulas_are_the_ones_computed(row):
     sigma = log_uniform(20, 0.05, 9.0)
     told = ("c_noise",) if row.kind in ("edm", "ve", "v_prediction", "flow_matching", "data_prediction") else ()
-    for name in ("c_skip", "c_out", "c_in", *told):
-        value = evaluate(row.formulas[name], x=sigma, d=0.5).expand(20)
+    for name in ("c_skip", "c_out", "c_in", *told) if row.kind != "on_schedule" else ():  # which has a case for each
+        value = evaluate(row.formulas[name], x=sigma, d=0.5, m=0.002).expand(20)
         torch.testing.assert_close(getattr(row, name)(sigma), value, rtol=1e-12, atol=1e-15)
     assert set(row.formulas) == {"c_skip", "c_out", "c_in", "c_noise"}
 

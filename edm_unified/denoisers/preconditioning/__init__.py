@@ -17,6 +17,8 @@ class                    c_skip             c_out               c_in            
 :class:`VPrediction`     1/(1+σ²)           −σ/√(1+σ²)          1/√(1+σ²)        2 arctan(σ)/π       v
 :class:`FlowMatching`    1/(1+σ)            −σ/(1+σ)            1/(1+σ)          σ/(1+σ)             n − x_0
 :class:`DataPrediction`  0                  1                   1/√(1+σ²)        2 arctan(σ)/π       x_0
+:class:`Consistency`     as EDM's, with σ−σ_min for σ in c_skip and in the factor of c_out
+:class:`OnSchedule`      any of these targets in the state s z of any schedule, told its time or index
 =======================  =================  ==================  ===============  ==================  ===============
 
 Only EDM's keeps Var[c_in z], Var[the target of F] and λ c_out² at 1 for data of any std σ_d; with an ε-network any
@@ -29,11 +31,25 @@ them.
 
 from edm_unified.denoisers.preconditioning.base import Preconditioning
 from edm_unified.denoisers.preconditioning.flow import DataPrediction, FlowMatching, VPrediction
+from edm_unified.denoisers.preconditioning.on_schedule import OnSchedule
 from edm_unified.denoisers.preconditioning.table import DDPM, IDDPM
-from edm_unified.denoisers.preconditioning.unscaled import EDM, VE, Score
+from edm_unified.denoisers.preconditioning.unscaled import EDM, VE, Consistency, Score
 from edm_unified.denoisers.preconditioning.variance_preserving import VP, SubVP
 
-AnyPreconditioning = EDM | VP | SubVP | VE | Score | DDPM | IDDPM | VPrediction | FlowMatching | DataPrediction
+AnyPreconditioning = (
+    EDM
+    | VP
+    | SubVP
+    | VE
+    | Score
+    | DDPM
+    | IDDPM
+    | VPrediction
+    | FlowMatching
+    | DataPrediction
+    | Consistency
+    | OnSchedule
+)
 
 __all__ = [
     "DDPM",
@@ -42,8 +58,10 @@ __all__ = [
     "VE",
     "VP",
     "AnyPreconditioning",
+    "Consistency",
     "DataPrediction",
     "FlowMatching",
+    "OnSchedule",
     "Preconditioning",
     "Score",
     "SubVP",

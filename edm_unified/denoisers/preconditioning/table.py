@@ -16,6 +16,19 @@ from edm_unified.schedules.base import float64
 from edm_unified.schedules.table import BetaKind
 
 
+def index_in(table: Tensor, sigma: Tensor) -> Tensor:
+    """The place 0 … M−1 of ``sigma`` in the rising ``table`` of ln σ_k, linear in ln σ between levels; beyond its ends
+    the end."""
+    table = table.to(sigma.device, non_blocking=True)
+    level = sigma.log().clamp(table[0], table[-1])
+    above = torch.searchsorted(table, level).clamp(1, len(table) - 1)
+    here, below = table.take(above), table.take(above - 1)  # table[above] would wait for an index on a device
+    index = above - (here - level) / (here - below)
+    nearest = index.round()
+    # a level of the table must be told as a whole number, also if its logarithm is an ulp off
+    return torch.where((index - nearest).abs() < 1e-9, nearest, index)
+
+
 @component
 class DDPM(Predicts):
     """ε-network that counts the steps of a table of betas, k = 0 … M−1 (Ho et al. 2020; DDIM and Stable Diffusion too).
@@ -63,16 +76,8 @@ class DDPM(Predicts):
         return unit_variance(sigma)
 
     def c_noise(self, sigma: float | Tensor) -> Tensor:
-        sigma = float64(sigma)
-        table = self._log_sigmas.to(sigma.device, non_blocking=True)
-        level = sigma.log().clamp(table[0], table[-1])
-        above = torch.searchsorted(table, level).clamp(1, len(table) - 1)
-        here, below = table.take(above), table.take(above - 1)  # table[above] would wait for an index on a device
-        index = above - (here - level) / (here - below)
-        nearest = index.round()
-        # a level of the table must be told as a whole number, also if its logarithm is an ulp off
-        whole = (index - nearest).abs() < 1e-9
-        return nearest if self.index == "nearest" else torch.where(whole, nearest, index)
+        index = index_in(self._log_sigmas, float64(sigma))
+        return index.round() if self.index == "nearest" else index
 
 
 @component

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from edm_unified import schedules
 from edm_unified.components.component import component, falling, positive
+from edm_unified.components.constraints import Positive
 from edm_unified.denoisers import parametrization
 from edm_unified.denoisers.preconditioning.base import Predicts, unit_variance
 from edm_unified.schedules.base import float64
@@ -47,6 +48,40 @@ class EDM:
 
     def c_out(self, sigma: float | Tensor) -> Tensor:
         return float64(sigma) * self.sigma_data * unit_variance(sigma, self.sigma_data)
+
+    def c_in(self, sigma: float | Tensor) -> Tensor:
+        return unit_variance(sigma, self.sigma_data)
+
+    def c_noise(self, sigma: float | Tensor) -> Tensor:
+        return torch.log(float64(sigma)) / 4
+
+
+@component
+class Consistency:
+    """EDM's row moved so that D = z at ``sigma_min`` instead of 0: c_skip = σ_d²/((σ−σ_min)²+σ_d²), c_out =
+    (σ−σ_min) σ_d/√(σ²+σ_d²), c_in = 1/√(σ²+σ_d²), c_noise = ln(σ)/4 (Song et al. 2023, Consistency Models, appendix C).
+    For consistency models and other networks that are distilled to one step, which are no denoisers at middle levels.
+    """
+
+    sigma_data: Positive = 0.5
+    sigma_min: Positive = 0.002
+    kind: Literal["consistency"] = "consistency"
+    formulas: ClassVar[dict[str, str]] = {
+        "c_skip": "σ_d²/((σ−m)²+σ_d²)  (m = sigma_min)",
+        "c_out": "(σ−m) σ_d/√(σ²+σ_d²)",
+        "c_in": "1/√(σ²+σ_d²)",
+        "c_noise": "ln(σ)/4",
+    }
+
+    @property
+    def sigma_max(self) -> float:
+        return math.inf
+
+    def c_skip(self, sigma: float | Tensor) -> Tensor:
+        return self.sigma_data**2 / ((float64(sigma) - self.sigma_min) ** 2 + self.sigma_data**2)
+
+    def c_out(self, sigma: float | Tensor) -> Tensor:
+        return (float64(sigma) - self.sigma_min) * self.sigma_data * unit_variance(sigma, self.sigma_data)
 
     def c_in(self, sigma: float | Tensor) -> Tensor:
         return unit_variance(sigma, self.sigma_data)
