@@ -15,7 +15,7 @@ from edm_unified.denoisers.denoiser import Preconditioned
 from edm_unified.denoisers.preconditioning import EDM, AnyPreconditioning, OnSchedule, Preconditioning, Score
 from edm_unified.interop.calls import Call
 from edm_unified.schedules import AnySchedule, BetaTable, FlowMatching
-from edm_unified.training.denoiser import Trained
+from edm_unified.training.trained_denoiser import TrainedDenoiser
 
 Target = Literal["epsilon", "v", "velocity", "score", "x0", "edm", "denoised"]
 TARGETS = ("epsilon", "v", "velocity", "score", "x0", "edm", "denoised")
@@ -46,7 +46,7 @@ def wrap(
     null: int | None = None,
     cond: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
-) -> Trained:
+) -> TrainedDenoiser:
     """A network of any library as the denoiser D(x, sigma, **cond), x = x_0 + σ n.
 
     ``prediction``: what it predicts.
@@ -98,7 +98,7 @@ def as_trained(
     optional: bool = True,
     dtype: torch.dtype | None = None,
     **about: Any,
-) -> Trained:
+) -> TrainedDenoiser:
     """The denoiser, with what a checkpoint of ours says of one. ``optional``: there is an answer without a class."""
     known = {
         "shape": list(shape),
@@ -107,7 +107,7 @@ def as_trained(
         "label_dropout": 1.0 if optional else 0.0,
         "used": {"sha256": ""},
     }
-    return Trained(Preconditioned(call, convention, dtype), known | about)
+    return TrainedDenoiser(Preconditioned(call, convention, dtype), known | about)
 
 
 def convention_of(
