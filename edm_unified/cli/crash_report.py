@@ -53,7 +53,8 @@ def _folders() -> Iterator[Path]:
     except FileNotFoundError:
         return
     if temporary != Path.cwd():  # tempfile's own last resort, and the user's project is no place for it
-        yield temporary / f"edm-unified-{os.getuid()}"
+        user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""  # on Windows the folder is each user's own
+        yield temporary / f"edm-unified{user}"
 
 
 def _version(name: str) -> str:

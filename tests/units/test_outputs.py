@@ -205,12 +205,6 @@ def test_one_at_a_time_and_the_lock_stays(tmp_path: Path) -> None:
         claim(tmp_path)
 
 
-def test_importing_needs_no_fcntl() -> None:
-    """As on Windows."""
-    script = "import sys; sys.modules['fcntl'] = None; import edm_unified.components.outputs"
-    subprocess.run([sys.executable, "-c", script], check=True)
-
-
 # -- what was written -------------------------------------------------------------------------------------------------
 
 

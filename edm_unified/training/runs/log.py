@@ -113,7 +113,8 @@ class Log:
             "seconds": round(self.seconds + seconds, 3),
             "bins": [[float(f"{sigma:.4g}"), loss, number] for sigma, loss, number in record.bins],
         }
-        handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        binary = getattr(os, "O_BINARY", 0)  # on Windows, lest \n become \r\n
+        handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | binary, 0o644)
         try:
             size = os.fstat(handle).st_size
             try:
@@ -130,7 +131,7 @@ class Log:
     def flush(self) -> None:
         """On the disk, before a checkpoint that counts on it."""
         if self._path.exists():
-            handle = os.open(self._path, os.O_RDONLY)
+            handle = os.open(self._path, os.O_RDWR)  # Windows syncs only what could be written
             try:
                 os.fsync(handle)
             finally:
