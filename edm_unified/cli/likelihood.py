@@ -106,7 +106,7 @@ def likelihood(
     edm-unified likelihood edm --dequantize none --bound
     edm-unified likelihood edm eight.npy --trace hutchinson --out nats.jsonl
     """
-    from edm_unified.cli.likelihood_rows import moments_of, whole
+    from edm_unified.cli.likelihood_rows import moments_of
     from edm_unified.cli.likelihood_rows import rows as computed
     from edm_unified.likelihood.prior import prior_error
 
@@ -131,7 +131,8 @@ def likelihood(
         job = _job(
             found, own, bound, (sigma_min, sigma_max), rk4_steps,
             TOLERANCE if tolerance is None and rk4_steps is None else tolerance, (trace, probe, probes), points, prior,
-            None if dequantize == "none" or not whole(dataset) else dequantize, seed, classes, where, precision,
+            dequantize if dequantize != "none" and dataset.in_whole_numbers else None, seed, classes, where,
+            precision,
         )  # fmt: skip
         denoiser: Any = built.to(where) if hasattr(built, "to") else built
         rows = computed(denoiser, dataset, job, first, min(n, len(dataset) - first), batch, check, bar)
@@ -231,18 +232,16 @@ def _data(text: str) -> Dataset:
 
 
 def _check_data(dataset: Dataset, own: Dataset, dequantize: str | None, name: str, first: int) -> None:
-    from edm_unified.cli.likelihood_rows import whole
-
     if dataset.shape != own.shape:
         raise ValueError(f"{name}: samples of shape {dataset.shape}, but the denoiser is for {own.shape}")
     if first >= len(dataset):
         raise ValueError(f"--first: {first} is beyond the {len(dataset):,} samples of {dataset.name}")
-    if dequantize is None and whole(dataset):
+    if dequantize is None and dataset.in_whole_numbers:
         raise ValueError(
             f"{name}: {dataset.name} are whole numbers, which have no density; spread them over their bins with "
             "--dequantize uniform or truncated_normal, take their density as points with --dequantize none"
         )
-    if dequantize not in (None, "none") and not whole(dataset):
+    if dequantize not in (None, "none") and not dataset.in_whole_numbers:
         raise ValueError(f"--dequantize: {dataset.name} are no whole numbers; leave it out")
 
 

@@ -32,7 +32,6 @@ def report(
     name: str, dataset: Dataset, job: LikelihoodJob, rows: LikelihoodRows, prior_error: float | None = None
 ) -> list[str]:
     """The lines. ``prior_error``: its mean in nats, where it is known."""
-    from edm_unified.cli.likelihood_rows import whole
     from edm_unified.likelihood import offset
     from edm_unified.likelihood.prior import prior_sizes
 
@@ -58,7 +57,7 @@ def report(
                 "", f"{_mean(bits + shift)}   of the whole numbers, an upper bound: + {shift:.4f}, {_why(job, dataset)}"
             )
         )
-    elif whole(dataset):
+    elif dataset.in_whole_numbers:
         shift = offset(dataset.scaling)
         lines.append(
             row(

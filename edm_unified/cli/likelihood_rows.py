@@ -13,7 +13,6 @@ from edm_unified import likelihood as lk
 from edm_unified.cli import options
 from edm_unified.data import Dataset
 from edm_unified.data import batch as read
-from edm_unified.data.dataset import AS_STORED
 from edm_unified.data.survey import part
 
 
@@ -49,14 +48,6 @@ class LikelihoodRows(NamedTuple):
     reconstruction: float | None
     nfe: int
     notes: tuple[str, ...]
-
-
-def whole(dataset: Dataset) -> bool:
-    """Whether the samples are whole numbers, as bytes are, whatever type they are read as."""
-    some = dataset.stored[torch.arange(min(16, len(dataset)))]
-    if not some.is_floating_point():
-        return True
-    return dataset.scaling is not AS_STORED and bool((some == some.round()).all())
 
 
 @lru_cache(maxsize=1)  # asked for by the prior, and for its error
@@ -125,11 +116,10 @@ def _points(dataset: Dataset, indices: Tensor, job: LikelihoodJob) -> tuple[Tens
     """The samples as points in the units of the network, and the entropy of what was added."""
     if job.noise is None:
         return read(dataset, indices)[0].to(torch.float64), None
-    shift = dataset.scaling.shift
-    top = 255 if isinstance(shift, torch.Tensor) else round(2 * shift)  # a tensor comes from ``standardise``, of bytes
+    lowest, levels = dataset.grey_levels
     spread = lk.dequantize(
-        dataset.stored[indices], job.noise, scaling=dataset.scaling, levels=top + 1, sigma_min=job.sigma_min,
-        seed=job.seed, first=int(indices[0]),
+        dataset.stored[indices], job.noise, scaling=dataset.scaling, levels=levels, lowest=lowest,
+        sigma_min=job.sigma_min, seed=job.seed, first=int(indices[0]),
     )  # fmt: skip
     return spread.x, spread.entropy
 

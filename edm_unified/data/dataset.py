@@ -11,6 +11,7 @@ The two are one invertible map, ``Scaling``: unit = (raw − shift) / scale. Byt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from . import order
 from .classes import counts, numbers
 from .prefetch import read
 
@@ -53,18 +55,26 @@ class Scaling(NamedTuple):
     scale: float | Tensor = 1.0
 
     def to_unit(self, raw: Tensor) -> Tensor:
-        """What is stored as what a network sees, in float32."""
-        return (raw.to(torch.float32) - self.shift) / self.scale
+        """What is stored as what a network sees, in float32; numbers of more digits are subtracted from with all."""
+        wide = raw if raw.dtype in _WIDE else raw.to(torch.float32)
+        return ((wide - self.shift) / self.scale).to(torch.float32)
 
     def to_raw(self, unit: Tensor) -> Tensor:
         """The inverse of :meth:`to_unit`, to rounding: in the dtype of ``unit``, neither rounded nor clipped."""
-        return unit * self.scale + self.shift
+        return (unit * self.scale + self.shift).to(unit.dtype)
+
+    def same(self, other: Scaling) -> bool:
+        """Whether ``other``, of samples of the same shape, is the same map to the digits of float32."""
+        pairs = [[torch.as_tensor(v, dtype=torch.float32) for v in pair] for pair in zip(self, other, strict=True)]
+        return all(torch.equal(*torch.broadcast_tensors(*pair)) for pair in pairs)
 
     def then(self, shift: float | Tensor, scale: float | Tensor) -> Scaling:
         """This map, and after it (unit − shift) / scale, as one."""
         return Scaling(self.shift + self.scale * shift, self.scale * scale)
 
 
+_WIDE = (torch.float64, torch.int32, torch.int64)
+"""Types with more digits than float32."""
 AS_STORED = Scaling()
 BYTES = Scaling(127.5, 127.5)
 """Bytes 0 … 255 to [−1, 1]."""
@@ -89,7 +99,10 @@ class Dataset:
     sees. ``class_names``: a name for each class; where the source has none they are the numbers in words. ``exact``:
     the ``edm_unified.denoisers.exact`` denoiser of the distribution the samples were drawn from, where that is a
     formula: a function without arguments that makes it. ``notes``: what a user should know of the source, a line each.
-    Raises ValueError where labels and samples do not match.
+    ``unit``: of what is stored, such as K, where it is known. ``extent``: black and white, the two numbers that the
+    source says its samples lie between, as they are stored; 0 and 255 of bytes. ``whole``: whether they are whole
+    numbers; None, to see for oneself (:attr:`in_whole_numbers`). Raises ValueError where labels and samples do not
+    match.
     """
 
     stored: Rows
@@ -99,8 +112,13 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     exact: Callable[[], GaussianMixture] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
+    unit: str = ""
+    extent: tuple[float, float] | None = None
+    whole: bool | None = None
 
     def __post_init__(self) -> None:
+        if self.extent is None and self.scaling is BYTES:
+            object.__setattr__(self, "extent", (0.0, 255.0))
         if self.labels is None:
             return
         n, labels = len(self), self.labels
@@ -150,6 +168,28 @@ class Dataset:
         in_memory = isinstance(self.stored, Tensor)
         stored = self.stored[indices] if in_memory else PartRows(self.stored, indices)
         return replace(self, stored=stored, labels=None if self.labels is None else self.labels[indices])
+
+    @cached_property
+    def in_whole_numbers(self) -> bool:
+        """Whether samples are whole numbers that a scale is known of, as grey levels are, whatever type they have.
+
+        As ``whole`` says; else all that are in memory are looked at, and of those on a disk some, spread over all.
+        """
+        if self.whole is not None:
+            return self.whole
+        n = len(self)
+        some = self.stored if isinstance(self.stored, Tensor) else self.stored[order.indices(n, 0, 0, min(n, 256))]
+        if not some.is_floating_point():
+            return True
+        return self.scaling is not AS_STORED and bool((some == some.round()).all())
+
+    @property
+    def grey_levels(self) -> tuple[int, int | None]:
+        """Of samples in whole numbers, the lowest that ``extent`` allows and how many there are; (0, None) without."""
+        if self.extent is None:
+            return 0, None
+        lowest, highest = math.ceil(self.extent[0]), math.floor(self.extent[1])
+        return lowest, highest - lowest + 1
 
     @cached_property
     def images(self) -> Tensor:

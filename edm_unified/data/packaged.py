@@ -27,8 +27,8 @@ class Digits:
 
         bunch = load_digits()
         stored = torch.from_numpy(bunch.images.astype(np.uint8))[:, None]
-        names = tuple("0123456789")
-        return Dataset(stored, torch.from_numpy(bunch.target).long(), "digits", Scaling(8.0, 8.0), names)
+        labels, names = torch.from_numpy(bunch.target).long(), tuple("0123456789")
+        return Dataset(stored, labels, "digits", Scaling(8.0, 8.0), names, extent=(0.0, 16.0))
 
 
 @component

@@ -66,12 +66,13 @@ def survey(dataset: Dataset, samples: int = 10_000) -> Survey:
     sigma_data = math.sqrt(max(float(second.mean() - mean.mean() ** 2), 0.0))
     duplicates = numbers - len(seen)
     counts = _counts(dataset)
+    spread = np.sqrt(np.maximum(second - mean**2, 0))
     problems = _problems(dataset, sigma_data, float(mean.mean()), (low, high), counts)
+    problems += _uneven(dataset, spread, sigma_data)
     if first_bad is not None:
         problems.insert(0, f"NaN or inf, first in sample {first_bad}: training would stop there")
     if duplicates:
         problems.append(f"{duplicates} of {numbers} samples are copies of earlier ones")
-    spread = np.sqrt(np.maximum(second - mean**2, 0))
     return Survey(
         dataset.name, len(dataset), numbers, dataset.shape, low, high,
         tuple(mean.tolist()), tuple(spread.tolist()), sigma_data, counts, duplicates, tuple(problems),
@@ -103,6 +104,24 @@ def _problems(
     if empty:
         found.append(f"{len(empty)} of {len(counts)} classes have no sample, the first of them {empty[0]!r}")
     return found
+
+
+NARROW = 25
+"""An axis this many times narrower than σ_data is lost: σ_data/250, EDM's σ_min, is then more than a tenth of it."""
+
+
+def _uneven(dataset: Dataset, spread: np.ndarray, sigma_data: float) -> list[str]:
+    """A note, where noise that suits the data as a whole leaves nothing of an axis (or a channel)."""
+    widest, narrowest = int(spread.argmax()), int(spread.argmin())
+    if not 0 < spread[narrowest] < sigma_data / NARROW:
+        return []
+    what = "axis" if len(dataset.shape) == 1 else "channel"
+    lost = int((spread < sigma_data / NARROW).sum())
+    return [
+        f"{what} {narrowest} has a standard deviation of {spread[narrowest]:.3g}, {what} {widest} of "
+        f"{spread[widest]:.3g}: levels that suit all leave nothing of {lost} of {len(spread)}; of a file of arrays set "
+        "standardise: per_axis"
+    ]
 
 
 def spectrum(rows: Tensor) -> Tensor:

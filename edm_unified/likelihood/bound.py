@@ -80,6 +80,7 @@ def variational_bound(
     decoder_sigma: float | None = None,
     scaling: Scaling = BYTES,
     values: int = 256,
+    lowest: int = 0,
     seed: int = 0,
     first: int = 0,
     dtype: torch.dtype = torch.float64,
@@ -92,10 +93,10 @@ def variational_bound(
     comes the standard error. ``prior``: N(μ, C) whose noisy version stands at the top; None is N(0, 0). ``control``: a
     Gaussian like the data, for less variance; any is unbiased. ``sigma_data``: √v of the importance sampling, None for
     levels uniform in ln σ. ``decoder``: ``gaussian`` for real data, ``discretized`` for images of ``values`` grey
-    levels (Ho et al. 2020, Eq. 13, with mean D and variance σ_1²). ``decoder_sigma`` is another standard deviation for
-    the latter: √β̃_2 of the chain (0.0074 for DDPM's table, where σ_1 is 0.01) gives the L_0 of the codes of Ho et al.
-    and of Nichol & Dhariwal. Row i has the noise of sample ``first + i`` of ``seed``. ``dtype`` is that of the noisy
-    samples, as in :func:`log_likelihood`; the sums are float64.
+    levels from ``lowest`` on (Ho et al. 2020, Eq. 13, with mean D and variance σ_1²). ``decoder_sigma`` is another
+    standard deviation for the latter: √β̃_2 of the chain (0.0074 for DDPM's table, where σ_1 is 0.01) gives the L_0 of
+    the codes of Ho et al. and of Nichol & Dhariwal. Row i has the noise of sample ``first + i`` of ``seed``. ``dtype``
+    is that of the noisy samples, as in :func:`log_likelihood`; the sums are float64.
 
     Raises ``ValueError`` for integers, levels outside the range of D, or too few; ``FloatingPointError`` for NaN.
     """
@@ -156,7 +157,7 @@ def variational_bound(
                 curve = (chain[1:], curve[1] + half * expected.mean(0).cpu())
         diffusion = drawn.sums.mean(0) + known
         std = low if decoder_sigma is None else decoder_sigma
-        last = decoded(counted, clean, low, std, decoder, scaling, values, repeats, randn, kwargs)
+        last = decoded(counted, clean, low, std, decoder, scaling, values, lowest, repeats, randn, kwargs)
     spread = drawn.sums + last
     se = spread.std(0) / repeats**0.5 if repeats > 1 else torch.full_like(top, math.nan)
     nats = top + diffusion + last.mean(0)

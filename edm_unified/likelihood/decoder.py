@@ -25,6 +25,7 @@ def decoded(
     decoder: Decoder,
     scaling: Scaling,
     values: int,
+    lowest: int,
     repeats: int,
     randn: Source,
     cond: Mapping[str, object],
@@ -41,14 +42,15 @@ def decoded(
     raw = given.round()
     if float((given - raw).abs().max()) > 0.01:  # float32 is within 1e-5
         raise ValueError("x: lies between the grey levels; the discretized decoder takes whole numbers as they are")
-    if not (float(raw.min()) >= 0 and float(raw.max()) < values):
-        raise ValueError(f"x: lies outside the {values} grey levels that the decoder knows, 0 to {values - 1}")
+    highest = lowest + values - 1
+    if not (float(raw.min()) >= lowest and float(raw.max()) <= highest):
+        raise ValueError(f"x: lies outside the {values} grey levels that the decoder knows, {lowest} to {highest}")
     level = torch.tensor(sigma, dtype=torch.float64, device=x.device)
     out = []
     for _ in range(repeats):
         away = x.double() - estimate(denoiser, x + sigma * randn(), level, cond).double()
-        above = torch.where(raw == values - 1, math.inf, (away + 0.5 / scale) / std)
-        below = torch.where(raw == 0, -math.inf, (away - 0.5 / scale) / std)
+        above = torch.where(raw == highest, math.inf, (away + 0.5 / scale) / std)
+        below = torch.where(raw == lowest, -math.inf, (away - 0.5 / scale) / std)
         out.append(-row_sum(_log_between(below, above)))
     return torch.stack(out)
 

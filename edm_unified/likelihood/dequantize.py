@@ -57,24 +57,28 @@ def dequantize(
     noise: DequantizationNoise = "uniform",
     *,
     scaling: Scaling = BYTES,
-    levels: int = 256,
+    levels: int | None = 256,
+    lowest: int = 0,
     sigma_min: float | None = None,
     seed: int = 0,
     first: int = 0,
 ) -> Dequantized:
-    """``raw`` (B, *shape), whole numbers from 0 to ``levels`` − 1, as points of their bins in the units of the network.
+    """``raw`` (B, *shape), whole numbers, as points of their bins in the units of the network.
 
-    Row i is sample ``first + i`` of ``seed``, whatever the batch. ``sigma_min`` is that of the likelihood and belongs
-    to ``truncated_normal``. Raises ``ValueError`` for numbers that are not whole or lie outside.
+    They are ``levels`` numbers from ``lowest`` on, or, with ``levels`` None, any. Row i is sample ``first + i`` of
+    ``seed``, whatever the batch. ``sigma_min`` is that of the likelihood and belongs to ``truncated_normal``. Raises
+    ``ValueError`` for numbers that are not whole or lie outside.
     """
     choice("noise", noise, ("uniform", "truncated_normal"))
-    count("levels", levels, least=2)
+    if levels is not None:
+        count("levels", levels, least=2)
     whole = raw if not raw.is_floating_point() else raw.round()
     if raw.ndim < 2 or (raw.is_floating_point() and not bool((whole == raw).all())):
         raise ValueError(f"raw: must be whole numbers of shape (B, *shape), got {raw.dtype} of {tuple(raw.shape)}")
     low, high = (int(v) for v in torch.aminmax(whole))
-    if low < 0 or high >= levels:
-        raise ValueError(f"raw: holds {low if low < 0 else high}, outside the declared range 0 to {levels - 1}")
+    if levels is not None and not (lowest <= low and high < lowest + levels):
+        wrong, most = low if low < lowest else high, lowest + levels - 1
+        raise ValueError(f"raw: holds {wrong}, outside the declared range {lowest} to {most}")
     draw = Source(seed, first, tuple(raw.shape), torch.float64, raw.device, purpose=Purpose.DEQUANTIZATION)
     u = torch.special.ndtr(draw())
     scale = torch.as_tensor(scaling.scale, dtype=torch.float64, device=raw.device).expand(raw.shape[1:])

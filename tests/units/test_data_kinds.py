@@ -167,6 +167,43 @@ def test_latents_are_standardised_by_channel_without_leaving_the_disk(tmp_path: 
     refused(data.Arrays(str(tmp_path / "c.npy"), standardise=0.5), "standardise: ", "constant")
 
 
+@pytest.mark.parametrize("dtype", ["<f8", "<f4"])
+def test_columns_are_standardised_together_or_each_and_the_map_is_invertible(tmp_path: Path, dtype: str) -> None:
+    table = np.random.default_rng(0).normal([1.7e6, 0, -3], [100, 1, 0.01], (300, 3)).astype(dtype)
+    np.save(tmp_path / "t.npy", table)
+    whole = data.Arrays(str(tmp_path / "t.npy"), standardise=0.2).load()
+    x = whole.images.double()
+    assert abs(float(x.mean())) < 1e-5
+    assert abs(float(x.std(correction=0)) - 0.2) < 1e-5
+    each = data.Arrays(str(tmp_path / "t.npy"), standardise="per_axis", unit="s").load()
+    x, own = each.images.double(), torch.from_numpy(table.astype(float))
+    torch.testing.assert_close(x.mean(0), torch.zeros(3, dtype=torch.float64), atol=1e-5, rtol=0)
+    torch.testing.assert_close(x.std(0, correction=0), torch.full((3,), 0.5, dtype=torch.float64), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        each.scaling.to_raw((own - own.mean(0)) / own.std(0, correction=0) / 2), own, rtol=1e-9, atol=0
+    )
+    assert each.unit == "s"
+    assert each.scaling.same(data.Arrays(str(tmp_path / "t.npy"), standardise="per_axis").load().scaling)
+    assert not each.scaling.same(whole.scaling)
+    table[:, 1] = 7
+    np.save(tmp_path / "t.npy", table)
+    refused(data.Arrays(str(tmp_path / "t.npy"), standardise="per_axis"), "column 1 of the data is constant, 7;")
+
+
+def test_whole_numbers_are_told_by_all_of_them(tmp_path: Path) -> None:
+    values = np.tile(np.arange(-2, 2, dtype=np.float32), (40, 1))
+    np.save(tmp_path / "w.npy", values)
+    values[39, 3] = 0.5
+    np.save(tmp_path / "r.npy", values)
+    kinds: list[dict[str, Any]] = [{"range": (-2, 2)}, {"standardise": 0.5}]
+    for more in kinds:
+        found = data.Arrays(str(tmp_path / "w.npy"), **more).load()
+        assert found.in_whole_numbers
+        assert found.extent == more.get("range")
+        assert not data.Arrays(str(tmp_path / "r.npy"), **more).load().in_whole_numbers
+    assert not data.Arrays(str(tmp_path / "w.npy")).load().in_whole_numbers  # nothing is known of their scale
+
+
 def test_arrays_of_signals(tmp_path: Path) -> None:
     np.save(tmp_path / "s.npy", np.arange(24, dtype=np.float32).reshape(2, 12))
     assert data.Arrays(str(tmp_path / "s.npy"), signals=True).load().images.shape == (2, 1, 12)

@@ -52,6 +52,15 @@ def test_a_part_of_large_data_is_a_fair_sample_of_them() -> None:
     assert abs(found.sigma_data - 1) < 5 / math.sqrt(1000)
 
 
+@pytest.mark.parametrize(("narrow", "told"), [(0.9 / 25, True), (1.1 / 25, False)])
+def test_axes_that_the_levels_would_lose_are_said(narrow: float, told: bool) -> None:
+    x = np.random.default_rng(0).normal(size=(4000, 2))
+    x = (x - x.mean(0)) / x.std(0) * [2**0.5, 2**0.5 * narrow / (1 + narrow**2) ** 0.5 / 2**0.5]
+    notes = [text for text in survey(made(x)).problems if "standardise: per_axis" in text]
+    assert bool(notes) is told
+    assert all(text.startswith("axis 1 has a standard deviation of 0.0") for text in notes)
+
+
 def test_what_is_wrong_is_said() -> None:
     x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     x[7] = x[3]

@@ -14,7 +14,6 @@ from PIL import Image
 
 from edm_unified import data
 from edm_unified.cli import main
-from edm_unified.cli.likelihood_rows import whole
 
 QUICK = ("--n", "2", "--rk4-steps", "6", "--sigma-min", "0.1", "--sigma-max", "20")
 
@@ -153,9 +152,9 @@ def test_bytes_are_whole_numbers_however_they_are_read(tmp_path: Path) -> None:
     np.save(tmp_path / "real.npy", np.linspace(-1, 1, 192, dtype=np.float32).reshape(3, 1, 8, 8))
     folder = data.ImageFolder(str(tmp_path), channels=1, in_memory=False).load()
     standardised = data.Arrays(str(tmp_path / "bytes.npy"), standardise=0.5).load()
-    assert whole(folder)
-    assert whole(standardised)
-    assert not whole(data.Arrays(str(tmp_path / "real.npy")).load())
+    assert folder.in_whole_numbers
+    assert standardised.in_whole_numbers
+    assert not data.Arrays(str(tmp_path / "real.npy")).load().in_whole_numbers
     result = run("edm", f"arrays:path={tmp_path}/bytes.npy,standardise=0.5", "--dequantize", "uniform", *QUICK)
     assert result.exit_code == 0, result.stderr
 
