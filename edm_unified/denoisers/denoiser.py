@@ -40,28 +40,37 @@ def estimate(denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Mapping[str, ob
     """D(x; σ) in the dtype of x, of a denoiser that may be anybody's.
 
     Raises :class:`OutputError` where it returns another shape, which might broadcast, or complex numbers, or has
-    written into x or σ, which are the run's. Writing is seen by torch's counter of versions, which costs nothing; what
-    goes past it (``x.data``, ``x.numpy()``) is not seen. Inference tensors have no counter: D gets copies.
+    written into x or σ, which are the run's. Writing is seen by torch's counter of versions; what goes past it
+    (``x.data``, ``x.numpy()``) is not seen. Inference tensors have no counter: D gets copies.
     """
-    if torch.is_inference_mode_enabled() or x.is_inference():
+    # the loop comes through here at every evaluation: what is as it should be asks for four numbers and one shape
+    try:
+        x_version, sigma_version = x._version, sigma._version
+    except RuntimeError:
         out = denoiser(x.clone(), sigma.clone(), **cond)
     else:
-        versions = x._version, sigma._version
         out = denoiser(x, sigma, **cond)
-        if (x._version, sigma._version) != versions:
-            name = "x" if x._version != versions[0] else "sigma"
+        if x._version != x_version or sigma._version != sigma_version:
+            name = "x" if x._version != x_version else "sigma"
             raise OutputError(
                 f"denoiser: wrote into its input {name}{_at(sigma)}, which the run still needs; compute a new tensor, "
                 "as in x = c_in * x in place of x *= c_in"
             )
-    if not isinstance(out, Tensor) or out.shape != x.shape or out.is_complex():
+    if not isinstance(out, Tensor) or out.shape != x.shape:
         got = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
-        got = f"complex numbers, {out.dtype}," if got == f"shape {tuple(x.shape)}" else got
-        raise OutputError(
-            f"denoiser: returned {got} for x of shape {tuple(x.shape)}{_at(sigma)}; "
-            "D(x, sigma) must return an estimate of x_0, real and in the shape of x"
-        )
-    return out if out.dtype == x.dtype else out.to(x.dtype)
+        raise _refused(got, x, sigma)
+    if out.dtype == x.dtype:
+        return out
+    if out.is_complex():
+        raise _refused(f"complex numbers, {out.dtype},", x, sigma)
+    return out.to(x.dtype)
+
+
+def _refused(got: str, x: Tensor, sigma: Tensor) -> OutputError:
+    return OutputError(
+        f"denoiser: returned {got} for x of shape {tuple(x.shape)}{_at(sigma)}; "
+        "D(x, sigma) must return an estimate of x_0, real and in the shape of x"
+    )
 
 
 def _at(sigma: Tensor) -> str:

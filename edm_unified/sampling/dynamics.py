@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import ref
 
 import torch
@@ -127,19 +127,6 @@ class Substitute(NamedTuple):
     denoise: Callable[[Tensor, float], Tensor]
 
 
-class Returned(NamedTuple):
-    """An output of D and how often it had been written into when it was returned."""
-
-    output: ref[Tensor]
-    version: int
-
-    def check(self) -> None:
-        """Raise :class:`OutputError` if it was written into since, and is still used."""
-        output = self.output()
-        if output is not None and output._version != self.version:
-            raise OutputError("denoiser: wrote into a tensor that it had returned before; return a new one each time")
-
-
 @dataclass(frozen=True)
 class Axis:
     """The axis of noise levels under a schedule: all that a solver's weights depend on. Levels live on ``device``."""
@@ -156,6 +143,16 @@ class Axis:
         return Walk(self.levels(sigmas))
 
 
+def _nothing() -> None:
+    """What a weak reference returns once its tensor is gone."""
+
+
+def _restore(level: Level) -> None:
+    """Undo what D may have written into the tensor of a level before it failed: other runs are given the same one."""
+    if not level.sigma_tensor.is_inference():
+        level.sigma_tensor.fill_(level.sigma)
+
+
 @dataclass(frozen=True)
 class Dynamics:
     """A denoiser with its conditioning, under a schedule."""
@@ -165,8 +162,8 @@ class Dynamics:
     cond: Mapping[str, object]
     device: torch.device
     substitute: Substitute | None = None
-    previous: list[Returned] = field(default_factory=list, compare=False, repr=False)
-    """The last output, where somebody still has it."""
+    last_output: list[Any] = field(default_factory=lambda: [_nothing, 0], compare=False, repr=False)
+    """A weak reference to it, and how often it had been written into when it was returned."""
 
     @property
     def axis(self) -> Axis:
@@ -183,16 +180,24 @@ class Dynamics:
 
     def denoise(self, x: Tensor, level: Level) -> Tensor:
         """D(x; σ) in the dtype of x. Raises :class:`OutputError` for what :func:`estimate` refuses, and where D has
-        written into what it returned the last time (a buffer of its own), which a multistep method may still need.
+        written into what it returned the last time (a buffer of its own) and somebody still holds.
         """
         if self.substitute is not None and level.sigma >= self.substitute.sigma:
             return self.substitute.denoise(x, level.sigma)
-        previous = self.previous.pop() if self.previous else None
-        out = estimate(self.denoiser, x, level.sigma_tensor, self.cond)
-        if previous is not None:
-            previous.check()
-        if not out.is_inference():
-            self.previous.append(Returned(ref(out), out._version))
+        try:
+            out = estimate(self.denoiser, x, level.sigma_tensor, self.cond)
+        except BaseException:
+            _restore(level)
+            raise
+        last = self.last_output
+        held = last[0]()
+        if held is not None and held._version != last[1]:
+            raise OutputError("denoiser: wrote into a tensor that it had returned before; return a new one each time")
+        try:
+            last[1] = out._version
+            last[0] = ref(out)
+        except RuntimeError:  # an inference tensor, which has no count
+            last[0] = _nothing
         return out
 
     def velocity(self, x: Tensor, level: Level) -> Tensor:

@@ -126,9 +126,9 @@ def test_the_history_is_let_go_where_it_is_not_used(solver: Any) -> None:
     x, state = NOISE * LEVELS[0], solver.init(dynamics, path)
     for i, (a, b) in enumerate(path.falls):
         x, state = solver.step(dynamics, x, a, b, state, lambda: NOISE)
-        assert len(state.history) <= max(0, solver.most_outputs - 1) + getattr(solver, "corrector", False)  # D ahead
+        assert len(state[2]) <= max(0, solver.most_outputs - 1) + getattr(solver, "corrector", False)  # D ahead
         if isinstance(solver, solvers.LMS | solvers.IPNDM) and i == len(path.falls) - 2:
-            assert state.history == ()
+            assert state[2] == ()
 
 
 # -- the start of the multistep methods of the DPM-Solver family -----------------------------------------------------

@@ -435,7 +435,7 @@ def test_the_history_holds_no_more_than_it_must(solver: Any) -> None:
     seen: list[Any] = []
     for a, b in path.falls:
         x, state = solver.step(dynamics, x, a, b, state, torch.empty)
-        assert len(state.history) <= max(0, solver.most_outputs - 1)
+        assert len(state[2]) <= max(0, solver.most_outputs - 1)
         seen.append(weakref.ref(x))
     del x
     assert sum(ref() is not None for ref in seen) == 0  # no state of the walk is kept

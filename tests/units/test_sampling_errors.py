@@ -153,6 +153,21 @@ def test_a_denoiser_that_spoils_the_run_is_named(way: str, bad: Any, words: str)
         WAYS[way](bad)
 
 
+def test_a_level_that_was_written_into_is_itself_again_in_the_next_run() -> None:
+    """Levels are remembered between runs: what a denoiser does to one must not reach another's."""
+    steps = Karras(n=7, sigma_max=33.0)
+    before = edm.sample(fine, NOISE, steps=steps)
+
+    def fails(x: Tensor, sigma: Tensor) -> Tensor:
+        sigma.log_()
+        raise RuntimeError("mine")
+
+    for bad, error in ((writes_into_sigma, ValueError), (fails, RuntimeError)):
+        with pytest.raises(error):
+            edm.sample(bad, NOISE, steps=steps)
+        assert torch.equal(edm.sample(fine, NOISE, steps=steps), before)
+
+
 def test_a_denoiser_that_returns_one_buffer_again_and_again_is_named() -> None:
     """Where an output is still needed: of a multistep method, or of guidance. Else it does no harm."""
     buffer = torch.empty_like(NOISE)

@@ -236,31 +236,34 @@ def compiled(falls: list[list[Made]]) -> tuple[Program, ...]:
     last: dict[int, int] = {}
     for i, fall in enumerate(falls):
         for made in fall:
-            last.update((symbol, i) for symbol, weight in made.form.weights.items() if weight and symbol > 0)
+            last.update((symbol, i) for symbol, weight in made.form.weights.items() if weight and symbol != X)
     programs, history = [], list[int]()
     for i, fall in enumerate(falls):
-        fall = [made for made in fall if made.level is not None or not made.symbol or made.symbol in last]
-        symbols = [X, *history, *(made.symbol for made in fall)]
-        register = {symbol: k for k, symbol in enumerate(symbols[:-1])}
-        noises: dict[int, int] = {}
-        instructions = [_instruction(made, register, noises) for made in fall]
-        start = instructions[0].level if instructions[0][:2] == (SAME, 0) and instructions[0].more is None else None
+        register = {symbol: k for k, symbol in enumerate([X, *history])}
+        instructions = []
+        for made in fall:
+            if made.level is not None or made.symbol in last or made is fall[-1]:
+                instructions.append(_instruction(made, register))
+                register[made.symbol] = len(register)
+        start = instructions[0].level if instructions[0][:3] == (0, SAME, 0) and instructions[0].more is None else None
         if start is not None:
             del instructions[0]
-        history = sorted(symbol for symbol in symbols[1:-1] if last.get(symbol, 0) > i)
+        history = sorted(symbol for symbol in register if last.get(symbol, 0) > i)
         programs.append(Program(start, tuple(instructions), tuple([register[symbol] for symbol in history])))
     return tuple(programs)
 
 
-def _instruction(made: Made, register: dict[int, int], noises: dict[int, int]) -> Instruction:
-    """``made`` in registers: values oldest first and x last, and noises numbered as the fall first needs them."""
+def _instruction(made: Made, register: dict[int, int]) -> Instruction:
+    """``made`` in registers: values oldest first and x last, then noises; those that are new are drawn into registers."""
     weights = {symbol: weight for symbol, weight in sorted(made.form.weights.items()) if weight}
     terms = [(register[symbol], weight) for symbol, weight in weights.items() if symbol > X]
     if X in weights or not terms:
         terms.append((X, weights.get(X, 0.0)))
-    drawn = [symbol for symbol in reversed(weights) if symbol < X]
-    stds = tuple([(noises.setdefault(symbol, len(noises)), weights[symbol]) for symbol in drawn])
-    return instruction(terms, stds, made.level)
+    noises = [symbol for symbol in reversed(weights) if symbol < X]
+    drawn = [symbol for symbol in noises if symbol not in register]
+    for symbol in drawn:
+        register[symbol] = len(register)
+    return instruction(terms, tuple([(register[n], weights[n]) for n in noises]), len(drawn), made.level)
 
 
 class Printed(ABC):
@@ -279,7 +282,7 @@ class Printed(ABC):
         ``whole``: the falls are made one after the other, as in the loop, and nothing but the end counts. A corrector's
         change of x is then made by the next fall, together with its own step: one combination in place of two.
         """
-        return State(compiled(Reading(axis, walk).read(self, whole or self.waits)), 0, ())
+        return compiled(Reading(axis, walk).read(self, whole or self.waits)), 0, ()
 
     def step(
         self, dynamics: Dynamics, x: Tensor, a: Level, b: Level, state: State, randn: Randn

@@ -2,7 +2,7 @@
 
 A fall is a short program. Each of its instructions makes one linear combination of tensors,
 
-    Σ_j w_j values_j + Σ_k std_k n_k,        values = (x, what earlier falls left, what this fall has made so far),
+    Σ_j w_j values_j,        values = (x, what earlier falls left, what this fall has made and the noises it has drawn),
 
 and either evaluates D there or keeps the combination itself; the last one is the state at the end of the fall. The
 numbers are Python floats, computed in float64 before the loop, so that the loop never waits for the device.
@@ -33,19 +33,19 @@ Terms = tuple[Term, ...]
 
 
 class More(NamedTuple):
-    """What follows the beginning of a combination: values by lerp, values added, and noises (which of the fall's)."""
+    """What follows the beginning of a combination: values by lerp, and values added."""
 
     lerps: Terms
     adds: Terms
-    noises: Terms
 
 
 class Instruction(NamedTuple):
-    """A combination of values, and where D is evaluated at it, if it is.
+    """A combination of values, and where D is evaluated at it, if it is. ``draws`` noises become values before.
 
     It is flat, and ``more`` is None where there is nothing more: the loop reads it once for each evaluation of D.
     """
 
+    draws: int
     begins: int
     first: int
     second: int
@@ -63,32 +63,32 @@ class Program(NamedTuple):
     kept: tuple[int, ...]
 
 
-class State(NamedTuple):
-    """The programs of a walk, which one is next, and the tensors that earlier falls have left for later ones."""
-
-    programs: tuple[Program, ...]
-    turn: int
-    history: tuple[Tensor, ...]
+State = tuple[tuple[Program, ...], int, tuple[Tensor, ...]]
+"""The programs of a walk, which one is next, and the tensors that earlier falls have left for later ones."""
 
 
-def instruction(terms: Sequence[Term], noises: Terms = (), level: Level | None = None) -> Instruction:
-    """Σ_j w_j values_j of ``terms`` (j, w_j), in the fewest passes; those come from the state being *last*.
+def instruction(terms: Sequence[Term], noises: Terms = (), draws: int = 0, level: Level | None = None) -> Instruction:
+    """Σ_j w_j values_j of ``terms`` (j, w_j) and ``noises``, in the fewest passes; those come from the state being last.
 
     All terms as a chain of lerps, or the longest end of them that is one and the others added, or a plain sum.
     """
     begins, first, (second, weight), chain, adds = _parts(terms)
-    more = More(tuple(chain), tuple(adds), noises) if chain or adds or noises else None
-    return Instruction(begins, first, second, weight, more, level)
+    if begins == SAME and noises:
+        begins, (second, weight), noises = ADD, noises[0], noises[1:]
+    adds = (*adds, *noises)
+    more = More(tuple(chain), adds) if chain or adds else None
+    return Instruction(draws, begins, first, second, weight, more, level)
 
 
-def _parts(terms: Sequence[Term]) -> tuple[int, int, Term, Sequence[Term], Sequence[Term]]:
+def _parts(terms: Sequence[Term]) -> tuple[int, int, Term, Sequence[Term], Terms]:
+    """How Σ_j w_j values_j begins, its first value, the second with its weight, and what follows by lerp and added."""
     for begin in range(len(terms) - 1):
         if chain := lerps(terms[begin:]):
-            return LERP, terms[begin][0], chain[0], chain[1:], terms[:begin]
+            return LERP, terms[begin][0], chain[0], chain[1:], tuple(terms[:begin])
     unit = next((j for j, (_, weight) in enumerate(terms) if weight == 1), None)
     if unit is None:
-        return SCALE, terms[0][0], (0, terms[0][1]), (), terms[1:]
-    others = [*terms[:unit], *terms[unit + 1 :]]
+        return SCALE, terms[0][0], (0, terms[0][1]), (), tuple(terms[1:])
+    others = (*terms[:unit], *terms[unit + 1 :])
     if not others:
         return SAME, terms[unit][0], (0, 1.0), (), ()
     return ADD, terms[unit][0], others[0], (), others[1:]
@@ -115,8 +115,9 @@ def take(dynamics: Dynamics, x: Tensor, state: State, randn: Randn) -> tuple[Ten
     values = [x, *history]
     if start is not None:
         values.append(dynamics.denoise(x, start))
-    noises: list[Tensor] = []
-    for begins, first, second, weight, more, level in instructions:
+    for draws, begins, first, second, weight, more, level in instructions:
+        for _ in range(draws):
+            values.append(randn())
         if begins == LERP:
             out = torch.lerp(values[first], values[second], weight)
         elif begins == SAME:
@@ -126,14 +127,10 @@ def take(dynamics: Dynamics, x: Tensor, state: State, randn: Randn) -> tuple[Ten
         else:
             out = values[first] * weight
         if more is not None:
-            lerps, adds, drawn = more
+            lerps, adds = more
             for k, ratio in lerps:
                 out.lerp_(values[k], ratio)
             for k, factor in adds:
                 out.add_(values[k], alpha=factor)
-            for k, std in drawn:
-                if k == len(noises):
-                    noises.append(randn())
-                out = torch.add(out, noises[k], alpha=std) if begins == SAME else out.add_(noises[k], alpha=std)
         values.append(out if level is None else dynamics.denoise(out, level))
-    return out, State(programs, turn + 1, tuple([values[k] for k in kept]) if kept else ())
+    return out, (programs, turn + 1, tuple([values[k] for k in kept]) if kept else ())
