@@ -254,7 +254,7 @@ def compiled(falls: list[list[Made]]) -> tuple[Program, ...]:
 
 
 def _instruction(made: Made, register: dict[int, int]) -> Instruction:
-    """``made`` in registers: values oldest first and x last, then noises; those that are new are drawn into registers."""
+    """``made`` in registers: values oldest first and x last, then noises; new ones are drawn into registers."""
     weights = {symbol: weight for symbol, weight in sorted(made.form.weights.items()) if weight}
     terms = [(register[symbol], weight) for symbol, weight in weights.items() if symbol > X]
     if X in weights or not terms:

@@ -68,7 +68,7 @@ State = tuple[tuple[Program, ...], int, tuple[Tensor, ...]]
 
 
 def instruction(terms: Sequence[Term], noises: Terms = (), draws: int = 0, level: Level | None = None) -> Instruction:
-    """Σ_j w_j values_j of ``terms`` (j, w_j) and ``noises``, in the fewest passes; those come from the state being last.
+    """Σ_j w_j values_j of ``terms`` (j, w_j) and ``noises``, in the fewest passes: those come from x being last.
 
     All terms as a chain of lerps, or the longest end of them that is one and the others added, or a plain sum.
     """
