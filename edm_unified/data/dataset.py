@@ -73,6 +73,11 @@ class Scaling(NamedTuple):
         return Scaling(self.shift + self.scale * shift, self.scale * scale)
 
 
+def between(low: float, high: float) -> Scaling:
+    """The map of [low, high] to [−1, 1]."""
+    return Scaling((low + high) / 2, (high - low) / 2)
+
+
 _WIDE = (torch.float64, torch.int32, torch.int64)
 """Types with more digits than float32."""
 AS_STORED = Scaling()

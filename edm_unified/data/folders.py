@@ -1,7 +1,8 @@
 """Folders of images: any folder, CelebA and ImageNet.
 
-A folder of up to ``IN_MEMORY`` bytes of pixels is read once and kept as bytes; a larger one is read file by file, as
-training asks for its images, so that its size does not matter. ``in_memory`` decides otherwise.
+Images are decoded when training asks for them. Those of a folder of up to ``rows.IN_MEMORY`` bytes of pixels are kept
+from then on; those of a larger one are read again each time, so that its size does not matter. ``in_memory`` decides
+otherwise.
 """
 
 from __future__ import annotations
@@ -23,14 +24,11 @@ from edm_unified.components.family import Family
 
 from . import splits
 from .classes import Classes, in_order, stated_names, together
-from .dataset import BYTES, Dataset, Rows
+from .dataset import BYTES, Dataset, Rows, between
+from .formats import IMAGE_SUFFIXES as SUFFIXES
 from .labels import AnyLabels, FolderNames, of_files
-from .readers import image_size
-from .rows import ImageRows, gathered, unequal
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-IN_MEMORY = 2 * 2**30
-"""Bytes of pixels up to which a folder is kept in memory."""
+from .readers import Reading
+from .rows import Files, Pages, Pictures, pictures_in_memory_or_not
 
 
 @component
@@ -50,6 +48,11 @@ class ImageFolder:
     ``split``: where ``path`` has train/, val/ or test/ beside each other, which of them (null: train; ``all``).
     ``holdout``: a share such as 0.1 of the files is held out, chosen by their names and ``holdout_seed`` (null: 0);
     ``split: held_out`` is that part, null what is left.
+
+    ``range``: the numbers that are black and white where pixels have more than 8 bits, e.g. [-1000, 3000]; it is
+    needed for signed pixels, those of 32 bits and floating point, and pixels outside are refused. ``pages``: what a
+    file of several pages is (a TIFF stack, an animation): ``samples``, each page one, or ``depth``, one volume
+    (C, D, H, W) a file; ``first`` takes the first page alone; null refuses such files.
     """
 
     path: str
@@ -61,13 +64,17 @@ class ImageFolder:
     split: str | None = None
     holdout: float | None = None
     holdout_seed: int | None = None
+    range: tuple[float, float] | None = None
+    pages: Literal["first", "samples", "depth"] | None = None
     kind: Literal["image_folder"] = "image_folder"
-    added_later: ClassVar[tuple[str, ...]] = ("labels", "class_names", "split", "holdout", "holdout_seed")
+    added_later: ClassVar[tuple[str, ...]] = (
+        "labels", "class_names", "split", "holdout", "holdout_seed", "range", "pages",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check_size(self.size)
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels: must be 1 or 3, got {self.channels!r}")
+        check_channels(self.channels)
+        check_range(self.range)
         splits.check(self.holdout, self.holdout_seed, self.split)
 
     def load(self) -> Dataset:
@@ -106,8 +113,15 @@ class ImageFolder:
         if keep is not None:
             files = [files[i] for i in keep.tolist()]
             labels = None if labels is None else labels[keep]
-        stored = read(files, self.size, self.channels, self.in_memory)
-        return Dataset(stored, labels, root.resolve().name, BYTES, known, notes=tuple(notes))
+        pictures: Pictures = Files(files)
+        if self.pages == "samples":
+            pictures = Pages(files)
+            labels = None if labels is None else labels.repeat_interleave(pictures.counts, 0)
+        one = "first" if self.pages == "samples" else self.pages
+        reading = Reading(self.size, self.channels, self.range, one)
+        stored = pictures_in_memory_or_not(pictures, reading, self.in_memory)
+        scaling = BYTES if self.range is None else between(*self.range)
+        return Dataset(stored, labels, root.resolve().name, scaling, known, notes=tuple(notes), extent=self.range)
 
     def _classes(
         self, top: Path, root: Path, names: Sequence[str], beside: Mapping[str, Path]
@@ -224,14 +238,7 @@ def _table(file: Path, head: int) -> dict[str, list[str]]:
 
 def read(files: Sequence[Path], size: int | tuple[int, int] | None, channels: int, in_memory: bool | None) -> Rows:
     """The images, kept in memory or to be read one by one."""
-    rows = ImageRows(files, size, channels)
-    if in_memory or (in_memory is None and math.prod(rows.shape) <= IN_MEMORY):
-        return gathered(rows)
-    if size is None:  # the headers say now what the images would say in the middle of training
-        for file in files:
-            if image_size(file) != rows.shape[2:]:
-                raise ValueError(unequal(files[0], rows.shape[2:], file, image_size(file)))
-    return rows
+    return pictures_in_memory_or_not(Files(files), Reading(size, channels), in_memory)
 
 
 def images_in(field: str, root: Path) -> Iterator[Path]:
@@ -284,6 +291,16 @@ def check_size(size: int | tuple[int, int] | None) -> None:
     if size is not None:
         for side in (size,) if isinstance(size, int) else size:
             count("size", side, most=65536)
+
+
+def check_channels(channels: int) -> None:
+    if channels not in (1, 3):
+        raise ValueError(f"channels: must be 1 or 3, got {channels!r}")
+
+
+def check_range(extent: tuple[float, float] | None) -> None:
+    if extent is not None and not (all(map(math.isfinite, extent)) and extent[0] < extent[1]):
+        raise ValueError(f"range: must be two finite numbers, the lower first, got {list(extent)}")
 
 
 def directory(field: str, path: str) -> Path:

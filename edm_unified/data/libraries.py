@@ -13,8 +13,8 @@ from edm_unified.components import paths
 from edm_unified.components.component import choice, component
 
 from .dataset import BYTES, Dataset, Rows
-from .folders import check_size, directory
-from .readers import line, pixels, readable, whole_labels
+from .folders import check_channels, check_size, directory
+from .readers import Reading, line, pixels, readable, whole_labels
 from .rows import stacked
 
 
@@ -84,8 +84,7 @@ class HuggingFace:
 
     def __post_init__(self) -> None:
         check_size(self.size)
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels: must be 1 or 3, got {self.channels!r}")
+        check_channels(self.channels)
 
     def load(self) -> Dataset:
         """Open the folder. Raises ValueError naming the column or split that is not there."""
@@ -142,6 +141,6 @@ class _TableRows:
             found = self._table[indices][self._column]
             opened = [v if isinstance(v, Image.Image) else Image.fromarray(np.asarray(v, np.uint8)) for v in found]
         return [
-            pixels(image, self._size, self._channels, f"path: {self._path}: sample {i}")
+            pixels(image, Reading(self._size, self._channels), f"path: {self._path}: sample {i}")
             for i, image in zip(indices, opened, strict=True)
         ]

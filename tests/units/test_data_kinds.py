@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from edm_unified import data
-from edm_unified.data import arrays, folders
-from edm_unified.data.rows import ArrayRows, ImageRows
+from edm_unified.data import arrays, rows
+from edm_unified.data.rows import ArrayRows, ImageRows, KeptRows
 from edm_unified.recipe import denoisers
 
 
@@ -99,9 +99,8 @@ def test_a_large_folder_is_read_file_by_file(tmp_path: Path, monkeypatch: pytest
     for i in range(6):
         paint(tmp_path / f"class{i % 2}" / f"{i}.png", (5, 4), 40 * i)
     small = data.ImageFolder(str(tmp_path)).load()
-    assert isinstance(small.stored, torch.Tensor)
-    assert small.stored.dtype == torch.uint8
-    monkeypatch.setattr(folders, "IN_MEMORY", 100)
+    assert isinstance(small.stored, KeptRows)
+    monkeypatch.setattr(rows, "IN_MEMORY", 100)
     large = data.ImageFolder(str(tmp_path)).load()
     assert isinstance(large.stored, ImageRows)
     assert isinstance(data.ImageFolder(str(tmp_path), in_memory=True).load().stored, torch.Tensor)
