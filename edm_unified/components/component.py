@@ -96,13 +96,22 @@ def count(name: str, value: int, least: int = 1, most: int = MOST) -> None:
         raise ValueError(f"{name}: must be a whole number from {least} to {most:,}, got {shown(value)}")
 
 
-def choice(name: str, value: str, choices: Iterable[str]) -> None:
+def within(name: str, value: float, low: float, high: float, ends: str = "[]") -> None:
+    """Raise ``ValueError`` unless ``value`` is a number between ``low`` and ``high``; ``ends`` as ``"[)"`` takes the
+    lower end in and the upper one not."""
+    above = _finite(value) and (value >= low if ends[0] == "[" else value > low)
+    if not (above and (value <= high if ends[1] == "]" else value < high)):
+        raise ValueError(f"{name}: must lie in {ends[0]}{low:g}, {high:g}{ends[1]}, got {shown(value)}")
+
+
+def choice(name: str, value: Any, choices: Iterable[Any]) -> None:
     """Raise ``ValueError``, with the nearest spelling, unless ``value`` is one of ``choices``."""
     known = tuple(choices)
-    if value not in known:
-        near = get_close_matches(str(value), known, n=1)
-        remedy = f"did you mean {near[0]!r}?" if near else f"must be one of {', '.join(known)}"
-        raise ValueError(f"{name}: unknown {shown(value)}; {remedy}")
+    if any(value == one and type(value) is type(one) for one in known):
+        return
+    near = get_close_matches(str(value), [one for one in known if isinstance(one, str)], n=1)
+    remedy = f"did you mean {near[0]!r}?" if near else f"must be one of {', '.join(map(str, known))}"
+    raise ValueError(f"{name}: unknown {shown(value)}; {remedy}")
 
 
 def falling(low_name: str, low: float, high_name: str, high: float) -> None:

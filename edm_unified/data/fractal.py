@@ -14,12 +14,13 @@ Both axes are then scaled to mean 0 and standard deviation 0.5 over both classes
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 
-from edm_unified.components.component import component, count, positive
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Positive, Seed, whole
 from edm_unified.denoisers import exact
 
 from .dataset import Dataset
@@ -41,19 +42,12 @@ class Fractal:
     ``tree_seed`` grows the trees, ``seed`` draws the samples. With the defaults the distribution is the published one.
     """
 
-    samples: int = 16384
-    forks: int = 6
-    sigma_data: float = 0.5
-    seed: int = 0
-    tree_seed: int = 2
+    samples: Annotated[int, whole(least=2, most=100_000_000)] = 16384
+    forks: Annotated[int, whole(least=0, most=9)] = 6
+    sigma_data: Positive = 0.5
+    seed: Seed = 0
+    tree_seed: Annotated[int, whole(least=0, most=2**32 - 1)] = 2
     kind: Literal["fractal"] = "fractal"
-
-    def __post_init__(self) -> None:
-        count("samples", self.samples, least=2, most=100_000_000)
-        count("forks", self.forks, least=0, most=9)
-        positive("sigma_data", self.sigma_data)
-        count("seed", self.seed, least=0, most=2**63 - 1)
-        count("tree_seed", self.tree_seed, least=0, most=2**32 - 1)
 
     def mixture(self) -> exact.GaussianMixture:
         """The distribution: its D, score and density are exact, and ``label`` selects a tree."""

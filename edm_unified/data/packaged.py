@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 
-from edm_unified.components.component import choice, component, count
+from edm_unified.components.component import component
+from edm_unified.components.constraints import whole
 
 from .dataset import BYTES, Dataset, Scaling
 
@@ -40,15 +41,10 @@ class PhotoPatches:
     class is the photograph, where ``photographs`` is both. The photographs are 427 × 640; 32 and 16 give 1950 samples.
     """
 
-    size: int = 32
-    stride: int = 16
+    size: Annotated[int, whole(most=427)] = 32
+    stride: Annotated[int, whole(most=640)] = 16
     photographs: Literal["both", "china", "flower"] = "both"
     kind: Literal["photo_patches"] = "photo_patches"
-
-    def __post_init__(self) -> None:
-        count("size", self.size, most=427)
-        count("stride", self.stride, most=640)
-        choice("photographs", self.photographs, ("both", "china", "flower"))
 
     def load(self) -> Dataset:
         """Cut them. Raises ValueError where the patches would not fit in 4 GiB."""

@@ -6,12 +6,13 @@ held against the true D (denoiser kind ``known``).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 
-from edm_unified.components.component import choice, component, count, nonnegative, positive
+from edm_unified.components.component import component, count, positive
+from edm_unified.components.constraints import Count, Nonnegative, Positive, Seed, whole
 from edm_unified.denoisers import exact
 
 from .dataset import Dataset
@@ -31,18 +32,13 @@ class TwoDimensional:
     """
 
     name: Planar = "moons"
-    samples: int = 4096
-    noise: float = 0.05
-    sigma_data: float = 0.5
-    seed: int = 0
+    samples: Annotated[int, whole(least=8, most=100_000_000)] = 4096
+    noise: Nonnegative = 0.05
+    sigma_data: Positive = 0.5
+    seed: Seed = 0
     kind: Literal["two_dimensional"] = "two_dimensional"
 
     def __post_init__(self) -> None:
-        choice("name", self.name, _PLANAR)
-        count("samples", self.samples, least=8, most=100_000_000)
-        nonnegative("noise", self.noise)
-        positive("sigma_data", self.sigma_data)
-        count("seed", self.seed, least=0, most=2**63 - 1)
         if self.name == "eight_gaussians":
             positive("noise", self.noise)  # a spot without an extent has no density
 
@@ -145,21 +141,16 @@ class RandomMixture:
     gets the mixture back. Components far apart (spread ≫ scale) make the flow curved, close ones nearly straight.
     """
 
-    dimension: int = 2
-    components: int = 6
-    samples: int = 4096
-    spread: float = 0.5
-    scale: float = 0.2
-    seed: int = 0
+    dimension: Annotated[int, whole(most=4096)] = 2
+    components: Annotated[int, whole(most=4096)] = 6
+    samples: Count = 4096
+    spread: Positive = 0.5
+    scale: Positive = 0.2
+    seed: Seed = 0
     kind: Literal["random_mixture"] = "random_mixture"
 
     def __post_init__(self) -> None:
-        count("dimension", self.dimension, most=4096)
-        count("components", self.components, most=4096)
         count("samples", self.samples, least=2 * self.components)
-        positive("spread", self.spread)
-        positive("scale", self.scale)
-        count("seed", self.seed, least=0, most=2**63 - 1)
 
     def load(self) -> Dataset:
         """Draw them; every component has at least two samples."""
@@ -202,18 +193,11 @@ class Signals:
     """
 
     family: Literal["damped", "chirps", "both"] = "both"
-    channels: int = 1
-    length: int = 64
-    samples: int = 4096
-    seed: int = 0
+    channels: Annotated[int, whole(most=1024)] = 1
+    length: Annotated[int, whole(least=32)] = 64
+    samples: Annotated[int, whole(least=2, most=100_000_000)] = 4096
+    seed: Seed = 0
     kind: Literal["signals"] = "signals"
-
-    def __post_init__(self) -> None:
-        choice("family", self.family, ("damped", "chirps", "both"))
-        count("channels", self.channels, most=1024)
-        count("length", self.length, least=32, most=1_000_000)
-        count("samples", self.samples, least=2, most=100_000_000)
-        count("seed", self.seed, least=0, most=2**63 - 1)
 
     def load(self) -> Dataset:
         """Draw them."""

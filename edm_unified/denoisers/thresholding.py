@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from edm_unified.components.component import component, finite
-from edm_unified.components.constraints import Positive
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Finite, Positive, interval
 from edm_unified.denoisers.denoiser import Denoiser, DenoiserWrapper
 
 
@@ -28,14 +28,12 @@ class Static:
     section 2.3, "static thresholding"). The range is that of the data: −1 to 1 for images.
     """
 
-    low: float = -1.0
-    high: float = 1.0
+    low: Finite = -1.0
+    high: Finite = 1.0
     kind: Literal["static"] = "static"
     formulas: ClassVar[dict[str, str]] = {"D": "min(max(D, low), high)"}
 
     def __post_init__(self) -> None:
-        finite("low", self.low)
-        finite("high", self.high)
         if not self.low < self.high:
             raise ValueError(f"low: must be below high, got {self.low!r} against {self.high!r}")
 
@@ -52,14 +50,10 @@ class Dynamic:
     Each sample has an s of its own. Not for latents, which have no range.
     """
 
-    quantile: float = 0.995
+    quantile: Annotated[float, interval(0, 1, "(]")] = 0.995
     high: Positive = 1.0
     kind: Literal["dynamic"] = "dynamic"
     formulas: ClassVar[dict[str, str]] = {"D": "high · min(max(D, −s), s)/s, s = max(quantile of |D|, high)"}
-
-    def __post_init__(self) -> None:
-        if not (isinstance(self.quantile, (int, float)) and 0 < self.quantile <= 1):
-            raise ValueError(f"quantile: must be above 0 and at most 1, got {self.quantile!r}")
 
     def of(self, denoised: Tensor) -> Tensor:
         """``denoised``, clipped and scaled."""

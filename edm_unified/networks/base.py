@@ -15,11 +15,16 @@ embedding's own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from edm_unified.components.constraints import interval
+
+Dropout = Annotated[float, interval(0, 1, "[)")]
+"""The probability with which an activation is set to zero in training."""
 
 
 class Network(Protocol):

@@ -12,15 +12,16 @@ Fourier features of the input let a small network follow detail much finer than 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edm_unified.components.component import choice, component, count, nonnegative, positive
-from edm_unified.networks.base import check_augment, check_input, check_label, check_shape, run
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Count, Positive, whole
+from edm_unified.networks.base import Dropout, check_augment, check_input, check_label, check_shape, run
 from edm_unified.networks.embeddings import ClassEmbedding, Fourier, Positional
 
 
@@ -36,31 +37,21 @@ class MLP:
     For sets of up to about a hundred numbers per sample; images want :class:`~edm_unified.networks.UNet`.
     """
 
-    width: int = 256
-    blocks: int = 4
+    width: Count = 256
+    blocks: Annotated[int, whole(most=1000)] = 4
     embedding: Literal["fourier", "positional"] = "fourier"
-    noise_features: int = 64
-    noise_scale: float = 1.0
-    fourier_scale: float = 1.0
-    input_features: int = 0
-    input_scale: float = 1.0
-    dropout: float = 0.0
+    noise_features: Annotated[int, whole(least=2)] = 64
+    noise_scale: Positive = 1.0
+    fourier_scale: Positive = 1.0
+    input_features: Annotated[int, whole(least=0)] = 0
+    input_scale: Positive = 1.0
+    dropout: Dropout = 0.0
     kind: Literal["mlp"] = "mlp"
 
     def __post_init__(self) -> None:
-        count("width", self.width)
-        count("blocks", self.blocks, most=1000)
-        choice("embedding", self.embedding, ("fourier", "positional"))
-        for name, least in (("noise_features", 2), ("input_features", 0)):
-            count(name, getattr(self, name), least=least)
+        for name in ("noise_features", "input_features"):
             if getattr(self, name) % 2:
                 raise ValueError(f"{name}: must be even, half sines and half cosines, got {getattr(self, name)}")
-        positive("noise_scale", self.noise_scale)
-        positive("fourier_scale", self.fourier_scale)
-        positive("input_scale", self.input_scale)
-        nonnegative("dropout", self.dropout)
-        if self.dropout >= 1:
-            raise ValueError(f"dropout: must be below 1, got {self.dropout!r}")
 
     def build(self, shape: tuple[int, ...], classes: int = 0, augment: int = 0) -> nn.Module:
         """The module for samples of ``shape``."""

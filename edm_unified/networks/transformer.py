@@ -36,7 +36,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edm_unified.components.component import component, count, positive
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Count, Positive
 from edm_unified.networks.base import check_augment, check_input, check_label, check_shape, run
 from edm_unified.networks.embeddings import Positional
 
@@ -61,24 +62,20 @@ class Transformer:
     ``build`` raises ``ValueError`` for a shape that is none of these, or with a side that is no multiple of ``patch``.
     """
 
-    depth: int = 12
-    width: int = 384
-    heads: int = 6
-    patch: int = 2
-    mlp_ratio: float = 4.0
+    depth: Count = 12
+    width: Count = 384
+    heads: Count = 6
+    patch: Count = 2
+    mlp_ratio: Positive = 4.0
     qk_norm: bool = False
-    noise_scale: float = 1.0
+    noise_scale: Positive = 1.0
     kind: Literal["transformer"] = "transformer"
 
     def __post_init__(self) -> None:
-        for name in ("depth", "width", "heads", "patch"):
-            count(name, getattr(self, name))
         if self.width % 4:
             raise ValueError(f"width: must be a multiple of 4, for sines and cosines of two axes, got {self.width}")
         if self.width % self.heads:
             raise ValueError(f"heads: must divide width, got {self.heads} against {self.width}")
-        positive("mlp_ratio", self.mlp_ratio)
-        positive("noise_scale", self.noise_scale)
 
     def build(self, shape: tuple[int, ...], classes: int = 0, augment: int = 0) -> TransformerNetwork:
         """The network for ``shape`` (C, H, W), (C, L) or (d,), its weights drawn from torch's generator."""

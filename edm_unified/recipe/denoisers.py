@@ -6,9 +6,10 @@ or that of a checkpoint that was trained on them.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from edm_unified.components.component import component, count, nonnegative, positive
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Count, Nonnegative, Positive, whole
 from edm_unified.data import Dataset
 from edm_unified.denoisers import exact
 from edm_unified.training.runs import checkpoint
@@ -23,15 +24,10 @@ class Gaussian:
     kept and the other variances are replaced by their mean: needed above a few thousand dimensions.
     """
 
-    rank: int | None = None
-    floor: float = 1e-3
+    rank: Count | None = None
+    floor: Positive = 1e-3
     kind: Literal["gaussian"] = "gaussian"
     formulas: ClassVar[dict[str, str]] = {"D": "μ + C (C + σ²I)⁻¹ (x − μ)"}
-
-    def __post_init__(self) -> None:
-        positive("floor", self.floor)
-        if self.rank is not None:
-            count("rank", self.rank)
 
     def build(self, dataset: Dataset) -> exact.Gaussian:
         """Fit it. The classes of the data play no part."""
@@ -48,23 +44,16 @@ class GaussianMixture:
     The classes stay selectable: the denoiser takes ``label``.
     """
 
-    components_per_class: int = 3
+    components_per_class: Count = 3
     covariance: Literal["full", "diag", "isotropic"] = "full"
-    rank: int | None = 16
-    floor: float = 1e-2
-    seed: int = 0
+    rank: Count | None = 16
+    floor: Positive = 1e-2
+    seed: Annotated[int, whole(least=0, most=2**32 - 1)] = 0
     kind: Literal["gaussian_mixture"] = "gaussian_mixture"
     formulas: ClassVar[dict[str, str]] = {
         "D": "Σ_k r_k [ μ_k + C_k (C_k + σ²I)⁻¹ (x − μ_k) ]",
         "r": "softmax_k( log w_k + log N(x; μ_k, C_k + σ²I) )",
     }
-
-    def __post_init__(self) -> None:
-        count("components_per_class", self.components_per_class)
-        count("seed", self.seed, least=0, most=2**32 - 1)
-        positive("floor", self.floor)
-        if self.rank is not None:
-            count("rank", self.rank)
 
     def build(self, dataset: Dataset) -> exact.GaussianMixture:
         """Fit it; deterministic by ``seed``."""
@@ -130,12 +119,8 @@ class Checkpoint:
     """
 
     path: str
-    ema: float | None = None
+    ema: Nonnegative | None = None
     kind: Literal["checkpoint"] = "checkpoint"
-
-    def __post_init__(self) -> None:
-        if self.ema is not None:
-            nonnegative("ema", self.ema)
 
     def build(self, dataset: Dataset) -> TrainedDenoiser:
         """Load it. Raises ``ValueError`` where the data are not of the shape it was trained on."""

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from edm_unified.components.component import component, finite, nonnegative, positive
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Finite, Nonnegative, Positive
 from edm_unified.data import Dataset
 from edm_unified.denoisers import guidance
 from edm_unified.denoisers.denoiser import Counted, Denoiser
@@ -49,9 +50,9 @@ class ClassifierFree:
     Two evaluations where it is on. The model must have classes and an answer without one (``label_dropout``).
     """
 
-    w: float
-    low: float = 0.0
-    high: float | None = None
+    w: Finite
+    low: Nonnegative = 0.0
+    high: Positive | None = None
     kind: Literal["classifier_free"] = "classifier_free"
     formulas: ClassVar[dict[str, str]] = {"D": "D_∅ + w (D_c − D_∅) for low < σ ≤ high, D_c elsewhere"}
 
@@ -90,17 +91,15 @@ class Autoguidance:
     """
 
     guide: str
-    w: float
-    ema: float | None = None
-    low: float = 0.0
-    high: float | None = None
+    w: Finite
+    ema: Nonnegative | None = None
+    low: Nonnegative = 0.0
+    high: Positive | None = None
     kind: Literal["autoguidance"] = "autoguidance"
     formulas: ClassVar[dict[str, str]] = {"D": "D_guide + w (D − D_guide) for low < σ ≤ high, D elsewhere"}
 
     def __post_init__(self) -> None:
         _check(self)
-        if self.ema is not None:
-            nonnegative("ema", self.ema)
 
     def counting(self, denoiser: Denoiser) -> Denoiser:
         """``denoiser`` in both places: it costs the same, and needs no network."""
@@ -142,12 +141,8 @@ AnyGuidance = ClassifierFree | Autoguidance
 
 
 def _check(choice: AnyGuidance) -> None:
-    finite("w", choice.w)
-    nonnegative("low", choice.low)
-    if choice.high is not None:
-        positive("high", choice.high)
-        if choice.high <= choice.low:
-            raise ValueError(f"high: must be above low = {choice.low:g}, got {choice.high:g}")
+    if choice.high is not None and choice.high <= choice.low:
+        raise ValueError(f"high: must be above low = {choice.low:g}, got {choice.high:g}")
 
 
 def _counts(model: Any, dataset: Dataset, device: torch.device) -> tuple[int, ...] | None:

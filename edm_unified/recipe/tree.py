@@ -14,7 +14,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from edm_unified.components.component import MOST_SAMPLES, MOST_SEED, component, count, positive
+from edm_unified.components.component import MOST_SAMPLES, component, count
+from edm_unified.components.constraints import Count, Positive, Seed, whole
 from edm_unified.components.family import Family
 from edm_unified.data import AnyData, Dataset
 from edm_unified.denoisers import exact
@@ -321,9 +322,9 @@ class Comparison:
     denoiser: AnyDenoiser | None = None
     cross: Annotated[Mapping[str, tuple[Any, ...]], by_path.Crossed(Recipe)] = field(default_factory=dict)
     solver_set: Literal["all", "deterministic", "fast"] | None = None
-    nfe: tuple[int, ...] = (5, 8, 10, 20, 40)
-    samples: int = 512
-    seeds: tuple[int, ...] = (0,)
+    nfe: tuple[Count, ...] = (5, 8, 10, 20, 40)
+    samples: Annotated[int, whole(least=2, most=MOST_SAMPLES)] = 512
+    seeds: tuple[Seed, ...] = (0,)
     metrics: tuple[MetricName, ...] = (
         "error_median",
         "error_rms",
@@ -333,10 +334,10 @@ class Comparison:
         "log_density_gap",
     )
     rank_by: MetricName | None = None
-    grid_nfe: int = 10
-    grid_samples: int = 25
-    reference_samples: int = 256
-    reference_tolerance: float = 1e-8
+    grid_nfe: Count = 10
+    grid_samples: Annotated[int, whole(least=0)] = 25
+    reference_samples: Count = 256
+    reference_tolerance: Positive = 1e-8
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cross", {path: tuple(self.cross[path]) for path in _in_order(self.cross)})
@@ -354,15 +355,6 @@ class Comparison:
                 raise ValueError(f"{name}: {next(v for v in values if values.count(v) > 1)!r} is listed twice")
         if self.rank_by is not None and self.rank_by not in self.metrics:
             raise ValueError(f"rank_by: {self.rank_by} is not among metrics; add it there, or name one of them")
-        for budget in self.nfe:
-            count("nfe", budget)
-        for seed in self.seeds:
-            count("seeds", seed, least=0, most=MOST_SEED)
-        count("samples", self.samples, least=2, most=MOST_SAMPLES)
-        count("grid_nfe", self.grid_nfe)
-        count("grid_samples", self.grid_samples, least=0)
-        count("reference_samples", self.reference_samples)
-        positive("reference_tolerance", self.reference_tolerance)
 
     @classmethod
     def load(cls, name: Names, overrides: Sequence[str] = ()) -> Comparison:

@@ -7,13 +7,13 @@ far below any discretization error, and a walk that asks for a literal infinity 
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from edm_unified.components.component import component, positive
-from edm_unified.components.constraints import Positive
+from edm_unified.components.component import component
+from edm_unified.components.constraints import positive_number
 from edm_unified.schedules.base import PRACTICAL_INFINITY, Schedule
 
 
@@ -25,7 +25,7 @@ class FlowMatching(Schedule):
     σ ↦ m σ, and s = 1/(1+σ) for every m. With m = 1 this is rectified flow, the linear path.
     """
 
-    shift: Positive = 1.0
+    shift: Annotated[float, positive_number(1e-6, 1e6)] = 1.0  # 1 − t = m/(m+σ) must keep digits
     kind: Literal["flow_matching"] = "flow_matching"
     formulas: ClassVar[dict[str, str]] = {
         "s": "1/(1+σ)   (= 1 − t for m = 1)",
@@ -34,9 +34,6 @@ class FlowMatching(Schedule):
         "g": "s σ √(2/(t(1−t)))   (= √(2t/(1−t)) for m = 1)",
         "time": "σ/(m + σ)",
     }
-
-    def __post_init__(self) -> None:
-        positive("shift", self.shift, 1e-6, 1e6)  # 1 − t = m/(m+σ) must keep digits
 
     @property
     def t_max(self) -> float:

@@ -21,8 +21,8 @@ import torch
 from scipy.interpolate import CubicSpline, PchipInterpolator
 from torch import Tensor
 
-from edm_unified.components.component import SMALLEST, choice, component, positive
-from edm_unified.components.constraints import Nonnegative, whole
+from edm_unified.components.component import SMALLEST, choice, component
+from edm_unified.components.constraints import Nonnegative, interval, whole
 from edm_unified.schedules.base import Schedule
 
 BetaKind = Literal["linear", "scaled_linear", "cosine"]
@@ -61,6 +61,9 @@ def _cosine(num_steps: int, start: float, end: float, offset: float, max_beta: f
     alpha_bar = torch.cos((t + offset) / (1 + offset) * math.pi / 2) ** 2
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta)
 
+
+Beta = Annotated[float, interval(SMALLEST, 1, "[)")]
+NumSteps = Annotated[int, whole(most=100_000)]
 
 _BETAS = {"linear": _linear, "scaled_linear": _scaled_linear, "cosine": _cosine}
 
@@ -110,11 +113,11 @@ class BetaTable(Schedule):
     """
 
     betas: BetaKind | tuple[float, ...] = "linear"
-    num_steps: Annotated[int, whole(least=1, most=100_000)] = 1000
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
+    num_steps: NumSteps = 1000
+    beta_start: Beta = 1e-4
+    beta_end: Beta = 0.02
     offset: Nonnegative = 0.008
-    max_beta: float = 0.999
+    max_beta: Beta = 0.999
     kind: Literal["beta_table"] = "beta_table"
     formulas: ClassVar[dict[str, str]] = {
         "s": "√ᾱ",
@@ -127,10 +130,6 @@ class BetaTable(Schedule):
     def __post_init__(self) -> None:
         if isinstance(self.betas, str):
             choice("betas", self.betas, _BETAS)
-            for name in ("beta_start", "beta_end", "max_beta"):
-                positive(name, getattr(self, name))
-                if not getattr(self, name) < 1:
-                    raise ValueError(f"{name}: must lie in (0, 1), got {getattr(self, name)!r}")
             return
         object.__setattr__(self, "betas", tuple(map(float, self.betas)))  # from a list, an array or a tensor as well
         if not self.betas or not all(SMALLEST <= beta < 1 for beta in self.betas):

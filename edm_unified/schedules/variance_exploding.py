@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from edm_unified.components.component import component, falling
-from edm_unified.components.constraints import Positive
+from edm_unified.components.component import LARGEST, component, falling
+from edm_unified.components.constraints import Positive, interval
 from edm_unified.schedules.base import Schedule
+
+Base = Annotated[float, interval(1, LARGEST, "(]")]
+"""The b of dx = b^t dw."""
 
 
 @component
@@ -126,7 +129,7 @@ class ExponentialVE(Schedule):
     ``base`` is b > 1; the tutorial's 25 reaches σ = 9.84 at t = 1.
     """
 
-    base: Positive = 25.0
+    base: Base = 25.0
     kind: Literal["exponential_ve"] = "exponential_ve"
     formulas: ClassVar[dict[str, str]] = {
         "s": "1",
@@ -135,10 +138,6 @@ class ExponentialVE(Schedule):
         "g": "b^t",
         "time": "ln(1 + 2σ² ln b)/(2 ln b)",
     }
-
-    def __post_init__(self) -> None:
-        if not self.base > 1:
-            raise ValueError(f"base: must be above 1, got {self.base!r}")
 
     @property
     def t_max(self) -> float:

@@ -36,6 +36,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edm_unified.components.component import component
+from edm_unified.components.constraints import Share
 from edm_unified.training.random_numbers import BLOCK, seed_of
 
 SYM6 = (
@@ -62,7 +63,7 @@ class EDM:
     share p (half of all are then mirrored, and say so), as in the authors' runs. For images of at least 8 × 8.
     """
 
-    p: float = 0.12
+    p: Share = 0.12
     x_flip: bool = True
     y_flip: bool = True
     scaling: bool = True
@@ -71,10 +72,6 @@ class EDM:
     translation: bool = True
     always_x_flip: bool = True
     kind: Literal["edm"] = "edm"
-
-    def __post_init__(self) -> None:
-        if not (isinstance(self.p, (int, float)) and 0 <= self.p <= 1):
-            raise ValueError(f"p: must be a probability from 0 to 1, got {self.p!r}")
 
     @property
     def labels(self) -> int:
@@ -145,12 +142,8 @@ class Mirror:
     drawn as often. Not for images whose left and right differ, such as digits or text.
     """
 
-    p: float = 0.5
+    p: Share = 0.5
     kind: Literal["mirror"] = "mirror"
-
-    def __post_init__(self) -> None:
-        if not (isinstance(self.p, (int, float)) and 0 <= self.p <= 1):
-            raise ValueError(f"p: must be a probability from 0 to 1, got {self.p!r}")
 
     @property
     def labels(self) -> int:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from edm_unified.components.component import component, count, nonnegative, positive
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Count, Positive, Seed, Share, whole
 from edm_unified.components.family import Family
 from edm_unified.training.augment import AnyAugment
 from edm_unified.training.optimization.ema import AnyEMA, HalfLife
 from edm_unified.training.optimization.optimizers import Adam, AnyOptimizer
-from edm_unified.training.optimization.rates import MOST_IMAGES, AnyRate, Constant
+from edm_unified.training.optimization.rates import AnyRate, Constant, Images
 
 
 @component
@@ -36,29 +37,29 @@ class Training:
     null: one for each CPU of the process, up to 8.
     """
 
-    images: int
-    batch: int = 512
-    accumulation: int = 1
+    images: Images
+    batch: Count = 512
+    accumulation: Count = 1
     conditional: bool = False
-    label_dropout: float = 0.0
+    label_dropout: Share = 0.0
     augment: Annotated[AnyAugment | None, Family("augmentations")] = None
     stratified: bool = False
     optimizer: Annotated[AnyOptimizer, Family("optimizers")] = Adam()
     rate: Annotated[AnyRate, Family("rates")] = Constant()
     ema: Annotated[AnyEMA | None, Family("averages")] = HalfLife()
-    clip: float | None = None
+    clip: Positive | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: bool = False
     checkpoint_activations: bool = False
     channels_last: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    seed: int = 0
-    log_every: int | None = None
-    save_every: int | None = None
-    sample_every: int | None = None
-    snapshot_every: int | None = None
-    keep: int = 3
-    workers: int | None = None
+    seed: Seed = 0
+    log_every: Images | None = None
+    save_every: Images | None = None
+    sample_every: Images | None = None
+    snapshot_every: Images | None = None
+    keep: Count = 3
+    workers: Annotated[int, whole(most=1024)] | None = None
     added_later: ClassVar[tuple[str, ...]] = ("workers",)
     FREE: ClassVar[tuple[str, ...]] = (
         "images", "log_every", "save_every", "sample_every", "snapshot_every", "keep", "workers",
@@ -66,25 +67,10 @@ class Training:
     """Settings on which no weight depends, once it is there: they may change while a run goes on."""
 
     def __post_init__(self) -> None:
-        count("images", self.images, most=MOST_IMAGES)
-        count("batch", self.batch)
-        count("accumulation", self.accumulation)
         if self.batch % self.accumulation:
             raise ValueError(f"accumulation: must divide batch {self.batch}, got {self.accumulation}")
-        nonnegative("label_dropout", self.label_dropout)
-        if self.label_dropout > 1:
-            raise ValueError(f"label_dropout: must be a share from 0 to 1, got {self.label_dropout!r}")
         if self.label_dropout and not self.conditional:
             raise ValueError("label_dropout: there are no labels to drop; set conditional: true, or leave it out")
-        if self.clip is not None:
-            positive("clip", self.clip)
-        count("seed", self.seed, least=0, most=2**63 - 1)
-        for name in ("log_every", "save_every", "sample_every", "snapshot_every"):
-            if getattr(self, name) is not None:
-                count(name, getattr(self, name), most=MOST_IMAGES)
-        count("keep", self.keep)
-        if self.workers is not None:
-            count("workers", self.workers, most=1024)
 
     @property
     def steps(self) -> int:

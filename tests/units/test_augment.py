@@ -175,7 +175,7 @@ def test_a_row_is_the_same_on_any_rank(ranks: int) -> None:
 
 def test_wrong_input() -> None:
     for p in (-0.1, 1.5, float("nan")):
-        with pytest.raises(ValueError, match=r"^p: must be a probability from 0 to 1"):
+        with pytest.raises(ValueError, match=r"^p: must lie in \[0, 1\]"):
             EDM(p)
     for shape in ((2, 5), (2, 1, 7, 9), (2, 1, 64)):
         with pytest.raises(ValueError, match=r"^training.augment: needs images of at least 8x8, got samples of"):

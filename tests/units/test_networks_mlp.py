@@ -163,7 +163,7 @@ def test_it_learns_the_denoiser_of_two_points() -> None:
         ({"input_features": 3}, "input_features: must be even"),
         ({"embedding": "fourrier"}, "embedding: unknown 'fourrier'; did you mean 'fourier'"),
         ({"fourier_scale": 0.0}, "fourier_scale: must be positive"),
-        ({"dropout": 1.0}, "dropout: must be below 1"),
+        ({"dropout": 1.0}, r"dropout: must lie in \[0, 1\)"),
     ],
 )
 def test_wrong_fields_are_named(changes: dict[str, Any], message: str) -> None:

@@ -453,7 +453,7 @@ def test_weights_come_from_the_callers_generator() -> None:
         ({"embedding": "sines"}, "embedding: unknown"),
         ({"filter": (1, 2, 1)}, "filter: must be an even number of weights"),
         ({"filter": (1, -1)}, "filter: must be"),
-        ({"dropout": 1.0}, "dropout: must be below 1"),
+        ({"dropout": 1.0}, r"dropout: must lie in \[0, 1\)"),
         ({"noise_scale": 0.0}, "noise_scale: must be positive"),
     ],
 )

@@ -64,7 +64,7 @@ def test_rates_after_the_ramp():
     ("make", "message"),
     [
         (lambda: opt.Adam(lr=0), r"^lr: "),
-        (lambda: opt.AdamW(beta2=1.0), r"^beta2: must be below 1"),
+        (lambda: opt.AdamW(beta2=1.0), r"^beta2: must lie in \[0, 1\)"),
         (lambda: opt.Adam(beta1=-0.1), r"^beta1: "),
         (lambda: opt.Adam(eps=0), r"^eps: "),
         (lambda: opt.Adam(weight_decay=-1), r"^weight_decay: "),

@@ -248,7 +248,7 @@ def test_bad_input_is_one_line_each_and_the_run_stays_as_it_was(toy: Path, tmp_p
         unet: "network.",
         "training.accumulation=3": "accumulation: must divide batch 32",
         "network=null": "network: missing; training needs data, network",
-        "training.label_dropout=2": "label_dropout: must be a share",
+        "training.label_dropout=2": "label_dropout: must lie in [0, 1]",
         "training.ema.stds=[0.5]": "must be at most 0.2887",
         "training.precision=float8": "unknown 'float8'",
     }

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from edm_unified import schedules
-from edm_unified.components.component import component, count, falling, positive
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Positive, whole
 from edm_unified.denoisers import parametrization
 from edm_unified.denoisers.preconditioning.base import EPSILON_FORMULAS, Predicts, unit_variance
 from edm_unified.schedules.base import float64
-from edm_unified.schedules.table import BetaKind
+from edm_unified.schedules.table import Beta, BetaKind, NumSteps
 
 
 def index_in(table: Tensor, sigma: Tensor) -> Tensor:
@@ -40,9 +41,9 @@ class DDPM(Predicts):
     """
 
     betas: BetaKind | tuple[float, ...] = "linear"
-    num_steps: int = 1000
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
+    num_steps: NumSteps = 1000
+    beta_start: Beta = 1e-4
+    beta_end: Beta = 0.02
     index: Literal["log_linear", "nearest"] = "log_linear"
     kind: Literal["ddpm"] = "ddpm"
     form: ClassVar[parametrization.Parametrization] = parametrization.Epsilon()
@@ -52,8 +53,6 @@ class DDPM(Predicts):
         schedules.BetaTable(self.betas, self.num_steps, self.beta_start, self.beta_end)  # for its checks
         if len(self.sigmas) < 2:
             raise ValueError(f"betas: must have at least 2 steps, got {len(self.sigmas)}")
-        if self.index not in ("log_linear", "nearest"):
-            raise ValueError(f"index: must be 'log_linear' or 'nearest', got {self.index!r}")
 
     @cached_property
     def sigmas(self) -> Tensor:
@@ -91,17 +90,12 @@ class IDDPM(Predicts):
     that such networks also predict are dropped by whoever loads them.
     """
 
-    C_1: float = 0.001
-    C_2: float = 0.008
-    M: int = 1000
+    C_1: Beta = 0.001
+    C_2: Positive = 0.008
+    M: Annotated[int, whole(least=2, most=100_000)] = 1000
     kind: Literal["iddpm"] = "iddpm"
     form: ClassVar[parametrization.Parametrization] = parametrization.Epsilon()
     formulas: ClassVar[dict[str, str]] = EPSILON_FORMULAS | {"c_noise": "M−1−argmin_j |u_j−σ|"}
-
-    def __post_init__(self) -> None:
-        falling("C_1", self.C_1, "1", 1.0)
-        positive("C_2", self.C_2)
-        count("M", self.M, least=2, most=100_000)
 
     @cached_property
     def u(self) -> Tensor:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from edm_unified import schedules
-from edm_unified.components.component import component, falling, positive
+from edm_unified.components.component import component, falling
 from edm_unified.components.constraints import Positive
 from edm_unified.denoisers import parametrization
 from edm_unified.denoisers.preconditioning.base import Predicts, unit_variance
 from edm_unified.schedules.base import float64
+from edm_unified.schedules.variance_exploding import Base
 
 
 @component
@@ -23,7 +24,7 @@ class EDM:
     a new network: input and target have unit variance at every σ, and F's error is amplified as little as possible.
     """
 
-    sigma_data: float = 0.5
+    sigma_data: Positive = 0.5
     kind: Literal["edm"] = "edm"
     formulas: ClassVar[dict[str, str]] = {
         "c_skip": "σ_d²/(σ²+σ_d²)",
@@ -31,9 +32,6 @@ class EDM:
         "c_in": "1/√(σ²+σ_d²)",
         "c_noise": "ln(σ)/4",
     }
-
-    def __post_init__(self) -> None:
-        positive("sigma_data", self.sigma_data)
 
     @property
     def sigma_min(self) -> float:
@@ -97,8 +95,8 @@ class VE:
     F predicts −n. Levels are for data in [−1, 1]; the paper's network saw [0, 1] and half of them, hence the σ/2.
     """
 
-    sigma_min: float = 0.02
-    sigma_max: float = 100.0
+    sigma_min: Positive = 0.02
+    sigma_max: Positive = 100.0
     kind: Literal["ve"] = "ve"
     formulas: ClassVar[dict[str, str]] = {"c_skip": "1", "c_out": "σ", "c_in": "1", "c_noise": "ln(σ/2)"}
 
@@ -129,7 +127,7 @@ class Score(Predicts):
     """
 
     noise: Literal["log_sigma", "sigma", "time"] = "log_sigma"
-    base: float = 25.0
+    base: Base = 25.0
     kind: Literal["score"] = "score"
     form: ClassVar[parametrization.Parametrization] = parametrization.Score()
     formulas: ClassVar[dict[str, str]] = {
@@ -138,11 +136,6 @@ class Score(Predicts):
         "c_in": "1",
         "c_noise": "ln σ, or σ, or t = ln(1 + 2σ² ln b)/(2 ln b)",
     }
-
-    def __post_init__(self) -> None:
-        schedules.ExponentialVE(self.base)
-        if self.noise not in ("log_sigma", "sigma", "time"):
-            raise ValueError(f"noise: must be 'log_sigma', 'sigma' or 'time', got {self.noise!r}")
 
     @property
     def sigma_max(self) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from edm_unified import schedules
-from edm_unified.components.component import component, count, falling
+from edm_unified.components.component import component, falling
+from edm_unified.components.constraints import Nonnegative, Positive, whole
 from edm_unified.denoisers import parametrization
 from edm_unified.denoisers.preconditioning.base import EPSILON_FORMULAS, Predicts, unit_variance
 from edm_unified.schedules.base import float64
@@ -22,10 +23,10 @@ class VP(Predicts):
     β(t) = β_d t + β_min on t in [``epsilon_t``, 1], which the network saw in training: σ from 0.00100 to 152.2.
     """
 
-    beta_d: float = 19.9
-    beta_min: float = 0.1
-    M: int = 1000
-    epsilon_t: float = 1e-5
+    beta_d: Nonnegative = 19.9
+    beta_min: Positive = 0.1
+    M: Annotated[int, whole(least=2)] = 1000
+    epsilon_t: Positive = 1e-5
     kind: Literal["vp"] = "vp"
     form: ClassVar[parametrization.Parametrization] = parametrization.Epsilon()
     formulas: ClassVar[dict[str, str]] = EPSILON_FORMULAS | {
@@ -33,7 +34,7 @@ class VP(Predicts):
     }
 
     def __post_init__(self) -> None:
-        _check_time_network(schedules.VP(self.beta_d, self.beta_min), self.M, self.epsilon_t)
+        falling("epsilon_t", self.epsilon_t, "t_max", self._schedule.t_max)
 
     @cached_property
     def _schedule(self) -> schedules.VP:
@@ -63,10 +64,10 @@ class SubVP(Predicts):
     for their weights only. (For VP the two are one.)
     """
 
-    beta_d: float = 19.9
-    beta_min: float = 0.1
-    M: int = 1000
-    epsilon_t: float = 1e-5
+    beta_d: Nonnegative = 19.9
+    beta_min: Positive = 0.1
+    M: Annotated[int, whole(least=2)] = 1000
+    epsilon_t: Positive = 1e-5
     input: Literal["unit_variance", "state"] = "unit_variance"
     kind: Literal["subvp"] = "subvp"
     form: ClassVar[parametrization.Parametrization] = parametrization.Epsilon()
@@ -75,9 +76,7 @@ class SubVP(Predicts):
     }
 
     def __post_init__(self) -> None:
-        _check_time_network(schedules.SubVP(self.beta_d, self.beta_min), self.M, self.epsilon_t)
-        if self.input not in ("unit_variance", "state"):
-            raise ValueError(f"input: must be 'unit_variance' or 'state', got {self.input!r}")
+        falling("epsilon_t", self.epsilon_t, "t_max", self._schedule.t_max)
 
     @cached_property
     def _schedule(self) -> schedules.SubVP:
@@ -99,9 +98,3 @@ class SubVP(Predicts):
 
     def c_noise(self, sigma: float | Tensor) -> Tensor:
         return (self.M - 1) * self._schedule.time(sigma)
-
-
-def _check_time_network(schedule: schedules.Schedule, M: int, epsilon_t: float) -> None:
-    """``schedule`` has checked its own β on the way here."""
-    count("M", M, least=2)
-    falling("epsilon_t", epsilon_t, "t_max", schedule.t_max)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edm_unified.components.component import component, count, positive
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Count, Positive, interval
 from edm_unified.networks.base import (
+    Dropout,
     check_attention,
     check_augment,
     check_input,
@@ -32,6 +34,9 @@ from edm_unified.networks.edm2.layers import (
 
 CLIP = 256.0
 """Activations are clipped here, far above their magnitude of about one, so that none is lost in float16."""
+
+Balance = Annotated[float, interval(0, 1, "()")]
+"""The share t of the second input of :func:`mp_sum` or :func:`mp_cat`."""
 
 
 @component
@@ -61,36 +66,23 @@ class EDM2:
     for an ``attention_resolutions`` that no level has.
     """
 
-    channels: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 3, 4)
-    blocks: int = 3
-    attention_resolutions: tuple[int, ...] = (16, 8)
-    head_channels: int = 64
+    channels: Count = 128
+    multipliers: tuple[Count, ...] = (1, 2, 3, 4)
+    blocks: Count = 3
+    attention_resolutions: tuple[Count, ...] = (16, 8)
+    head_channels: Count = 64
     middle_attention: bool = True
-    dropout: float = 0.0
-    residual_balance: float = 0.3
-    attention_balance: float = 0.3
-    concat_balance: float = 0.5
-    label_balance: float = 0.5
-    bandwidth: float = 1.0
+    dropout: Dropout = 0.0
+    residual_balance: Balance = 0.3
+    attention_balance: Balance = 0.3
+    concat_balance: Balance = 0.5
+    label_balance: Balance = 0.5
+    bandwidth: Positive = 1.0
     kind: Literal["edm2"] = "edm2"
 
     def __post_init__(self) -> None:
-        count("channels", self.channels)
-        count("blocks", self.blocks)
-        count("head_channels", self.head_channels)
         if not self.multipliers:
             raise ValueError("multipliers: at least one level is needed")
-        for multiplier in self.multipliers:
-            count("multipliers", multiplier)
-        for side in self.attention_resolutions:
-            count("attention_resolutions", side)
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: must be in [0, 1), got {self.dropout!r}")
-        for name in ("residual_balance", "attention_balance", "concat_balance", "label_balance"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be between 0 and 1, got {getattr(self, name)!r}")
-        positive("bandwidth", self.bandwidth)
 
     def build(self, shape: tuple[int, ...], classes: int = 0, augment: int = 0) -> EDM2Network:
         """The network for ``shape`` (C, H, W), its weights drawn from torch's generator."""

@@ -7,8 +7,9 @@ from typing import Literal
 
 from torch import nn
 
-from edm_unified.components.component import choice, component, count, nonnegative, positive
-from edm_unified.networks.base import check_attention, check_shape
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Count, Positive
+from edm_unified.networks.base import Dropout, check_attention, check_shape
 from edm_unified.networks.unet.module import UNetModule
 
 
@@ -34,20 +35,20 @@ class UNet:
     two branches by √2. ``init``: ``fan_average`` (Song et al.) or ``fan_in`` (PyTorch's); last layers are zero anyway.
     """
 
-    channels: int = 128
-    multipliers: tuple[int, ...] = (2, 2, 2)
-    blocks: int = 4
-    attention_resolutions: tuple[int, ...] = (16,)
+    channels: Count = 128
+    multipliers: tuple[Count, ...] = (2, 2, 2)
+    blocks: Count = 4
+    attention_resolutions: tuple[Count, ...] = (16,)
     middle_attention: bool = True
     decoder_attention: Literal["last", "all"] = "last"
-    heads: int = 1
-    head_channels: int | None = None
+    heads: Count = 1
+    head_channels: Count | None = None
     embedding: Literal["positional", "fourier"] = "positional"
-    noise_scale: float = 1.0
-    noise_multiplier: int = 1
+    noise_scale: Positive = 1.0
+    noise_multiplier: Count = 1
     endpoint: bool = True
-    fourier_scale: float = 16.0
-    embedding_multiplier: int = 4
+    fourier_scale: Positive = 16.0
+    embedding_multiplier: Count = 4
     label_at: Literal["features", "embedding"] = "features"
     adaptive_scale: bool = False
     encoder: Literal["standard", "residual", "skip"] = "standard"
@@ -55,41 +56,23 @@ class UNet:
     filter: tuple[float, ...] = (1, 1)
     resample_projection: bool = True
     rescale: bool = True
-    dropout: float = 0.1
-    norm_eps: float = 1e-6
+    dropout: Dropout = 0.1
+    norm_eps: Positive = 1e-6
     init: Literal["fan_average", "fan_in"] = "fan_average"
     kind: Literal["unet"] = "unet"
 
     def __post_init__(self) -> None:
-        for name in ("channels", "blocks", "heads", "noise_multiplier", "embedding_multiplier"):
-            count(name, getattr(self, name))
-        for name, values in (("multipliers", self.multipliers), ("attention_resolutions", self.attention_resolutions)):
-            for value in values:
-                count(name, value)
         if not self.multipliers:
             raise ValueError("multipliers: at least one is needed, such as [1, 2, 2]")
         if self.channels * self.noise_multiplier % 2:
             raise ValueError(f"channels: must be even, half sines and half cosines, got {self.channels}")
-        if self.head_channels is not None:
-            count("head_channels", self.head_channels)
-            if self.heads != 1:
-                raise ValueError("head_channels: sets the number of heads; leave heads at 1")
-        choice("decoder_attention", self.decoder_attention, ("last", "all"))
-        choice("embedding", self.embedding, ("positional", "fourier"))
-        choice("label_at", self.label_at, ("features", "embedding"))
-        choice("encoder", self.encoder, ("standard", "residual", "skip"))
-        choice("decoder", self.decoder, ("standard", "skip"))
-        choice("init", self.init, ("fan_average", "fan_in"))
-        for name in ("noise_scale", "fourier_scale", "norm_eps"):
-            positive(name, getattr(self, name))
+        if self.head_channels is not None and self.heads != 1:
+            raise ValueError("head_channels: sets the number of heads; leave heads at 1")
         if not self.filter or len(self.filter) % 2 or not all(map(math.isfinite, self.filter)) or not sum(self.filter):
             raise ValueError(
                 f"filter: must be an even number of weights of sum other than zero, such as [1, 3, 3, 1], got "
                 f"{list(self.filter)}"
             )
-        nonnegative("dropout", self.dropout)
-        if self.dropout >= 1:
-            raise ValueError(f"dropout: must be below 1, got {self.dropout!r}")
 
     def build(self, shape: tuple[int, ...], classes: int = 0, augment: int = 0) -> nn.Module:
         """The module for samples of ``shape``, channels first. Raises ``ValueError`` if a side does not fit."""

@@ -25,19 +25,22 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from edm_unified import schedules
-from edm_unified.components.component import component, count, falling, finite, nonnegative, positive
+from edm_unified.components.component import component, falling
+from edm_unified.components.constraints import Nonnegative, Positive, finite_number, interval, positive_number, whole
 from edm_unified.schedules.base import PRACTICAL_INFINITY, float64
-from edm_unified.schedules.table import BetaKind
+from edm_unified.schedules.table import Beta, BetaKind, NumSteps
 
 MOST_LOG = 20.0
 """What a normal distribution of ln σ may have as mean and width: e^{20 + 8.3·20}, the highest σ that can be drawn, and
 its inverse have squares in float64."""
+MOST_SCALE = 2 / (math.pi - 2)
+"""The largest s at which t of :class:`ModeTime` still rises with u."""
 
 
 class SigmaOfTime(Protocol):
@@ -68,14 +71,10 @@ def _finite_sigma(schedule: SigmaOfTime, t: Tensor, shift: float) -> Tensor:
 class LogNormal:
     """ln σ ~ N(P_mean, P_std²) (Karras et al. 2022, Table 1): effort goes where it changes D. Uses no schedule."""
 
-    P_mean: float = -1.2
-    P_std: float = 1.2
+    P_mean: Annotated[float, finite_number(MOST_LOG)] = -1.2
+    P_std: Annotated[float, positive_number(most=MOST_LOG)] = 1.2
     kind: Literal["log_normal"] = "log_normal"
     formulas: ClassVar[dict[str, str]] = {"p": "ln σ ~ N(P_mean, P_std²)"}
-
-    def __post_init__(self) -> None:
-        finite("P_mean", self.P_mean, most=MOST_LOG)
-        positive("P_std", self.P_std, most=MOST_LOG)
 
     def quantile(self, u: Tensor, schedule: SigmaOfTime) -> Tensor:
         return torch.exp(self.P_mean + self.P_std * _unit_normal_quantile(u))
@@ -85,8 +84,8 @@ class LogNormal:
 class LogUniform:
     """ln σ ~ U(ln σ_min, ln σ_max) (VE of Song et al. 2021 as read by EDM, Table 1). Uses no schedule."""
 
-    sigma_min: float = 0.02
-    sigma_max: float = 100.0
+    sigma_min: Positive = 0.02
+    sigma_max: Positive = 100.0
     kind: Literal["log_uniform"] = "log_uniform"
     formulas: ClassVar[dict[str, str]] = {"p": "ln σ ~ U(ln σ_min, ln σ_max)"}
 
@@ -104,19 +103,16 @@ class UniformTime:
     matching). Where σ(t) runs to infinity at t = 1 it is cut at 1e6.
     """
 
-    t_min: float = 1e-5
-    t_max: float = 1.0
-    shift: float = 1.0
+    t_min: Nonnegative = 1e-5
+    t_max: Positive = 1.0
+    shift: Positive = 1.0
     kind: Literal["uniform_time"] = "uniform_time"
     formulas: ClassVar[dict[str, str]] = {"p": "σ = m σ(t), t ~ U(t_min, t_max)"}
     added_later: ClassVar[tuple[str, ...]] = ("shift",)
 
     def __post_init__(self) -> None:
-        nonnegative("t_min", self.t_min)
-        positive("t_max", self.t_max)
         if not self.t_min < self.t_max:
             raise ValueError(f"t_min: must be below t_max, got {self.t_min!r} against {self.t_max!r}")
-        positive("shift", self.shift)
 
     def quantile(self, u: Tensor, schedule: SigmaOfTime) -> Tensor:
         return _finite_sigma(schedule, self.t_min + float64(u) * (self.t_max - self.t_min), self.shift)
@@ -129,17 +125,12 @@ class LogitNormalTime:
     On the unshifted path σ = t/(1−t) this *is* ln σ ~ N(mean, std²), EDM's :class:`LogNormal`.
     """
 
-    mean: float = 0.0
-    std: float = 1.0
-    shift: float = 1.0
+    mean: Annotated[float, finite_number(MOST_LOG)] = 0.0
+    std: Annotated[float, positive_number(most=MOST_LOG)] = 1.0
+    shift: Positive = 1.0
     kind: Literal["logit_normal_time"] = "logit_normal_time"
     formulas: ClassVar[dict[str, str]] = {"p": "σ = m σ(t), ln(t/(1−t)) ~ N(mean, std²)"}
     added_later: ClassVar[tuple[str, ...]] = ("shift",)
-
-    def __post_init__(self) -> None:
-        finite("mean", self.mean, most=MOST_LOG)
-        positive("std", self.std, most=MOST_LOG)
-        positive("shift", self.shift)
 
     def quantile(self, u: Tensor, schedule: SigmaOfTime) -> Tensor:
         return _finite_sigma(schedule, torch.sigmoid(self.mean + self.std * _unit_normal_quantile(u)), self.shift)
@@ -153,15 +144,10 @@ class ModeTime:
     best of theirs. Unlike :class:`LogitNormalTime` it leaves no time untrained.
     """
 
-    scale: float = 1.29
-    shift: float = 1.0
+    scale: Annotated[float, interval(-1, MOST_SCALE)] = 1.29
+    shift: Positive = 1.0
     kind: Literal["mode_time"] = "mode_time"
     formulas: ClassVar[dict[str, str]] = {"p": "σ = m σ(t), t = u − s (sin²(πu/2) − u)"}
-
-    def __post_init__(self) -> None:
-        if not -1 <= self.scale <= 2 / (math.pi - 2):
-            raise ValueError(f"scale: must be from -1 to {2 / (math.pi - 2):.4f}, got {self.scale!r}")
-        positive("shift", self.shift)
 
     def quantile(self, u: Tensor, schedule: SigmaOfTime) -> Tensor:
         u = float64(u).clamp(min=2.0**-54)
@@ -176,12 +162,9 @@ class CosMapTime:
     On the straight path σ = tan(πu/2): the levels of the cosine path with uniform time.
     """
 
-    shift: float = 1.0
+    shift: Positive = 1.0
     kind: Literal["cos_map_time"] = "cos_map_time"
     formulas: ClassVar[dict[str, str]] = {"p": "σ = m σ(t), t = 1 − 1/(1 + tan(πu/2))"}
-
-    def __post_init__(self) -> None:
-        positive("shift", self.shift)
 
     def quantile(self, u: Tensor, schedule: SigmaOfTime) -> Tensor:
         angle = 0.5 * math.pi * float64(u).clamp(min=2.0**-54)
@@ -197,9 +180,9 @@ class TableIndex:
     """
 
     betas: BetaKind | tuple[float, ...] = "linear"
-    num_steps: int = 1000
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
+    num_steps: NumSteps = 1000
+    beta_start: Beta = 1e-4
+    beta_end: Beta = 0.02
     kind: Literal["table_index"] = "table_index"
     formulas: ClassVar[dict[str, str]] = {"p": "σ = √((1−ᾱ_k)/ᾱ_k), k uniform on 0 … M−1"}
 
@@ -223,14 +206,13 @@ class Ladder:
     NCSN on CIFAR-10: 10 levels from 1 to 0.01, for data in [0, 1]. Uses no schedule.
     """
 
-    levels: int = 10
-    sigma_min: float = 0.01
-    sigma_max: float = 1.0
+    levels: Annotated[int, whole(least=2)] = 10
+    sigma_min: Positive = 0.01
+    sigma_max: Positive = 1.0
     kind: Literal["ladder"] = "ladder"
     formulas: ClassVar[dict[str, str]] = {"p": "σ = σ_min (σ_max/σ_min)^(k/(L−1)), k uniform on 0 … L−1"}
 
     def __post_init__(self) -> None:
-        count("levels", self.levels, least=2)
         falling("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
 
     def quantile(self, u: Tensor, schedule: SigmaOfTime) -> Tensor:
@@ -243,12 +225,9 @@ class Ladder:
 class OneLevel:
     """Always the same σ: denoising score matching as of Vincent 2011. The score is then that of data blurred by σ."""
 
-    sigma: float = 0.5
+    sigma: Positive = 0.5
     kind: Literal["one_level"] = "one_level"
     formulas: ClassVar[dict[str, str]] = {"p": "σ"}
-
-    def __post_init__(self) -> None:
-        positive("sigma", self.sigma)
 
     def quantile(self, u: Tensor, schedule: SigmaOfTime) -> Tensor:
         return torch.full_like(float64(u), self.sigma)

@@ -28,7 +28,8 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from edm_unified.components.component import choice, component, count
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Count
 from edm_unified.denoisers.parametrization import along
 
 OneArgument = Callable[[Tensor], Tensor]
@@ -63,12 +64,9 @@ class Implicit:
     must not depend on the others.
     """
 
-    most: int = 256
+    most: Count = 256
     kind: Literal["implicit"] = "implicit"
     formulas: ClassVar[dict[str, str]] = {"error": "‖D − z‖² + 2σ² tr ∂D/∂z − σ² d"}
-
-    def __post_init__(self) -> None:
-        count("most", self.most)
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise ``ValueError`` where samples of that shape have more numbers than derivatives are put up with."""
@@ -104,15 +102,11 @@ class Sliced:
     exact) or ``gaussian``. v is drawn from torch's generator of the device.
     """
 
-    projections: int = 1
+    projections: Count = 1
     variance_reduced: bool = True
     directions: Literal["rademacher", "gaussian"] = "rademacher"
     kind: Literal["sliced"] = "sliced"
     formulas: ClassVar[dict[str, str]] = {"error": "‖D − z‖² + 2σ² (vᵀ ∂D/∂z v − ‖v‖²) + σ² d"}
-
-    def __post_init__(self) -> None:
-        count("projections", self.projections)
-        choice("directions", self.directions, ("rademacher", "gaussian"))
 
     def errors(self, D: OneArgument, x0: Tensor, z: Tensor, sigma: Tensor, weight: Tensor) -> Tensor:
         d = z[0].numel()

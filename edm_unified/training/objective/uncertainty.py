@@ -16,7 +16,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from edm_unified.components.component import component, count
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Count
 
 
 @component
@@ -27,12 +28,9 @@ class LearnedUncertainty:
     without it; in the authors' code (NVlabs/edm2, ``Precond``) w is random at first and divided by its own magnitude.
     """
 
-    channels: int = 128
+    channels: Count = 128
     kind: Literal["learned"] = "learned"
     formulas: ClassVar[dict[str, str]] = {"loss": "λ ‖D − x_0‖²/e^u + u"}
-
-    def __post_init__(self) -> None:
-        count("channels", self.channels)
 
     def build(self) -> Uncertainty:
         """The module that learns u, its features drawn from torch's generator."""

@@ -26,12 +26,13 @@ What a network is trained on is λ p, not λ: ``docs/weighting.md`` draws the pr
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from edm_unified.components.component import component, nonnegative, positive
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Nonnegative, Positive, interval
 from edm_unified.schedules.base import float64
 from edm_unified.training.objective.noise import SigmaOfTime
 
@@ -54,13 +55,9 @@ class EDMWeight:
     this is used by itself). Another number is another λ, with which that expected loss differs from level to level.
     """
 
-    sigma_data: float | None = None
+    sigma_data: Positive | None = None
     kind: Literal["edm"] = "edm"
     formulas: ClassVar[dict[str, str]] = {"lambda": "(σ²+σ_d²)/(σ σ_d)²"}
-
-    def __post_init__(self) -> None:
-        if self.sigma_data is not None:
-            positive("sigma_data", self.sigma_data)
 
     def __call__(self, sigma: float | Tensor, schedule: SigmaOfTime | None = None) -> Tensor:
         return 1 / float64(sigma) ** 2 + 1 / (EDM_SIGMA_DATA if self.sigma_data is None else self.sigma_data) ** 2
@@ -149,12 +146,9 @@ class MinSNRWeight:
     Their forms for networks that predict x_0, ε and v are this one. γ = 5 is theirs.
     """
 
-    gamma: float = 5.0
+    gamma: Positive = 5.0
     kind: Literal["min_snr"] = "min_snr"
     formulas: ClassVar[dict[str, str]] = {"lambda": "min(1/σ², γ)"}
-
-    def __post_init__(self) -> None:
-        positive("gamma", self.gamma)
 
     def __call__(self, sigma: float | Tensor, schedule: SigmaOfTime | None = None) -> Tensor:
         return (1 / float64(sigma) ** 2).clamp(max=self.gamma)
@@ -167,12 +161,9 @@ class SoftMinSNRWeight:
     γ = 4, their value, is 1/σ_d² for data of std 0.5, and the weight on EDM's F is then (σσ_d)²/(σ²+σ_d²)².
     """
 
-    gamma: float = 4.0
+    gamma: Positive = 4.0
     kind: Literal["soft_min_snr"] = "soft_min_snr"
     formulas: ClassVar[dict[str, str]] = {"lambda": "1/(σ² + 1/γ)"}
-
-    def __post_init__(self) -> None:
-        positive("gamma", self.gamma)
 
     def __call__(self, sigma: float | Tensor, schedule: SigmaOfTime | None = None) -> Tensor:
         return 1 / (float64(sigma) ** 2 + 1 / self.gamma)
@@ -187,13 +178,9 @@ class SigmoidWeight:
     Non-decreasing in the noise, it makes the loss a bound on a likelihood of noised data.
     """
 
-    bias: float = 2.0
+    bias: Annotated[float, interval(-100, 100)] = 2.0
     kind: Literal["sigmoid"] = "sigmoid"
     formulas: ClassVar[dict[str, str]] = {"lambda": "sigmoid(b − ln SNR)/σ² = 1/(σ² + e^(−b))"}
-
-    def __post_init__(self) -> None:
-        if not abs(self.bias) <= 100:
-            raise ValueError(f"bias: must be from -100 to 100, got {self.bias!r}")
 
     def __call__(self, sigma: float | Tensor, schedule: SigmaOfTime | None = None) -> Tensor:
         return 1 / (float64(sigma) ** 2 + math.exp(-self.bias))
@@ -206,14 +193,10 @@ class P2Weight:
     ``gamma`` 0 is :class:`EpsilonWeight`; 0.5 and 1 are theirs.
     """
 
-    gamma: float = 1.0
-    k: float = 1.0
+    gamma: Nonnegative = 1.0
+    k: Positive = 1.0
     kind: Literal["p2"] = "p2"
     formulas: ClassVar[dict[str, str]] = {"lambda": "SNR/(k + SNR)^γ, SNR = 1/σ²"}
-
-    def __post_init__(self) -> None:
-        nonnegative("gamma", self.gamma)
-        positive("k", self.k)
 
     def __call__(self, sigma: float | Tensor, schedule: SigmaOfTime | None = None) -> Tensor:
         snr = 1 / float64(sigma) ** 2

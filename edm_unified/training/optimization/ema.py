@@ -24,16 +24,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from scipy.optimize import brentq
 from torch import Tensor, nn
 
-from edm_unified.components.component import component, count, positive
+from edm_unified.components.component import SMALLEST, component, positive
+from edm_unified.components.constraints import Constraint, Positive, whole
 
 WIDEST = 1 / math.sqrt(12)
 """σ_rel of γ = 0, the plain mean of the whole run."""
+
+
+def _check_std(name: str, std: float) -> None:
+    positive(name, std)
+    if std > WIDEST:
+        raise ValueError(f"{name}: must be at most {WIDEST:.4f}, the plain mean of the whole run, got {std!r}")
+
+
+Width = Annotated[float, Constraint(_check_std, (("minimum", SMALLEST), ("maximum", WIDEST)))]
+"""The relative width of a power-function average."""
 
 
 @component
@@ -44,15 +55,10 @@ class HalfLife:
     batch · ln 2/−ln β: 0.9999 at batch 128 is 887 000 images.
     """
 
-    images: int = 500_000
-    ramp_up: float | None = 0.05
+    images: Annotated[int, whole(most=10**13)] = 500_000
+    ramp_up: Positive | None = 0.05
     kind: Literal["half_life"] = "half_life"
     formulas: ClassVar[dict[str, str]] = {"beta": "2^(−batch/h), h = min(images, ramp_up · shown)"}
-
-    def __post_init__(self) -> None:
-        count("images", self.images, most=10**13)
-        if self.ramp_up is not None:
-            positive("ramp_up", self.ramp_up)
 
     @property
     def labels(self) -> tuple[float | None, ...]:
@@ -77,15 +83,13 @@ class Power:
     standard deviation of a tenth of the training, however long that becomes: 57 % of the weight is on its last tenth.
     """
 
-    stds: tuple[float, ...] = (0.05, 0.10)
+    stds: tuple[Width, ...] = (0.05, 0.10)
     kind: Literal["power"] = "power"
     formulas: ClassVar[dict[str, str]] = {"beta": "(1 − batch/shown)^(γ+1), √(γ+1)/((γ+2) √(γ+3)) = std"}
 
     def __post_init__(self) -> None:
         if not self.stds:
             raise ValueError("stds: at least one is needed, such as [0.05, 0.10]")
-        for std in self.stds:
-            _check_std("stds", std)
         if len({round(std, 6) for std in self.stds}) < len(self.stds):
             raise ValueError(f"stds: must differ from each other, got {list(self.stds)}")
 
@@ -181,12 +185,6 @@ def gamma_of(std: float) -> float:
 def std_of(gamma: float) -> float:
     """σ_rel of the profile with exponent ``gamma`` (Karras et al. 2024, Eq. 123)."""
     return math.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2)
-
-
-def _check_std(name: str, std: float) -> None:
-    positive(name, std)
-    if std > WIDEST:
-        raise ValueError(f"{name}: must be at most {WIDEST:.4f}, the plain mean of the whole run, got {std!r}")
 
 
 def _local(tensor: Tensor) -> Tensor:

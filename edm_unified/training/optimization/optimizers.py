@@ -6,13 +6,17 @@ The rate of a step is ``lr`` times the factor of a rule of :mod:`edm_unified.tra
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from edm_unified.components.component import component, nonnegative, positive
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Nonnegative, Positive, interval
 from edm_unified.training.optimization.rates import AnyRate, Constant, CosineDecay, InverseSquareRoot
+
+Decay = Annotated[float, interval(0, 1, "[)")]
+"""What a running mean keeps of itself in a step."""
 
 
 @component
@@ -24,16 +28,13 @@ class Adam:
     second moments needs a larger one; weights and moments are float32 here.
     """
 
-    lr: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
+    lr: Positive = 1e-3
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    eps: Positive = 1e-8
+    weight_decay: Nonnegative = 0.0
     kind: Literal["adam"] = "adam"
     formulas: ClassVar[dict[str, str]] = {"step": "−lr · m̂/(√v̂ + eps), the gradient being g + weight_decay · w"}
-
-    def __post_init__(self) -> None:
-        _check(self)
 
     def build(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
         """The optimizer of ``parameters``, in the fastest implementation that is right for them."""
@@ -48,16 +49,13 @@ class AdamW:
     The decay is on every parameter. DiT and SiT train with ``weight_decay`` 0.
     """
 
-    lr: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.01
+    lr: Positive = 1e-3
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    eps: Positive = 1e-8
+    weight_decay: Nonnegative = 0.01
     kind: Literal["adamw"] = "adamw"
     formulas: ClassVar[dict[str, str]] = {"step": "−lr · (m̂/(√v̂ + eps) + weight_decay · w)"}
-
-    def __post_init__(self) -> None:
-        _check(self)
 
     def build(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
         """The optimizer of ``parameters``, in the fastest implementation that is right for them."""
@@ -66,17 +64,6 @@ class AdamW:
 
 
 AnyOptimizer = Adam | AdamW
-
-
-def _check(optimizer: Adam | AdamW) -> None:
-    positive("lr", optimizer.lr)
-    for name in ("beta1", "beta2"):
-        value = getattr(optimizer, name)
-        nonnegative(name, value)
-        if value >= 1:
-            raise ValueError(f"{name}: must be below 1, got {value!r}")
-    positive("eps", optimizer.eps)
-    nonnegative("weight_decay", optimizer.weight_decay)
 
 
 def _settings(optimizer: Adam | AdamW) -> dict[str, Any]:

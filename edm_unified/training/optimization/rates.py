@@ -16,23 +16,26 @@ rule                           factor, at t images                              
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from edm_unified.components.component import component, count, nonnegative
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Share, whole
 
 MOST_IMAGES = 10**13
+
+Images = Annotated[int, whole(most=MOST_IMAGES)]
+"""A number of images shown to the network."""
+RampUp = Annotated[int, whole(least=0, most=MOST_IMAGES)]
+"""How many images the rate takes to rise to its full value; 0 for none."""
 
 
 @component
 class Constant:
     """The same rate from ``ramp_up`` images on (EDM: ramp_up of 10 million, appendix F.1)."""
 
-    ramp_up: int = 0
+    ramp_up: RampUp = 0
     kind: Literal["constant"] = "constant"
     formulas: ClassVar[dict[str, str]] = {"factor": "min(t/ramp_up, 1)"}
-
-    def __post_init__(self) -> None:
-        count("ramp_up", self.ramp_up, least=0, most=MOST_IMAGES)
 
     def factor(self, images: float) -> float:
         """What the learning rate is multiplied by after ``images`` images."""
@@ -47,14 +50,10 @@ class InverseSquareRoot:
     batches: 70 000 of 2048 images are the default here.
     """
 
-    t_ref: int = 143_360_000
-    ramp_up: int = 0
+    t_ref: Images = 143_360_000
+    ramp_up: RampUp = 0
     kind: Literal["inverse_sqrt"] = "inverse_sqrt"
     formulas: ClassVar[dict[str, str]] = {"factor": "min(t/ramp_up, 1)/√max(t/t_ref, 1)"}
-
-    def __post_init__(self) -> None:
-        count("t_ref", self.t_ref, most=MOST_IMAGES)
-        count("ramp_up", self.ramp_up, least=0, most=MOST_IMAGES)
 
     def factor(self, images: float) -> float:
         """What the learning rate is multiplied by after ``images`` images."""
@@ -69,20 +68,15 @@ class CosineDecay:
     ``final`` is a share of lr.
     """
 
-    images: int = 200_000_000
-    ramp_up: int = 0
-    final: float = 0.0
+    images: Images = 200_000_000
+    ramp_up: RampUp = 0
+    final: Share = 0.0
     kind: Literal["cosine"] = "cosine"
     formulas: ClassVar[dict[str, str]] = {"factor": "final + (1 − final) (1 + cos π (t−ramp_up)/(images−ramp_up))/2"}
 
     def __post_init__(self) -> None:
-        count("images", self.images, most=MOST_IMAGES)
-        count("ramp_up", self.ramp_up, least=0, most=MOST_IMAGES)
         if not self.ramp_up < self.images:
             raise ValueError(f"ramp_up: must be below images, got {self.ramp_up!r} against {self.images!r}")
-        nonnegative("final", self.final)
-        if self.final > 1:
-            raise ValueError(f"final: must be a share of lr from 0 to 1, got {self.final!r}")
 
     def factor(self, images: float) -> float:
         """What the learning rate is multiplied by after ``images`` images."""
