@@ -75,6 +75,12 @@ def sweep(folder: Path, name: str | None = None, locked: bool = False) -> None:
                     path.unlink()
 
 
+def is_temporary(name: str, final: str) -> bool:
+    """Whether ``name`` is a temporary name of ``final``: a process writes it, or was killed while it did."""
+    match = _TEMPORARY.fullmatch(name)
+    return match is not None and match["name"] == _short(final)
+
+
 def append(path: Path, text: str) -> None:
     """Add ``text`` to a file of lines, in one write: all of it or none. Raises ``OSError`` naming ``path``."""
     data = text.encode()

@@ -34,7 +34,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
-from edm_unified.components.files import LOCK, Lock, append, make_directory, stage, sweep, write_atomic
+from edm_unified.components.files import LOCK, Lock, append, is_temporary, make_directory, stage, sweep, write_atomic
 
 MARK = ".edm-unified.jsonl"
 """The file that marks a directory as ours."""
@@ -404,9 +404,12 @@ def _is_inside(name: str) -> bool:
 
 
 def _is_empty(directory: Path) -> bool:
-    """Whether nothing of anybody's is there; a lock with something in it is no lock of ours."""
+    """Whether nothing of anybody's is there; a lock with something in it is no lock of ours.
+
+    The first thing that a command writes is the mark: one that was killed meanwhile leaves a temporary file of it.
+    """
     try:
-        names = os.listdir(directory)
+        names = [name for name in os.listdir(directory) if not is_temporary(name, MARK)]
     except OSError as error:
         raise ValueError(f"{directory}: {error.strerror}; name another directory with --out") from None
     lock = directory / LOCK

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -17,7 +18,7 @@ from test_report import few, record
 import edm_unified
 from edm_unified.compare.view import shown_of
 from edm_unified.data import Dataset
-from edm_unified.report import ReportData, build, draw, figures, plots, samples_png, tabulate
+from edm_unified.report import ReportData, build, draw, figures, panels, plots, samples_png, tabulate
 from edm_unified.report import images as pictures
 
 ROOT = Path(edm_unified.__file__).parent
@@ -195,3 +196,12 @@ def test_the_data_are_shown_by_all_their_classes() -> None:
     assert few_of_many.max() > 50
     cloud = shown_of(Dataset(torch.zeros(300, 2), labels, "points"), 300)
     assert sorted(cloud.tolist()) == list(range(300))
+
+
+def test_one_level_is_drawn_without_complaint() -> None:
+    """A walk from the only level to zero has no range of levels; a warning of matplotlib is an error here."""
+    data = few()
+    views = tuple(replace(method, levels=[80.0, 0.0]) for method in data.methods)
+    panel = panels.levels_panel(tabulate(replace(data, methods=views)))
+    assert panel is not None
+    assert "80" in panel
