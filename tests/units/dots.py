@@ -7,6 +7,7 @@ and test_excess_page.py; a test of budgets, records or interruptions does not lo
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +17,8 @@ from PIL import Image
 
 def draw_dots(replace: Callable[[Any, str, Any], object] = setattr) -> None:
     """Let the pages and files of this process have dots for figures; a test gives ``monkeypatch.setattr``."""
-    from edm_unified.certify import page
-    from edm_unified.report import images, panels, training
-    from edm_unified.report.heat import drawn
+    from edm_unified.certify import page  # noqa: F401  # each of these takes the two functions from ``draw``
+    from edm_unified.report import draw, images, panels, training  # noqa: F401
 
     file = io.BytesIO()
     Image.new("L", (1, 1), 255).save(file, "PNG")
@@ -26,7 +26,8 @@ def draw_dots(replace: Callable[[Any, str, Any], object] = setattr) -> None:
     def svg(draw: object, name: str, alt: str, size: object = None) -> Markup:
         return Markup(f'<svg class="plot" role="img" aria-label="{escape(alt)}" viewBox="0 0 1 1"></svg>')
 
-    for module in (images, panels, training, drawn, page):
-        for function, stand_in in (("svg", svg), ("png", lambda *given: file.getvalue())):
-            if hasattr(module, function):
-                replace(module, function, stand_in)
+    dots = {"svg": (draw.svg, svg), "png": (draw.png, lambda *given: file.getvalue())}
+    for name, module in list(sys.modules.items()):
+        for function, (real, dot) in dots.items():
+            if name.startswith("edm_unified.") and module is not draw and getattr(module, function, None) is real:
+                replace(module, function, dot)
