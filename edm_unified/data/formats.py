@@ -95,7 +95,7 @@ def _of_file(path: Path) -> Format | None:
     if found is not None and found.name in ("gzip", "pickle"):
         if _unzipped_start(path)[:2] == b"\0\0" and found.name == "gzip":
             return IDX
-        if start.startswith(b"\x80\2\x8a\x0alFC\x9cF\xf9j\xa8P\x19"):  # torch.save before 1.6
+        if start.startswith(b"\x80\2\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"):  # torch.save before 1.6
             return PT
         return found
     if found is not None:

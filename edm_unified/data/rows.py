@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .layouts import ArrayLike
 from .prefetch import prefetch
 from .readers import Reading, check_header, count_pages, read_image
 
@@ -20,15 +21,22 @@ IN_MEMORY = 2 * 2**30
 
 
 class ArrayRows:
-    """A NumPy array, in memory or mapped from a file; only the samples asked for are copied."""
+    """An array, in memory or on a disk; only the samples asked for are copied."""
 
-    def __init__(self, array: np.ndarray) -> None:
+    def __init__(self, array: ArrayLike) -> None:
         self._array = array
-        self.shape = array.shape
+        self.shape = tuple(array.shape)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
         rows = np.ascontiguousarray(self._array[indices.numpy()])
-        return torch.from_numpy(rows if rows.dtype.isnative else rows.astype(rows.dtype.newbyteorder("=")))
+        wider = _WIDER.get(rows.dtype.newbyteorder("=").str[1:])
+        if wider is not None or not rows.dtype.isnative:
+            rows = rows.astype(wider or rows.dtype.newbyteorder("="))
+        return torch.from_numpy(rows)
+
+
+_WIDER = {"u2": "i4", "u4": "i8", "b1": "u1"}
+"""Types with which torch does not count, and those that hold the same numbers."""
 
 
 class Pictures(Protocol):

@@ -198,7 +198,7 @@ def test_bad_arrays(tmp_path: Path) -> None:
     refused(Arrays(str(tmp_path)), "path: ", "is a folder")
     (tmp_path / "a.txt").write_text("1 2 3")
     refused(Arrays(str(tmp_path / "a.txt")), "cannot read '.txt'", "use .npy")
-    refused(npy(np.zeros((2, 3), np.int64)), "uint8 or floating-point", "got int64")
+    refused(npy(np.zeros((2, 3), np.uint64)), "whole numbers or floating-point", "got uint64")
     refused(npy(np.zeros((2, 3), np.complex64)), "got complex64")
     if np.dtype(np.longdouble).itemsize > 8:
         refused(npy(np.zeros((2, 3), np.longdouble)), "path: ", f"got {np.dtype(np.longdouble)}; convert it first")

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from edm_unified import data
-from edm_unified.data import arrays, rows
+from edm_unified.data import measured, rows
 from edm_unified.data.rows import ArrayRows, ImageRows, KeptRows
 from edm_unified.recipe import denoisers
 
@@ -365,6 +365,6 @@ def test_signals_stay_in_range_and_have_the_frequencies_of_their_family() -> Non
 
 def test_standardising_reads_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).normal(size=(50, 3, 4, 4)).astype(np.float32)
-    whole = arrays.standardised(values, data.Scaling(), 0.5)
-    monkeypatch.setattr(arrays, "_CHUNK", 100)
-    torch.testing.assert_close(arrays.standardised(values, data.Scaling(), 0.5)[0], whole[0])
+    whole = measured.standardised(values, data.Scaling(), 0.5)
+    monkeypatch.setattr(measured, "_CHUNK", 100)
+    torch.testing.assert_close(measured.standardised(values, data.Scaling(), 0.5)[0], whole[0])
