@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +128,7 @@ def likelihood(
             raise ValueError(f"{recipe}: {error}") from None
         dataset = own if data is None else _data(data)
         _check_data(dataset, own, dequantize, data or recipe, first)
-        classes = _classes(built, dataset, conditional, data or recipe)
+        dataset, classes = _classes(built, own, dataset, conditional, found.sampler.label, data or recipe)
         job = _job(
             found, own, bound, (sigma_min, sigma_max), rk4_steps,
             TOLERANCE if tolerance is None and rk4_steps is None else tolerance, (trace, probe, probes), points, prior,
@@ -182,20 +183,32 @@ def _check_deterministic(name: str, recipe: Recipe) -> None:
             )
 
 
-def _classes(denoiser: Any, dataset: Dataset, conditional: bool, name: str) -> bool:
-    """Whether every sample is conditioned on its class. Raises ``ValueError`` where it cannot be."""
-    if not (conditional or getattr(denoiser, "needs_label", False)):
-        return False
-    known = getattr(denoiser, "classes", None)
-    if known == 0:
+def _classes(
+    denoiser: Any, own: Dataset, dataset: Dataset, conditional: bool, named: str | int | None, name: str
+) -> tuple[Dataset, bool]:
+    """The data with the classes of the denoiser, matched by name, and whether every sample is conditioned on its own.
+
+    ``named``: the class that all are conditioned on instead. Raises ``ValueError`` where it cannot be.
+    """
+    from edm_unified.data.classes import matched
+    from edm_unified.recipe import conditions
+
+    known, needed = conditions.names_of(denoiser, own), getattr(denoiser, "needs_label", False)
+    label = conditions.label_of(named, denoiser, own, "--class")
+    if label is not None and not (isinstance(label, int) and label == -1):
+        if conditional:
+            raise ValueError("--class: all samples are conditioned on it, not on their own; leave --conditional out")
+        if not known:
+            raise ValueError("--class: this denoiser has no classes; leave it out")
+        return replace(dataset, labels=conditions.rows(label, len(dataset)), class_names=known), True
+    if not (conditional or needed):
+        return dataset, False
+    if getattr(denoiser, "classes", None) == 0:
         raise ValueError("--conditional: this network was trained without classes; leave it out")
     if dataset.labels is None:
         needs = "--conditional needs" if conditional else "this network needs, as it has no answer without one"
         raise ValueError(f"{name}: {dataset.name} have no classes, which {needs}")
-    most = int(dataset.labels.max())
-    if known is not None and most >= known:
-        raise ValueError(f"{name}: {dataset.name} have a class {most}, and the network knows 0 to {known - 1}")
-    return True
+    return matched(dataset, known, name), True
 
 
 def _notes(recipe: Recipe, own: Dataset, job: LikelihoodJob, prior: str, error: float | None) -> list[str]:

@@ -94,13 +94,13 @@ class PartType(click.ParamType):
         return Part(self.path, self.decoded(value), value)
 
     def decoded(self, text: str) -> Any:
-        from edm_unified.recipe import codec, parse_component, reader
+        from edm_unified.recipe import codec, parse_component
         from edm_unified.recipe.catalogue import field_at
 
         hint = field_at(self.path).hint
         if self.family:
             return parse_component(hint, text, self.option)
-        return codec.checked(hint, reader.parse(text, f"{self.option} {text}"), f"{self.option} {text}")
+        return codec.checked(hint, codec.from_words(hint, text, f"{self.option} {text}"), f"{self.option} {text}")
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         known = [

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from edm_unified.recipe import Recipe
-    from edm_unified.recipe.prepared import Prepared
-
-
 NAMES = ("samples.npy", "labels.npy", "samples.png", "recipe.yaml", "environment.json")
 """All that a run may write, and none of them is left of an earlier one."""
 
@@ -39,7 +36,6 @@ NAMES = ("samples.npy", "labels.npy", "samples.png", "recipe.yaml", "environment
 @click.option("--n", type=click.IntRange(1, MOST_SAMPLES), default=64, show_default=True, help="The number of samples.")
 @click.option("--seed", type=click.IntRange(0, MOST_SEED), default=0, show_default=True,
               help="Sample i of a seed is the same whatever --n and --batch.")  # fmt: skip
-@click.option("--class", "label", type=int, metavar="K", help="Condition on class K, where the denoiser has classes.")
 @click.option("--out", type=options.PATH, help="Directory for the results  [default: edm-samples/RECIPE]")
 @click.option("--batch", type=click.IntRange(1, MOST), default=256, show_default=True, help="Samples at a time.")
 @options.threads
@@ -51,7 +47,6 @@ def sample(
     overrides: tuple[str, ...],
     n: int,
     seed: int,
-    label: int | None,
     out: Path | None,
     batch: int,
     threads: int | None,
@@ -80,8 +75,8 @@ def sample(
         for name in NAMES:
             output.check_ours(name)
         bar.say("making the denoiser")
-        samples, labels, nfe, seconds = _draw(recipe, resolved, n, seed, label, batch, threads, where, precision, bar)
-        run = {"nfe": nfe, "seconds": round(seconds, 3), "seed": seed, "class": label}
+        samples, labels, nfe, seconds = _draw(recipe, resolved, n, seed, batch, threads, where, precision, bar)
+        run = {"nfe": nfe, "seconds": round(seconds, 3), "seed": seed, "class": resolved.sampler.label}
         files = _files(resolved, samples, labels, run, where, precision)
         replaced = _command_of(output)
         output.write_together(files, gone=[name for name in NAMES if name not in files], sealed=True)
@@ -114,7 +109,6 @@ def _draw(
     recipe: Recipe,
     n: int,
     seed: int,
-    label: int | None,
     batch: int,
     threads: int | None,
     device: torch.device,
@@ -131,7 +125,6 @@ def _draw(
         prepared = Prepared.of(recipe, device)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    _check_class(prepared, label)
     parts, labels = [], []
     began = time.perf_counter()
     for first in range(0, n, batch):
@@ -142,7 +135,7 @@ def _draw(
 
         part = f"{name}: samples {first} to {first + size - 1}" if size < n else name
         with _naming(part), options.few_threads(_size(prepared.denoiser), threads):
-            drawn = prepared.sample(size, seed, first, label, dtype, moved)
+            drawn = prepared.sample(size, seed, first, dtype=dtype, callback=moved)
         parts.append(drawn.samples.cpu())
         labels += [] if drawn.labels is None else [drawn.labels.cpu()]
     classes = torch.cat(labels) if labels else None
@@ -162,14 +155,6 @@ def _naming(name: str) -> Iterator[None]:
         yield
     except (ValueError, FloatingPointError) as error:
         raise type(error)(f"{name}: {error}") from None
-
-
-def _check_class(prepared: Prepared, label: int | None) -> None:
-    try:
-        prepared.check_label(label)
-    except ValueError as error:
-        text = str(error).removeprefix("label: ").replace("leave it out", "leave --class out")
-        raise ValueError(f"--class {label}: {text}") from None
 
 
 def _files(

@@ -13,8 +13,9 @@ from torch import Tensor
 from edm_unified import metrics as measure
 from edm_unified.compare.plan import digest
 from edm_unified.data import AnyData, Dataset, batch, order
+from edm_unified.data.classes import matched
 from edm_unified.metrics import Estimate, Features, LowRank
-from edm_unified.recipe import Recipe, Sampler
+from edm_unified.recipe import Recipe, Sampler, conditions
 from edm_unified.recipe.guidances import AnyGuidance, Guide
 from edm_unified.sampling.analytic_starts import AnalyticStart, AnyAnalyticStart
 from edm_unified.training.trained_denoiser import TrainedDenoiser
@@ -54,18 +55,26 @@ class Problem:
     def dataset(self) -> Dataset:
         return self._built[1]
 
+    @cached_property
+    def label(self) -> int | Tensor | None:
+        """The class that all samples are conditioned on, and that they are measured against."""
+        return conditions.label_of(self._recipe.sampler.label, *self._built, where="sampler.label")
+
     def check(self, sampler: Sampler) -> None:
         """Load the data, build the denoiser and its guidance, or raise ``ValueError`` naming what is wrong."""
-        _ = self._built, self.guide(sampler)
+        _ = self._built, self.guide(sampler), self.label
+        if self.label is not None:
+            _ = self.target
 
     @cached_property
     def fingerprint(self) -> str:
         """Changes when the data change, or the weights of a trained network."""
         denoiser = self._built[0]
+        named = [] if self.label is None else [f"class {torch.as_tensor(self.label).tolist()}"]
         if isinstance(denoiser, TrainedDenoiser):
-            return digest([denoiser.fingerprint, hashlib.sha256(self.target.numpy().tobytes()).hexdigest()])
+            return digest([denoiser.fingerprint, hashlib.sha256(self.target.numpy().tobytes()).hexdigest(), *named])
         images = self.dataset.images.contiguous()
-        return digest([list(images.shape), hashlib.sha256(images.numpy().tobytes()).hexdigest()])
+        return digest([list(images.shape), hashlib.sha256(images.numpy().tobytes()).hexdigest(), *named])
 
     @cached_property
     def denoiser(self) -> Any:
@@ -83,6 +92,8 @@ class Problem:
 
     def cond(self, sampler: Sampler, count: int, seed: int, first: int = 0) -> dict[str, Tensor] | None:
         """What samples ``first`` … of ``seed`` are conditioned on: a class, where network or guidance need one."""
+        if self.label is not None:
+            return {"label": conditions.rows(self.label, count).to(self._settings.device)}
         guide = self.guide(sampler)
         label = None if guide is None else guide.labels_for(count, seed, first)
         if label is None and isinstance(self.denoiser, TrainedDenoiser):
@@ -107,15 +118,32 @@ class Problem:
 
     @cached_property
     def target(self) -> Tensor:
-        """Exact draws of the model, or the data where the model cannot be drawn from."""
+        """Exact draws of the model, or the data where the model cannot be drawn from; of the class alone, if any."""
         if hasattr(self.denoiser, "sample"):
-            return self.denoiser.sample(TARGET_SAMPLES, seed=20_220_601).to(torch.float64)
-        chosen = order.indices(len(self.dataset), 0, 0, min(TARGET_SAMPLES, len(self.dataset)))
-        return batch(self.dataset, chosen)[0].to(torch.float64)
+            return self.denoiser.sample(TARGET_SAMPLES, seed=20_220_601, label=self.label).to(torch.float64)
+        dataset = self._of_class()
+        chosen = order.indices(len(dataset), 0, 0, min(TARGET_SAMPLES, len(dataset)))
+        return batch(dataset, chosen)[0].to(torch.float64)
+
+    def _of_class(self) -> Dataset:
+        """The data, or those of the class. Raises ``ValueError`` where it has no two samples."""
+        if self.label is None or (isinstance(self.label, int) and self.label == -1):
+            return self.dataset
+        self.denoiser.check_label(self.label)
+        dataset = matched(self.dataset, self.denoiser.class_names)
+        if dataset.labels is None:
+            raise ValueError(f"sampler.label: {dataset.name} have no classes to be compared with; leave it out")
+        wanted = [self.label] if isinstance(self.label, int) else self.label.nonzero().flatten().tolist()
+        own = dataset.labels[:, wanted].all(1) if dataset.several else dataset.labels == wanted[0]
+        if int(own.sum()) < 2:
+            raise ValueError(f"sampler.label: {dataset.name} have {int(own.sum())} samples of it; name another class")
+        return dataset.part(own.nonzero().flatten())
 
     @cached_property
     def moments(self) -> LowRank | tuple[Tensor, Tensor] | None:
         """The exact mean and covariance of the model, where they are known and low-rank or of affordable size."""
+        if self.label is not None:
+            return None
         if hasattr(self.denoiser, "low_rank_moments") and (found := self.denoiser.low_rank_moments()) is not None:
             return LowRank(*found)
         if not hasattr(self.denoiser, "moments") or math.prod(self.shape) > MOST_MOMENTS:
@@ -125,7 +153,7 @@ class Problem:
     @cached_property
     def has_density(self) -> bool:
         """Whether log p of a clean sample is known: not for a set of points."""
-        if not hasattr(self.denoiser, "log_prob"):
+        if not hasattr(self.denoiser, "log_prob") or self.label is not None:  # which is that of all classes
             return False
         try:
             return bool(torch.isfinite(self.denoiser.log_prob(self.target[:1], 0.0)).all())
@@ -137,7 +165,7 @@ class Problem:
         if name in ("precision", "recall"):
             return min(samples, len(self.target)) > measure.K
         if name == "frechet_features":
-            return self.dataset.labels is not None and self.dataset.classes > 1
+            return self.dataset.labels is not None and not self.dataset.several and self.dataset.classes > 1
         return name != "log_density_gap" or self.has_density
 
     def measure(self, x: Tensor, name: str) -> Estimate | None:
@@ -184,7 +212,7 @@ class Problem:
 
 
 class Problems:
-    """One :class:`Problem` for each (data, denoiser) among the recipes."""
+    """One :class:`Problem` for each (data, denoiser, class) among the recipes."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -192,7 +220,7 @@ class Problems:
         self._features: dict[AnyData | None, Features | None] = {}
 
     def of(self, recipe: Recipe) -> Problem:
-        key = (recipe.data, recipe.denoiser)
+        key = (recipe.data, recipe.denoiser, recipe.sampler.label)
         if key not in self._problems:
             self._problems[key] = Problem(recipe, self._settings, self._features)
         return self._problems[key]

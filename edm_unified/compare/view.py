@@ -103,7 +103,7 @@ def shown_of(dataset: Dataset, count: int) -> Tensor:
     """
     n = len(dataset)
     drawn = order.indices(n, 0, 0, n)
-    if dataset.labels is None or len(dataset.shape) == 1:
+    if dataset.labels is None or dataset.several or len(dataset.shape) == 1:
         return drawn[:count]
     labels = dataset.labels[drawn]
     by_class = labels.argsort(stable=True)

@@ -33,8 +33,9 @@ class ClassifierFree(DenoiserWrapper):
 
     ``denoiser(x, sigma, **cond)`` is both: the condition is ``cond[key]``, and D_∅ is the same call with ``null`` in
     its place. A whole number such as the default −1, which the exact denoisers of this package read as
-    "unconditional", fills a tensor of the condition's shape; a tensor or None is passed as it is. Without a condition
-    in the call there is nothing to guide, and D_∅ is returned.
+    "unconditional", fills a tensor of the condition's shape; of bool, which says of each class whether a sample has it,
+    it is false. A tensor or None is passed as it is. Without a condition in the call there is nothing to guide, and D_∅
+    is returned.
 
     Their ``w`` is w − 1 here. w = 1 is off.
     """
@@ -53,7 +54,7 @@ class ClassifierFree(DenoiserWrapper):
         conditional = self.denoiser(x, sigma, **cond)
         if label is None:
             return conditional
-        null = torch.full_like(torch.as_tensor(label), self.null) if isinstance(self.null, int) else self.null
+        null = _null(torch.as_tensor(label), self.null) if isinstance(self.null, int) else self.null
         return _guide(conditional, lambda: self.denoiser(x, sigma, **{**cond, self.key: null}), self, x, sigma)
 
 
@@ -83,6 +84,11 @@ class Autoguidance:
 
     def __call__(self, x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
         return _guide(self.main(x, sigma, **cond), lambda: self.guide(x, sigma, **cond), self, x, sigma)
+
+
+def _null(label: Tensor, null: int) -> Tensor:
+    """``null`` for every sample; of labels of bool, none of the classes."""
+    return torch.zeros_like(label) if label.dtype == torch.bool else torch.full_like(label, null)
 
 
 def _check(w: float, interval: tuple[float, float]) -> None:

@@ -38,11 +38,11 @@ class Features:
     An instance takes samples (N, *shape) to features (N, 64), float64. ``accuracy``: the share that it gets right of
     what it learnt.
 
-    Raises ``ValueError`` where the data have no classes, or one only.
+    Raises ``ValueError`` where the data have no classes, or one only, or several of one sample.
     """
 
     def __init__(self, dataset: Dataset, seed: int = 0) -> None:
-        if dataset.labels is None or dataset.classes < 2:
+        if dataset.labels is None or dataset.several or dataset.classes < 2:
             raise ValueError(f"data: {dataset.name} has no classes, which a classifier could learn features from")
         chosen = order.indices(len(dataset), seed, 0, min(MOST_SAMPLES, len(dataset)))
         images, labels = batch(dataset, chosen)

@@ -4,7 +4,8 @@ The module is called ``forward(x, noise, *, label=None, augment=None)``:
 
 * ``x`` (B, *shape), already multiplied by c_in; the result has its shape;
 * ``noise`` (B,), the c_noise(σ) of the preconditioning, at least float32;
-* ``label`` (B,) class indices, −1 for no class; ``None`` is no class for all;
+* ``label`` (B,) class indices, −1 for no class; or (B, classes), a weight for each class, of which a row of ones and
+  zeros is several classes and a row of zeros none; ``None`` is no class for all;
 * ``augment`` (B, k), what the augmentation did to each sample, zeros (or ``None``) for nothing.
 
 The checks look at shapes only, which costs nothing on a device and leaves ``torch.compile(fullgraph=True)`` one
@@ -71,13 +72,18 @@ def check_input(x: Tensor, noise: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def check_label(label: Tensor | None, classes: int, batch: int) -> None:
-    """Raise ``ValueError`` unless ``label`` is None or (batch,) whole numbers, −1 … classes − 1."""
+    """Raise ``ValueError`` unless ``label`` is None, (batch,) whole numbers −1 … classes − 1, or (batch, classes)."""
     if label is None:
         return
     if classes == 0:
         raise ValueError("label: the network was built without classes (classes=0); leave the label out")
-    if label.shape != (batch,) or label.is_floating_point():
-        raise ValueError(f"label: must be ({batch},) whole numbers, got {label.dtype} of shape {tuple(label.shape)}")
+    if label.ndim == 2 and label.shape == (batch, classes) and (label.dtype == torch.bool or label.is_floating_point()):
+        return
+    if label.shape != (batch,) or label.is_floating_point() or label.dtype == torch.bool:
+        raise ValueError(
+            f"label: must be ({batch},) whole numbers, or ({batch}, {classes}) weights of the classes, got "
+            f"{label.dtype} of shape {tuple(label.shape)}"
+        )
     if label.device.type == "cpu" and not torch.compiler.is_compiling():
         wrong = label[(label < -1) | (label >= classes)]
         if len(wrong):

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class Positional(nn.Module):
@@ -66,22 +67,34 @@ class Fourier(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+def class_rows(table: Tensor, label: Tensor) -> Tensor:
+    """Rows of ``table`` (classes, channels): Σ_c w_c T_c of weights ``label`` (B, classes), as a linear layer gives of
+    a vector that is one-hot or has several ones; T_c of indices (B,), with zero for −1. (B, channels).
+    """
+    if label.ndim == 2:
+        return label.to(table.dtype) @ table
+    return functional.embedding(label.clamp(min=0), table) * (label != -1)[:, None].to(table.dtype)
+
+
 class ClassEmbedding(nn.Module):
-    """(B,) indices → (B, channels): a learnt vector, N(0, 1) at first, for each class, and zero for −1 (no class)."""
+    """(B,) indices → (B, channels): a learnt vector, N(0, 1) at first, for each class, and zero for −1 (no class).
+
+    Of several classes it is the sum of their vectors.
+    """
 
     def __init__(self, classes: int, channels: int) -> None:
         super().__init__()
         self.table = nn.Embedding(classes, channels)
 
     def forward(self, label: Tensor) -> Tensor:
-        known = label != -1
-        return self.table(torch.where(known, label, 0)) * known[:, None]
+        return class_rows(self.table.weight, label)
 
 
 class ClassLinear(nn.Module):
     """(B,) indices → (B, channels): √k W e_c + b for class c of k = ``classes``, and b for −1 (no class).
 
-    The linear layer on a one-hot vector of magnitude one that EDM's DDPM++ and NCSN++ have (NVlabs/edm, ``SongUNet``).
+    Several classes are several ones in the place of e_c. The linear layer on a one-hot vector of magnitude one that
+    EDM's DDPM++ and NCSN++ have (NVlabs/edm, ``SongUNet``).
     W is uniform with variance 2/(k + channels) and b zero at first. Under Adam a class moves √k times as far in a step
     as a vector of :class:`ClassEmbedding` would.
     """
@@ -93,5 +106,4 @@ class ClassLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, label: Tensor) -> Tensor:
-        known = math.sqrt(self.table.num_embeddings) * (label != -1)
-        return self.table(label.clamp(min=0)) * known[:, None].to(self.bias.dtype) + self.bias
+        return math.sqrt(self.table.num_embeddings) * class_rows(self.table.weight, label) + self.bias

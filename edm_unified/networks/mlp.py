@@ -15,7 +15,7 @@ import math
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -92,7 +92,7 @@ class MLPModule(nn.Module):
         x: Float[Tensor, "B *shape"],
         noise: Float[Tensor, " B"],
         *,
-        label: Int[Tensor, " B"] | None = None,
+        label: Shaped[Tensor, "B *classes"] | None = None,
         augment: Float[Tensor, "B k"] | None = None,
     ) -> Float[Tensor, "B *shape"]:
         check_input(x, noise, self.shape)

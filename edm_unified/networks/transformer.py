@@ -32,14 +32,14 @@ from typing import Literal, cast
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
 from edm_unified.components.component import component
 from edm_unified.components.constraints import Count, Positive
 from edm_unified.networks.base import check_augment, check_input, check_label, check_shape, run
-from edm_unified.networks.embeddings import Positional
+from edm_unified.networks.embeddings import Positional, class_rows
 
 FREQUENCIES = 256
 """Length of the sinusoidal embedding of c_noise."""
@@ -196,18 +196,27 @@ class TransformerNetwork(nn.Module):
         """silu(c) (B, width), c the sum of the embeddings of noise level, class and augmentation."""
         condition = self.noise(self.frequencies(noise).to(dtype))
         if self.label is not None:
-            null = torch.full_like(noise, self.classes, dtype=torch.long)
-            condition = condition + self.label(null if label is None else torch.where(label < 0, self.classes, label))
+            condition = condition + self.embed_class(noise, label)
         if self.augment is not None and augment is not None:
             condition = condition + self.augment(augment.to(dtype))
         return functional.silu(condition)
+
+    def embed_class(self, noise: Tensor, label: Tensor | None) -> Tensor:
+        """(B, width): that of the class, the sum of those of several, or that of none."""
+        assert self.label is not None
+        if label is not None and label.ndim == 2:
+            table = self.label.weight
+            none = (label == 0).all(1)[:, None].to(table.dtype)
+            return class_rows(table[:-1], label) + none * table[-1]
+        null = torch.full_like(noise, self.classes, dtype=torch.long)
+        return self.label(null if label is None else torch.where(label < 0, self.classes, label))  # type: ignore[no-any-return]
 
     def forward(
         self,
         x: Float[Tensor, "B *shape"],
         noise: Float[Tensor, " B"],
         *,
-        label: Int[Tensor, " B"] | None = None,
+        label: Shaped[Tensor, "B *classes"] | None = None,
         augment: Float[Tensor, "B A"] | None = None,
     ) -> Float[Tensor, "B *shape"]:
         check_input(x, noise, self.shape)

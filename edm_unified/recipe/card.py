@@ -73,7 +73,9 @@ def _parts(recipe: Recipe) -> Iterator[list[Any]]:
         value = by_path.get(recipe, field.path)
         name = _NAMES.get(field.path, field.path.rpartition(".")[2])
         if field.family is None:
-            if value in _LAST:
+            if field.path == "sampler.label" and value is not None:
+                yield ["class", str(value), [], ""]
+            elif value in _LAST:
                 yield [name, _LAST[value], [], ""]
             continue
         if value is None or (field.path, value.kind) == ("objective.matching", "denoising"):

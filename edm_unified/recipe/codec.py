@@ -33,6 +33,7 @@ from pydantic import TypeAdapter, ValidationError
 from edm_unified.components.component import encode as encode
 from edm_unified.components.component import shown
 from edm_unified.components.shipped import suggest
+from edm_unified.recipe import reader
 from edm_unified.recipe.reader import RecipeError
 
 
@@ -234,6 +235,23 @@ def _is_number(text: str) -> bool:
         return math.isfinite(float(text))
     except ValueError:
         return False
+
+
+def from_words(hint: Any, text: str, label: str) -> Any:
+    """Plain data for ``hint`` from a value of the command line: YAML, but text as it is written where text is meant.
+
+    So a folder may be called 007, 2024 or [a], and ``null`` is null where that is allowed. Quotes are taken off.
+    """
+    kinds = members(hint)
+    if str not in kinds:
+        return reader.parse(text, label)
+    try:
+        value = reader.parse(text, label)
+    except RecipeError:
+        return text.strip()
+    taken = isinstance(value, str) or (value is None and type(None) in kinds)
+    listed = isinstance(value, list) and any(get_origin(kind) is tuple for kind in kinds)
+    return value if taken or listed else text.strip()
 
 
 _PLAIN = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}

@@ -41,7 +41,7 @@ class GaussianMixture:
     ``components_per_class`` Gaussians each, by expectation–maximisation with ``floor`` added to every variance.
     ``rank`` keeps that many directions of each full covariance (probabilistic PCA): fewer, and the model underfits;
     all (null), and it learns noise. The defaults are a compromise of held-out likelihood and speed on the digits.
-    The classes stay selectable: the denoiser takes ``label``.
+    The classes stay selectable: the denoiser takes ``label``. Data with several classes a sample are fitted as one.
     """
 
     components_per_class: Count = 3
@@ -63,7 +63,7 @@ class GaussianMixture:
         return exact.GaussianMixture.fit(
             dataset.images,
             self.components_per_class,
-            dataset.labels,
+            None if dataset.several else dataset.labels,
             covariance=self.covariance,
             rank=rank,
             floor=self.floor,
@@ -83,7 +83,7 @@ class Empirical:
 
     def build(self, dataset: Dataset) -> exact.Empirical:
         """No fit; the classes stay selectable through ``label``."""
-        return exact.Empirical(dataset.images, dataset.labels)
+        return exact.Empirical(dataset.images, None if dataset.several else dataset.labels)
 
 
 @component

@@ -30,15 +30,18 @@ class Guide:
     """A guidance with all that it needs: ``guided(denoiser)`` is the guided denoiser.
 
     ``fingerprint`` changes when a second network's weights do. ``class_counts``: how often the data have each class,
-    where every sample has to have one; else None.
+    where every sample has to have one; else None. ``class_sets``: the classes of some samples, where they have several.
     """
 
     guided: Callable[[Denoiser], Denoiser]
     fingerprint: str = ""
     class_counts: tuple[int, ...] | None = None
+    class_sets: tuple[tuple[int, ...], ...] = ()
 
     def labels_for(self, count: int, seed: int = 0, first: int = 0) -> Tensor | None:
         """Classes for samples ``first`` … of ``seed``, as frequent as in the data; None where none is needed."""
+        if self.class_sets:
+            return random_numbers.class_sets(self.class_sets, len(self.class_counts or ()), count, seed, first)
         return None if self.class_counts is None else random_numbers.classes(self.class_counts, count, seed, first)
 
 
@@ -75,7 +78,7 @@ class ClassifierFree:
                     "sampler.guidance: this network saw a class with every image and has no answer without one; train "
                     "it with training.label_dropout: 0.1, or take {kind: autoguidance}"
                 )
-            return Guide(self.guided, class_counts=tuple(model.about["class_counts"]))
+            return Guide(self.guided, class_counts=tuple(model.about["class_counts"]), class_sets=_sets(model))
         counts = _counts(model, dataset, device)
         if counts is None:
             raise ValueError("sampler.guidance: this denoiser has no classes; leave it out")
@@ -134,7 +137,7 @@ class Autoguidance:
             guide = denoiser.sharing_count(lesser) if isinstance(denoiser, Counted) else lesser
             return guidance.Autoguidance(denoiser, guide, self.w, _interval(self))
 
-        return Guide(guided, lesser.fingerprint, counts)
+        return Guide(guided, lesser.fingerprint, counts, () if counts is None else _sets(model))
 
 
 AnyGuidance = ClassifierFree | Autoguidance
@@ -145,13 +148,18 @@ def _check(choice: AnyGuidance) -> None:
         raise ValueError(f"high: must be above low = {choice.low:g}, got {choice.high:g}")
 
 
+def _sets(model: Any) -> tuple[tuple[int, ...], ...]:
+    """The classes of some of the samples that a network was trained on, where these have several."""
+    return tuple(map(tuple, model.about.get("class_sets", ()))) if isinstance(model, TrainedDenoiser) else ()
+
+
 def _counts(model: Any, dataset: Dataset, device: torch.device) -> tuple[int, ...] | None:
     """How often the data have each class of ``model``; None where it has no classes."""
     if isinstance(model, TrainedDenoiser):
         return tuple(model.about["class_counts"]) if model.classes else None
-    if dataset.labels is None:
+    if dataset.labels is None or dataset.several:
         return None
-    counts = torch.bincount(dataset.labels)
+    counts = torch.tensor(dataset.class_counts)
     try:  # the denoiser itself knows whether it takes a class
         model(torch.zeros(1, *dataset.shape, device=device), 1.0, label=int(counts.argmax()))
     except ValueError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -140,18 +141,21 @@ def parse_component(union: Any, text: str, what: str) -> Any:
     """A component from the command line: ``heun``, ``second_order:alpha=0.5`` or ``karras:n=10,rho=5``.
 
     ``union`` is one of the family unions, such as ``AnySolver``; ``what`` (``--solver``) starts the message of what is
-    wrong. Values are YAML, so ``explicit:sigmas=[80, 1, 0]`` works.
+    wrong. Values are YAML, so ``explicit:sigmas=[80, 1, 0]`` works; text is taken as it is written, with its commas and
+    zeros: ``image_folder:path=a,b/007,size=8``. In quotes it may also have what looks like another parameter.
     """
     kind, _, rest = text.strip().partition(":")
     label = f"{what} {text}"
     value: dict[str, Any] = {"kind": kind.strip()}
-    for item in _split(rest):
+    known = codec.parameters(codec.components(union)[kind.strip()]) if kind.strip() in codec.components(union) else {}
+    texts = [name for name, hint in known.items() if str in codec.members(hint)]
+    for item in _split(rest, texts):
         key, equals, number = item.partition("=")
         if not equals or not key.strip():
             raise RecipeError(f"{label}: {item.strip()!r} is not a parameter; write {kind}:name=value,name=value")
         if key.strip() in value:
             raise RecipeError(f"{label}: {key.strip()}: is given twice")
-        value[key.strip()] = reader.parse(number, f"{label}: {key.strip()}")
+        value[key.strip()] = codec.from_words(known.get(key.strip(), Any), number, f"{label}: {key.strip()}")
     faults: list[Fault] = []
     found = codec.decode(union, value, "", faults)
     if faults:
@@ -161,13 +165,21 @@ def parse_component(union: Any, text: str, what: str) -> Any:
     return found
 
 
-def _split(text: str) -> list[str]:
-    """``text`` at its commas, but for those inside brackets."""
-    parts, depth = [""], 0
-    for character in text:
-        depth += (character in "[{") - (character in "]}")
-        if character == "," and depth == 0:
+def _split(text: str, texts: Sequence[str]) -> list[str]:
+    """``text`` at its commas, but for those in brackets or quotes.
+
+    In a value of ``texts``, the parameters that are text, a comma ends the value only where ``name=`` follows.
+    """
+    parts, depth, quote = [""], 0, ""
+    for i, character in enumerate(text):
+        opens = character in "\"'" and parts[-1].rstrip().endswith("=")
+        quote = "" if character == quote else quote or (character if opens else "")
+        depth += 0 if quote else (character in "[{") - (character in "]}" and depth > 0)
+        written = parts[-1].partition("=")[0].strip() in texts
+        ends = re.match(r"\s*\w+\s*=", text[i + 1 :]) if written else depth == 0
+        if character == "," and not quote and ends:
             parts.append("")
+            depth = 0
         else:
             parts[-1] += character
     return parts if text.strip() else []

@@ -10,8 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from edm_unified.recipe import reader
-from edm_unified.recipe.codec import Fault, components, encode, join, parameters, pick, unknown_key
+from edm_unified.recipe.codec import Fault, components, encode, from_words, join, parameters, pick, unknown_key
 from edm_unified.recipe.reader import RecipeError
 
 
@@ -21,7 +20,7 @@ def apply(root: type, tree: dict[str, Any], overrides: Sequence[str]) -> dict[st
         path, equals, value = text.partition("=")
         if not equals or not path.strip():
             raise RecipeError(f"--set {text}: must be path=value, such as sampler.solver.kind=heun")
-        tree = _set(root, tree, path.strip().split("."), reader.parse(value, f"--set {text}"), "", f"--set {text}")
+        tree = _set(root, tree, path.strip().split("."), value, "", f"--set {text}")
     return tree
 
 
@@ -36,12 +35,13 @@ def blame(fault: Fault, overrides: Sequence[str]) -> str:
     return ""
 
 
-def _set(cls: type, tree: dict[str, Any], path: list[str], value: Any, at: str, label: str) -> dict[str, Any]:
+def _set(cls: type, tree: dict[str, Any], path: list[str], text: str, at: str, label: str) -> dict[str, Any]:
     name, rest = path[0], path[1:]
     fields = parameters(cls)
     if name not in fields:
         raise RecipeError(f"{label}: {join(at, name)}: {unknown_key(cls, name)}")
     by_kind, here = components(fields[name]), join(at, name)
+    value = from_words(fields[name], text, label)
     if by_kind and not rest and isinstance(value, str):  # sampler.solver=heun is short for sampler.solver.kind=heun
         rest = ["kind"]
     if not rest:
@@ -57,7 +57,7 @@ def _set(cls: type, tree: dict[str, Any], path: list[str], value: Any, at: str, 
     inner = pick(by_kind, current, here, faults)
     if inner is None:
         raise RecipeError(f"{label}: {faults[0].path}: {faults[0].message}")
-    return tree | {name: _set(inner, current, rest, value, here, label)}
+    return tree | {name: _set(inner, current, rest, text, here, label)}
 
 
 def _default(cls: type, name: str) -> Any:

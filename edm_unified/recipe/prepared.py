@@ -10,6 +10,7 @@ from torch import Tensor
 
 from edm_unified.data import Dataset
 from edm_unified.denoisers.denoiser import Counted
+from edm_unified.recipe import conditions
 from edm_unified.recipe.guidances import Guide
 from edm_unified.recipe.tree import Recipe
 from edm_unified.sampling.analytic_starts import AnalyticStart
@@ -17,7 +18,7 @@ from edm_unified.sampling.loop import Progress, unit_noise
 
 
 class LabelledSamples(NamedTuple):
-    """Samples (n, *shape), and the class of each, (n,), where they were conditioned on one."""
+    """Samples (n, *shape), and the class of each, (n,), or (n, classes) bool, where they were conditioned on one."""
 
     samples: Tensor
     labels: Tensor | None
@@ -26,7 +27,9 @@ class LabelledSamples(NamedTuple):
 class Prepared:
     """``recipe`` with ``denoiser``, a model of ``dataset``, on ``device``; ``nfe`` counts the evaluations of it.
 
-    Raises ``ValueError`` where the denoiser cannot be guided as the recipe says.
+    ``label``: the class that the recipe names, as the denoiser is told it; None where it names none.
+
+    Raises ``ValueError`` where the denoiser cannot be guided as the recipe says, or has no such class.
     """
 
     def __init__(self, recipe: Recipe, denoiser: Any, dataset: Dataset, device: torch.device) -> None:
@@ -34,6 +37,8 @@ class Prepared:
         self.guide: Guide | None = recipe.sampler.guide_for(denoiser, dataset, device)
         self.analytic_start: AnalyticStart | None = recipe.sampler.analytic_start_for(dataset)
         self._counted = Counted(denoiser)
+        self.label: int | Tensor | None = None
+        self.label = self.resolved(recipe.sampler.label, "sampler.label")
 
     @classmethod
     def of(cls, recipe: Recipe, device: torch.device | str = "cpu") -> Prepared:
@@ -47,22 +52,33 @@ class Prepared:
         """Evaluations so far, of a batch each."""
         return self._counted.nfe
 
-    def check_label(self, label: int | None) -> None:
-        """Raise ``ValueError`` unless samples can be conditioned on that class, or, if None, on none."""
-        if label == -1 and self.guide is not None and self.guide.class_counts is not None:
+    def resolved(self, label: conditions.Words, where: str = "label") -> int | Tensor | None:
+        """The class of that name or number as the denoiser is told it; without one, that of the recipe.
+
+        Raises ``ValueError``, begun with ``where``, unless samples can be conditioned on it.
+        """
+        if label is None:
+            return self.label
+        found = conditions.label_of(label, self.denoiser, self.dataset, where)
+        if isinstance(found, int) and found == -1 and self.guide is not None and self.guide.class_counts is not None:
             raise ValueError(
-                f"label: guidance leans on a class; name one from 0 to {len(self.guide.class_counts) - 1}, or leave "
+                f"{where}: guidance leans on a class; name one from 0 to {len(self.guide.class_counts) - 1}, or leave "
                 "it out to have them drawn"
             )
-        if hasattr(self.denoiser, "sample"):  # one exact draw: the denoiser itself knows whether there is that class
-            self.denoiser.sample(1, label=label)
-        elif label is not None:
-            self.denoiser.check_label(label)
+        try:
+            if hasattr(self.denoiser, "sample"):  # one exact draw: the denoiser itself knows its classes
+                self.denoiser.sample(1, label=found)
+            else:
+                self.denoiser.check_label(found)
+        except ValueError as error:
+            raise ValueError(f"{where}: {str(error).removeprefix('label: ')}") from None
+        return found
 
-    def labels(self, n: int, seed: int = 0, first: int = 0, label: int | None = None) -> Tensor | None:
+    def labels(self, n: int, seed: int = 0, first: int = 0, label: conditions.Words = None) -> Tensor | None:
         """The classes of samples ``first`` …: all ``label``, or drawn where the network or the guidance needs one."""
-        if label is not None:
-            return torch.full((n,), label, device=self.device)
+        found = self.resolved(label)
+        if found is not None:
+            return conditions.rows(found, n).to(self.device)
         drawn = None if self.guide is None else self.guide.labels_for(n, seed, first)
         if drawn is None and hasattr(self.denoiser, "labels_for"):
             drawn = self.denoiser.labels_for(n, seed, first)
@@ -73,7 +89,7 @@ class Prepared:
         n: int,
         seed: int = 0,
         first: int = 0,
-        label: int | None = None,
+        label: conditions.Words = None,
         dtype: torch.dtype = torch.float64,
         callback: Callable[[Progress], object] | None = None,
     ) -> LabelledSamples:

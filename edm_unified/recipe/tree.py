@@ -62,6 +62,7 @@ class Sampler:
     ``analytic_start`` takes the highest levels without the network; ``last`` is what becomes of the fall to 0: the
     ``solver``'s own rule, ``denoise`` (D at the last level above 0) or ``stop`` (x as it is there). ``guidance`` leans
     on a class or away from a lesser network; ``threshold`` keeps what comes of it within the range of the data.
+    ``label``: the class that all samples are conditioned on, by its name or its number; of several, ``red,circle``.
     """
 
     steps: Annotated[
@@ -97,7 +98,11 @@ class Sampler:
             "autoguidance:w=2,guide=RUN, or none.",
         ),
     ] = None
-    added_later: ClassVar[tuple[str, ...]] = ("analytic_start", "last", "threshold", "guidance")
+    label: Annotated[
+        str | int | None,
+        Family(help="Condition on this class, by its name or its number, or none.", option="--class"),
+    ] = None
+    added_later: ClassVar[tuple[str, ...]] = ("analytic_start", "last", "threshold", "guidance", "label")
 
     def analytic_start_for(self, dataset: Dataset) -> AnalyticStart | None:
         """The analytic start with the Gaussian that it goes by, estimated from the data where it gives no numbers."""
@@ -131,8 +136,14 @@ class Sampler:
         ``guide`` and ``analytic_start`` are what :meth:`guide_for` and :meth:`analytic_start_for` gave; an analytic
         start that names its own numbers need not be given. :meth:`Recipe.sample` makes both.
 
-        Raises ``ValueError`` where the sampler is guided and no guide is given, and what ``sample`` raises.
+        Raises ``ValueError`` where the sampler is guided and no guide is given, where it names a class and ``cond`` has
+        no ``label`` of it, and what ``sample`` raises.
         """
+        if self.label is not None and (cond is None or cond.get("label") is None):
+            raise ValueError(
+                f"label: the sampler names {self.label!r}, and its number is known to the denoiser; give "
+                "cond={'label': ...}, or draw with Recipe.sample"
+            )
         if (guide is None) != (self.guidance is None):
             raise ValueError(
                 f"guidance: {self.guidance.kind} needs its guide; give guide=sampler.guide_for(model, dataset, device)"
@@ -233,7 +244,7 @@ class Recipe:
         seed: int = 0,
         *,
         first: int = 0,
-        label: int | None = None,
+        label: str | int | None = None,
         batch: int = 256,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float64,
@@ -242,7 +253,7 @@ class Recipe:
         """Samples ``first`` … ``first + n − 1`` of ``seed``, (n, *shape), on the CPU, ``batch`` at a time.
 
         Everything that the recipe says of the sampler is used: what ``edm-unified sample`` writes, in ``dtype``.
-        ``label``: the class of all, where the denoiser has classes.
+        ``label``: the class of all, by name or number, where the denoiser has classes; without it, the sampler's.
 
         Raises ``ValueError`` where the denoiser cannot be made or does not fit, and ``FloatingPointError`` where it
         returns NaN or infinity.
@@ -252,7 +263,7 @@ class Recipe:
         count("n", n, most=10_000_000)
         count("batch", batch)
         prepared = Prepared.of(self, device)
-        prepared.check_label(label)
+        prepared.resolved(label)
         starts = range(first, first + n, batch)
         sizes = [min(batch, first + n - start) for start in starts]
         drawn = [

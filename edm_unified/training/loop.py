@@ -148,7 +148,7 @@ def _inputs(
     if settings.conditional and labels is not None:
         if settings.label_dropout:
             kept = random_numbers.uniforms((seed, TrainingPurpose.LABELS, step), batch)[mine] >= settings.label_dropout
-            labels = torch.where(kept, labels, -1)
+            labels = torch.where(kept, labels, -1) if labels.ndim == 1 else labels & kept[:, None]
         cond["label"] = labels.to(device, non_blocking=True)
     if settings.augment is not None:
         x0, augment_labels = settings.augment.apply(

@@ -75,3 +75,12 @@ def classes(counts: Sequence[int], count: int, seed: int = 0, first: int = 0) ->
     shares = torch.tensor(counts, dtype=torch.float64).cumsum(0)
     u = torch.cat([uniforms((seed, TrainingPurpose.LABELS, i), 1) for i in range(first, first + count)])
     return torch.searchsorted(shares / shares[-1], u, right=True).clamp(max=len(counts) - 1)
+
+
+def class_sets(sets: Sequence[Sequence[int]], classes: int, count: int, seed: int = 0, first: int = 0) -> Tensor:
+    """Sets of classes for samples ``first`` … of ``seed``, each of ``sets`` as likely: (count, classes) bool."""
+    u = torch.cat([uniforms((seed, TrainingPurpose.LABELS, i), 1) for i in range(first, first + count)])
+    found = torch.zeros(count, classes, dtype=torch.bool)
+    for row, at in enumerate((u * len(sets)).long().tolist()):
+        found[row, list(sets[at])] = True
+    return found

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edm_unified.data.classes import numbers
 from edm_unified.denoisers.denoiser import DenoiserWrapper, Preconditioned
 from edm_unified.training import random_numbers
 
@@ -14,7 +15,9 @@ from edm_unified.training import random_numbers
 class TrainedDenoiser(DenoiserWrapper, nn.Module):
     """D(x; σ) of a checkpoint, in evaluation mode: a denoiser, with the ``shape`` of a sample and its ``classes``.
 
-    ``label``: None or −1 for no class, one class for all, or (B,) of them. A network that saw a class with every image
+    ``label``: None or −1 for no class, one class for all, or (B,) of them; or bool, (classes,) for all or
+    (B, classes), where a sample may have several. ``class_names``: their names, in their order. A network
+    that saw a class with every image
     has no answer without one: ``labels_for`` draws classes as often as the data have them.
     """
 
@@ -26,12 +29,18 @@ class TrainedDenoiser(DenoiserWrapper, nn.Module):
         self.about = about
         self.shape: tuple[int, ...] = tuple(about["shape"])
         self.classes: int = about["classes"]
+        self.class_names: tuple[str, ...] = tuple(about.get("class_names") or numbers(self.classes))
         self.requires_grad_(False).eval()
 
     @property
     def fingerprint(self) -> str:
         """Changes when the weights do."""
         return str(self.about["used"]["sha256"])
+
+    @property
+    def several(self) -> bool:
+        """Whether a sample may have several classes."""
+        return bool(self.about.get("class_sets"))
 
     @property
     def needs_label(self) -> bool:
@@ -45,6 +54,8 @@ class TrainedDenoiser(DenoiserWrapper, nn.Module):
         """
         if not self.needs_label:
             return None
+        if sets := self.about.get("class_sets"):
+            return random_numbers.class_sets(sets, self.classes, count, seed, first)
         return random_numbers.classes(self.about["class_counts"], count, seed, first)
 
     def check_label(self, label: int | Tensor | None) -> None:
@@ -54,6 +65,10 @@ class TrainedDenoiser(DenoiserWrapper, nn.Module):
         if self.classes == 0:
             return
         values = torch.as_tensor(-1 if label is None else label)
+        if values.ndim and values.dtype == torch.bool:
+            if values.shape[-1] != self.classes or values.ndim > 2:
+                raise ValueError(f"label: must say of each of {self.classes} classes whether it is there")
+            return
         if values.dtype == torch.bool or values.is_floating_point():
             raise ValueError(f"label: must hold whole numbers, got {values.dtype}")
         low = 0 if self.needs_label else -1
@@ -67,5 +82,9 @@ class TrainedDenoiser(DenoiserWrapper, nn.Module):
             self.check_label(label)
         if self.classes == 0:
             return self.denoiser(x, sigma, **cond)  # type: ignore[no-any-return]
-        values = torch.as_tensor(-1 if label is None else label, device=x.device).long().expand(len(x))
+        values = torch.as_tensor(-1 if label is None else label, device=x.device)
+        if values.ndim and values.dtype == torch.bool:
+            values = values.expand(len(x), self.classes)
+        else:
+            values = values.long().expand(len(x))
         return self.denoiser(x, sigma, label=values, **cond)  # type: ignore[no-any-return]

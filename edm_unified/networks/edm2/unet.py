@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -31,6 +31,7 @@ from edm_unified.networks.edm2.layers import (
     normalize_weights,
     pixel_norm,
 )
+from edm_unified.networks.embeddings import class_rows
 
 CLIP = 256.0
 """Activations are clipped here, far above their magnitude of about one, so that none is lost in float16."""
@@ -207,11 +208,13 @@ class EDM2Network(nn.Module):
         """The embedding (B, E) of noise level, class and augmentation, after the nonlinearity."""
         embedding = self.noise(self.fourier(noise).to(dtype))
         if self.label is not None and label is not None:
-            # the product of the weight and a one-hot vector of magnitude one, that is of norm √classes
+            # the product of the weight and a one-hot vector of magnitude one, that is of norm √classes; of several
+            # classes it is that of their sum, whose magnitude is theirs times the root of their number
             columns = self.label.unit_weight().T * self.label.weight.shape[1] ** 0.5
-            classes = functional.embedding(label.clamp(min=0), columns).to(embedding.dtype)
+            classes = class_rows(columns, label).to(embedding.dtype)
             both = mp_sum(embedding, classes, self.config.label_balance)
-            embedding = torch.where(label[:, None] < 0, embedding, both)
+            none = label < 0 if label.ndim == 1 else (label == 0).all(1)
+            embedding = torch.where(none[:, None], embedding, both)
         if self.augment is not None and augment is not None:
             embedding = embedding + self.augment(augment.to(dtype))
         return mp_silu(embedding)
@@ -221,7 +224,7 @@ class EDM2Network(nn.Module):
         x: Float[Tensor, "B C H W"],
         noise: Float[Tensor, " B"],
         *,
-        label: Int[Tensor, " B"] | None = None,
+        label: Shaped[Tensor, "B *classes"] | None = None,
         augment: Float[Tensor, "B A"] | None = None,
     ) -> Float[Tensor, "B C H W"]:
         check_input(x, noise, self.shape)

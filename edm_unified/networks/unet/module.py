@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -66,7 +66,7 @@ class UNetModule(nn.Module):
         x: Float[Tensor, "B *shape"],
         noise: Float[Tensor, " B"],
         *,
-        label: Int[Tensor, " B"] | None = None,
+        label: Shaped[Tensor, "B *classes"] | None = None,
         augment: Float[Tensor, "B k"] | None = None,
     ) -> Float[Tensor, "B *shape"]:
         check_input(x, noise, self.shape)

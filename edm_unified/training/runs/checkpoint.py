@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from edm_unified.components import paths
 from edm_unified.components.component import encode
 from edm_unified.components.files import write_atomic
+from edm_unified.data import Dataset, order
 from edm_unified.denoisers.denoiser import Preconditioned
 from edm_unified.denoisers.preconditioning import AnyPreconditioning
 from edm_unified.networks import AnyNetwork
@@ -38,6 +39,7 @@ from edm_unified.training.trained_denoiser import TrainedDenoiser
 FORMAT = "edm_unified checkpoint 1"
 META = "checkpoint.json"
 RAW = "model.safetensors"
+MOST_SETS = 1000
 
 
 class Average(NamedTuple):
@@ -58,8 +60,7 @@ class Average(NamedTuple):
 def about(job: Job, step: int) -> dict[str, Any]:
     """What ``checkpoint.json`` says, but for the files."""
     dataset = job.dataset
-    labels = dataset.labels if job.classes else None
-    counts = [] if labels is None else torch.bincount(labels, minlength=job.classes).tolist()
+    several = {"class_sets": _sets(dataset)} if job.classes and dataset.several else {}
     scaling = [torch.as_tensor(value).flatten().tolist() for value in dataset.scaling]
     return {
         "format": FORMAT,
@@ -67,7 +68,9 @@ def about(job: Job, step: int) -> dict[str, Any]:
         "images": step * job.settings.batch,
         "shape": list(job.shape),
         "classes": job.classes,
-        "class_counts": counts,
+        "class_counts": dataset.class_counts if job.classes else [],
+        "class_names": list(dataset.class_names) if job.classes else [],
+        **several,
         "label_dropout": job.settings.label_dropout,
         "augment": job.augment,
         "network": encode(job.network),
@@ -75,6 +78,13 @@ def about(job: Job, step: int) -> dict[str, Any]:
         "data": {"name": dataset.name, "shift": scaling[0], "scale": scaling[1]},
         "recipe": job.fingerprint,
     }
+
+
+def _sets(dataset: Dataset) -> list[list[int]]:
+    """The classes of up to ``MOST_SETS`` samples, in the place of counts where a sample may have several."""
+    assert dataset.labels is not None
+    chosen = order.indices(len(dataset), 0, 0, min(MOST_SETS, len(dataset)))
+    return [row.nonzero().flatten().tolist() for row in dataset.labels[chosen]]
 
 
 def write(directory: Path, job: Job, step: int, averages: list[Average]) -> None:
@@ -155,6 +165,13 @@ def read_meta(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{file}: {name} cannot be {str(meta[name])[:60]!r}; it was edited")
     if meta["classes"] and not (len(meta["class_counts"]) == meta["classes"] and sum(meta["class_counts"])):
         raise ValueError(f"{file}: class_counts are not those of {meta['classes']} classes; it was edited")
+    names, sets = meta.get("class_names", []), meta.get("class_sets", [])
+    sound = isinstance(names, list) and all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
+    if not sound or len(names) not in (0, meta["classes"]):  # none: of a checkpoint from before they were kept
+        raise ValueError(f"{file}: class_names are not those of {meta['classes']} classes; it was edited")
+    known = isinstance(sets, list) and all(isinstance(row, list) for row in sets)
+    if not known or not all(type(i) is int and 0 <= i < meta["classes"] for row in sets for i in row):
+        raise ValueError(f"{file}: class_sets are not of {meta['classes']} classes; it was edited")
     check_signature(meta, file)
     return meta
 

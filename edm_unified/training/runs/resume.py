@@ -12,8 +12,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from edm_unified.training.job import Job
 from edm_unified.training.runs import checkpoint, decoding, log
 from edm_unified.training.runs.storage import check_signature
@@ -52,9 +50,11 @@ def check(directory: Path, job: Job) -> Training | None:
             f"{directory}: was begun with another recipe: {key} was {_value(before, key)} and is {_value(now, key)}"
             f"{past}; name another directory with --out, or start over with --fresh"
         )
-    if "data" in about and about["data"] != data_of(job):
+    now_of = data_of(job)
+    kept = about.get("data")
+    if kept is not None and not (isinstance(kept, dict) and all(now_of.get(key) == kept[key] for key in kept)):
         raise ValueError(
-            f"{directory}: was begun with other data: {_said(about['data'])}, and now {_said(data_of(job))}; bring the "
+            f"{directory}: was begun with other data: {_said(kept)}, and now {_said(now_of)}; bring the "
             "first back, name another directory with --out, or start over with --fresh"
         )
     if settings is not None:
@@ -64,9 +64,14 @@ def check(directory: Path, job: Job) -> Training | None:
 
 def data_of(job: Job) -> dict[str, Any]:
     """What tells that the data are others, without reading them: the recipe names the place only."""
-    labels = job.dataset.labels
-    counts = [] if labels is None else torch.bincount(labels).tolist()
-    return {"samples": len(job.dataset), "shape": list(job.shape), "classes": job.dataset.classes, "counts": counts}
+    dataset = job.dataset
+    counts = dataset.class_counts
+    while counts and not counts[-1]:  # as they were written before classes without samples were counted
+        counts.pop()
+    return {
+        "samples": len(dataset), "shape": list(job.shape), "classes": dataset.classes, "counts": counts,
+        "names": list(dataset.class_names),
+    }  # fmt: skip
 
 
 def _said(data: Any) -> str:
@@ -74,7 +79,14 @@ def _said(data: Any) -> str:
         return str(data)[:60]
     shape = data.get("shape")
     shape = "×".join(map(str, shape)) if isinstance(shape, list) else shape
-    return f"{data.get('samples')} samples of shape {shape}, classes {str(data.get('counts') or 'none')[:60]}"
+    return f"{data.get('samples')} samples of shape {shape}, classes {_classes(data)[:60]}"
+
+
+def _classes(data: dict[str, Any]) -> str:
+    counts, names = data.get("counts"), data.get("names")
+    if isinstance(counts, list) and isinstance(names, list):
+        return ", ".join(f"{name} ({count})" for name, count in zip(names, counts, strict=False)) or "none"
+    return str(counts or "none")
 
 
 def _check_length(directory: Path, before: Training, now: Training) -> None:
