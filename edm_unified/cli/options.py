@@ -315,6 +315,15 @@ def _devices() -> list[str]:
     return ["cpu", *(numbered if len(numbered) > 1 else [kind.type])]
 
 
+def of_the_class(message: str) -> str:
+    """What is wrong with the class, in the words of ``--class`` where that names it; empty for another message."""
+    context, field = click.get_current_context(), "sampler.label"
+    given = context.params.get(field.replace(".", "__"))
+    if not isinstance(given, Part) or not message.startswith(f"{field}: "):
+        return ""
+    return f"--class {given.text}: {message.removeprefix(f'{field}: ').replace('leave it out', 'leave --class out')}"
+
+
 @contextmanager
 def few_threads(size: float, threads: int | None = None) -> Iterator[None]:
     """One thread for a closed form of ``size`` numbers where that is small, unless ``threads`` says how many.

@@ -124,7 +124,7 @@ def _draw(
     try:
         prepared = Prepared.of(recipe, device)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise ValueError(options.of_the_class(str(error)) or f"{name}: {error}") from None
     parts, labels = [], []
     began = time.perf_counter()
     for first in range(0, n, batch):
