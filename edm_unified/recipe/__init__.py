@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from edm_unified.recipe.comparison import Comparison
 from edm_unified.recipe.loading import changed, from_tree, load_any, loads, parse_component, replace, same_range
 from edm_unified.recipe.reader import RecipeError
-from edm_unified.recipe.tree import Comparison, Recipe, Sampler
+from edm_unified.recipe.tree import Recipe, Sampler
 
 
 def schema() -> dict[str, Any]:

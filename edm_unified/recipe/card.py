@@ -19,9 +19,10 @@ import torch
 from edm_unified.components import shipped
 from edm_unified.recipe import by_path, codec
 from edm_unified.recipe.catalogue import recipe_fields, summary
+from edm_unified.recipe.comparison import Comparison
 from edm_unified.recipe.labels import describe, words_of
 from edm_unified.recipe.loading import load_any
-from edm_unified.recipe.tree import Comparison, Recipe, Sampler
+from edm_unified.recipe.tree import Recipe, Sampler
 from edm_unified.sampling.loop import levels_of
 from edm_unified.training.objective.weighting import on_grid, weighting
 

@@ -21,10 +21,10 @@ from edm_unified.components.files import write_atomic
 from edm_unified.recipe import codec
 from edm_unified.recipe.card import card
 from edm_unified.recipe.catalogue import paragraphs, recipe_fields
+from edm_unified.recipe.comparison import MetricName
 from edm_unified.recipe.json_schema import json_schema
 from edm_unified.recipe.labels import default
 from edm_unified.recipe.loading import load_any
-from edm_unified.recipe.tree import MetricName
 
 
 def build() -> dict[str, str]:

@@ -13,7 +13,8 @@ from pydantic import TypeAdapter
 
 from edm_unified.recipe import codec
 from edm_unified.recipe.catalogue import recipe_fields, summary
-from edm_unified.recipe.tree import Comparison, Recipe
+from edm_unified.recipe.comparison import Comparison
+from edm_unified.recipe.tree import Recipe
 
 
 def json_schema(root: Any = Recipe | Comparison) -> dict[str, Any]:

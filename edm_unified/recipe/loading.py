@@ -14,8 +14,9 @@ from edm_unified.components import paths, shipped
 from edm_unified.recipe import by_path, codec, old_forms, reader
 from edm_unified.recipe import overrides as overriding
 from edm_unified.recipe.codec import Fault
+from edm_unified.recipe.comparison import Comparison
 from edm_unified.recipe.reader import RecipeError
-from edm_unified.recipe.tree import Comparison, Names, Recipe, Sampler
+from edm_unified.recipe.tree import Names, Recipe, Sampler
 from edm_unified.sampling import analytic_starts
 from edm_unified.sampling.dynamics import Axis
 from edm_unified.sampling.levels import Steps, TableSubset, UniformTime

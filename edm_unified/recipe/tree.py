@@ -1,21 +1,16 @@
-"""The trunk of the tree: :class:`Recipe`, its :class:`Sampler`, and :class:`Comparison`."""
+"""The trunk of the tree of a recipe: :class:`Recipe` and its :class:`Sampler`."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
-import yaml
 from torch import Tensor
 
-from edm_unified.components.component import MOST_SAMPLES, component, count
-from edm_unified.components.constraints import Count, Positive, Seed, whole
+from edm_unified.components.component import component, count
 from edm_unified.components.family import Family
 from edm_unified.data import AnyData, Dataset
 from edm_unified.denoisers import exact
@@ -23,7 +18,7 @@ from edm_unified.denoisers.denoiser import Denoiser
 from edm_unified.denoisers.preconditioning import AnyPreconditioning
 from edm_unified.denoisers.thresholding import AnyThreshold, Thresholded
 from edm_unified.networks import AnyNetwork
-from edm_unified.recipe import by_path, codec, old_forms
+from edm_unified.recipe import canonical, codec
 from edm_unified.recipe.denoisers import AnyDenoiser
 from edm_unified.recipe.guidances import AnyGuidance, ClassifierFree, Guide
 from edm_unified.sampling import loop
@@ -40,19 +35,7 @@ from edm_unified.training import Objective, Training
 from edm_unified.training.job import Job
 from edm_unified.training.trained_denoiser import TrainedDenoiser
 
-T = TypeVar("T")
 Names = str | os.PathLike[str]
-MetricName = Literal[
-    "error_median",
-    "error_rms",
-    "sliced_wasserstein",
-    "energy_distance",
-    "frechet",
-    "frechet_features",
-    "precision",
-    "recall",
-    "log_density_gap",
-]
 
 
 @component
@@ -222,16 +205,18 @@ class Recipe:
     @classmethod
     def load(cls, name: Names, overrides: Sequence[str] = ()) -> Recipe:
         """The recipe in a file, or the shipped one of that name, with ``overrides`` such as ``sampler.steps.n=10``."""
-        return cast("Recipe", _loading().load(cls, name, overrides))
+        from edm_unified.recipe import loading  # which has to know this class
+
+        return cast("Recipe", loading.load(cls, name, overrides))
 
     def dump(self) -> str:
         """The recipe as canonical YAML, every field spelled out; loading it gives the recipe back."""
-        return _dump(self)
+        return canonical.dump(self)
 
     @cached_property
     def hash(self) -> str:
         """12 hexadecimal digits of the canonical recipe without its title and source: what the numbers depend on."""
-        return _hash(self, ("title", "source"))
+        return canonical.hash_of(self, ("title", "source"))
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -306,142 +291,5 @@ class Recipe:
                 "sampler.guidance: needs a network that has an answer without a class; set training.conditional=true "
                 "and training.label_dropout=0.1"
             )
-        tree, dataset = codec.encode(_canonical(self)), self.load_data()
+        tree, dataset = codec.encode(canonical.canonical(self)), self.load_data()
         return Job(network, preconditioning, objective, self.schedule, training, dataset, tree, self.dump())
-
-
-@component
-class Comparison:
-    """Several recipes on the same denoiser, the same noise and the same budgets of evaluations.
-
-    ``recipes`` are names of shipped recipes or paths. ``data`` and ``denoiser``, where given, replace those of the
-    recipes. ``cross`` runs every recipe with each of the values at a path, in all combinations: ``{sampler.solver:
-    [{kind: heun}, {kind: euler}], sampler.steps.rho: [5.0, 7.0]}``; null is none. ``solver_set`` adds to the solvers
-    ``all`` there are, the ``deterministic`` ones, or the ten best at small budgets (``fast``). ``nfe`` are the
-    budgets; ``samples`` are drawn for each of ``seeds``. ``rank_by`` is one of ``metrics``; null: the first of them
-    that every method has, which is the endpoint error where none draws noise. ``grid_nfe`` and ``grid_samples`` set the
-    pictures. The endpoint errors are those of the first ``reference_samples`` against a solution to
-    ``reference_tolerance``.
-
-    The order of the methods is that of the recipe's fields, whatever the order of the paths.
-    """
-
-    title: str
-    recipes: tuple[str, ...]
-    description: str = ""
-    data: AnyData | None = None
-    denoiser: AnyDenoiser | None = None
-    cross: Annotated[Mapping[str, tuple[Any, ...]], by_path.Crossed(Recipe)] = field(default_factory=dict)
-    solver_set: Literal["all", "deterministic", "fast"] | None = None
-    nfe: tuple[Count, ...] = (5, 8, 10, 20, 40)
-    samples: Annotated[int, whole(least=2, most=MOST_SAMPLES)] = 512
-    seeds: tuple[Seed, ...] = (0,)
-    metrics: tuple[MetricName, ...] = (
-        "error_median",
-        "error_rms",
-        "sliced_wasserstein",
-        "energy_distance",
-        "frechet",
-        "log_density_gap",
-    )
-    rank_by: MetricName | None = None
-    grid_nfe: Count = 10
-    grid_samples: Annotated[int, whole(least=0)] = 25
-    reference_samples: Count = 256
-    reference_tolerance: Positive = 1e-8
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "cross", {path: tuple(self.cross[path]) for path in _in_order(self.cross)})
-        for path, crossed in self.cross.items():
-            if path in ("title", "source", "sampler.steps.n"):
-                why = "follows from the budget; give --nfe" if path == "sampler.steps.n" else "changes no sample"
-                raise ValueError(f"cross: {path}: {why}")
-            if not crossed:
-                raise ValueError(f"cross: {path}: at least one value is needed")
-        for name in ("recipes", "nfe", "seeds", "metrics"):
-            values = getattr(self, name)
-            if not values:
-                raise ValueError(f"{name}: at least one is needed")
-            if len(set(values)) != len(values):
-                raise ValueError(f"{name}: {next(v for v in values if values.count(v) > 1)!r} is listed twice")
-        if self.rank_by is not None and self.rank_by not in self.metrics:
-            raise ValueError(f"rank_by: {self.rank_by} is not among metrics; add it there, or name one of them")
-
-    @classmethod
-    def load(cls, name: Names, overrides: Sequence[str] = ()) -> Comparison:
-        """The comparison in a file, or the shipped one of that name, with ``overrides`` such as ``samples=64``."""
-        return cast("Comparison", _loading().load(cls, name, overrides))
-
-    def dump(self) -> str:
-        """The comparison as canonical YAML, every field spelled out; loading it gives the comparison back."""
-        return _dump(self)
-
-    @property
-    def hash(self) -> str:
-        """12 hexadecimal digits of the canonical comparison without its title and description."""
-        tree = codec.encode(_canonical(self), brief=True)
-        crossed = tree.pop("cross")
-        # the names under which the hashes of comparisons were published
-        tree |= {
-            name: crossed.pop(path, []) for name, path in old_forms.OLD.items() if path in crossed or name in _ALWAYS
-        }
-        return _digest(tree | ({"cross": crossed} if crossed else {}), ("title", "description"))
-
-
-_ALWAYS = ("solvers", "schedules", "steps_rules")
-
-
-def _in_order(given: Mapping[str, object]) -> list[str]:
-    """Paths in the order of the recipe's fields, those of a part after the part. Raises ``ValueError`` for no path."""
-
-    def place(path: str) -> list[int]:
-        found, cls = [], cast(Any, Recipe)
-        for name in path.split("."):
-            names = list(codec.parameters(cls)) if cls is not None else []
-            found.append(names.index(name) if name in names else 0)
-            inner = list(codec.components(codec.parameters(cls)[name]).values()) if name in names else []
-            cls = inner[0] if len(inner) == 1 else None
-        return found
-
-    for path in given:
-        try:
-            by_path.hints(Recipe, path)
-        except ValueError as error:
-            raise ValueError(f"cross: {error}") from None
-    return sorted(given, key=place)
-
-
-def _loading() -> Any:
-    """The reader of files, which has to know the classes above and so is imported when it is needed."""
-    from edm_unified.recipe import loading
-
-    return loading
-
-
-class _Dumper(yaml.SafeDumper):
-    """Lists on one line, the rest as blocks; text is never folded."""
-
-
-_Dumper.add_representer(
-    list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
-)
-_Dumper.ignore_aliases = lambda self, data: True  # type: ignore[method-assign]  # anchors would not be read back
-
-
-def _canonical(value: T) -> T:
-    """``value`` as a file would give it, with no int for a float. Raises ``ValueError`` for what no file can say."""
-    return cast("T", codec.checked(type(value), codec.encode(value), type(value).__name__))
-
-
-def _dump(value: object) -> str:
-    tree = codec.encode(_canonical(value))
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1_000_000)
-
-
-def _hash(value: object, without: tuple[str, ...]) -> str:
-    return _digest(codec.encode(_canonical(value), brief=True), without)
-
-
-def _digest(tree: Mapping[str, Any], without: tuple[str, ...]) -> str:
-    tree = {key: item for key, item in tree.items() if key not in without}
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
