@@ -49,7 +49,7 @@ _NAMES = {
     "Preconditioned": "denoisers.denoiser",
     "Recipe": "recipe",
     "count_nfe": "sampling.loop",
-    "load": "training.runs.checkpoint",
+    "load": "interop",
     "log_likelihood": "likelihood",
     "reference": "sampling.reference",
     "sample": "sampling.loop",
@@ -76,14 +76,13 @@ if TYPE_CHECKING:
     )
     from edm_unified.denoisers import exact, guidance, parametrization, preconditioning, thresholding
     from edm_unified.denoisers.denoiser import Counted, Denoiser, Preconditioned
-    from edm_unified.interop import wrap
+    from edm_unified.interop import load, wrap
     from edm_unified.likelihood import log_likelihood
     from edm_unified.recipe import Recipe, guidances
     from edm_unified.sampling import analytic_starts, correctors, dynamics, renoising, solvers
     from edm_unified.sampling import levels as discretization
     from edm_unified.sampling.loop import count_nfe, sample, unit_noise
     from edm_unified.sampling.reference import reference
-    from edm_unified.training.runs.checkpoint import load
 
 
 def __getattr__(name: str) -> Any:
