@@ -127,6 +127,8 @@ def likelihood(
         except ValueError as error:
             raise ValueError(f"{recipe}: {error}") from None
         dataset = own if data is None else _data(data)
+        if not len(dataset):
+            raise ValueError(f"{recipe}: data: missing; name some, as in --set 'data={{kind: digits}}', or by --data")
         _check_data(dataset, own, dequantize, data or recipe, first)
         dataset, classes = _classes(built, own, dataset, conditional, found.sampler.label, data or recipe)
         job = _job(

@@ -169,7 +169,7 @@ def without_paths(recipe: Recipe) -> Recipe:
     """``recipe`` without the folders of its networks, which say where their weights are and not what they are."""
     changes: dict[str, Any] = {}
     if isinstance(recipe.denoiser, Checkpoint):
-        changes["denoiser"] = dataclasses.replace(recipe.denoiser, path="")
+        changes["denoiser"] = recipe.denoiser.nowhere()
     guidance = recipe.sampler.guidance
     if isinstance(guidance, Autoguidance):
         nowhere = dataclasses.replace(guidance, guide="")

@@ -9,6 +9,7 @@ import platform
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,7 +85,7 @@ def report_data(
         facts=_facts(plan, problem, words),
         samples=_samples(plan, names, store, problems, settings),
         reference_samples=None if reference is None or not pictures else reference[:pictures].float().cpu().numpy(),
-        data_samples=batch(problem.dataset, shown_of(problem.dataset, pictures))[0].numpy() if pictures else None,
+        data_samples=_data_samples(problem.dataset, pictures),
         grid_budget=plan.comparison.grid_nfe if plan.comparison.grid_nfe in plan.comparison.nfe else None,
         rank_by=plan.comparison.rank_by,
         floors=floors,
@@ -94,6 +95,13 @@ def report_data(
         environment=environment(settings),
         commands=tuple(commands),
     )
+
+
+def _data_samples(dataset: Dataset, count: int) -> np.ndarray | None:
+    """Some of the data; None where none are wanted, or there are none."""
+    if not count or not len(dataset):
+        return None
+    return batch(dataset, shown_of(dataset, count))[0].numpy()
 
 
 def shown_of(dataset: Dataset, count: int) -> Tensor:
@@ -167,7 +175,9 @@ def _facts(plan: Plan, problem: Problem, words: dict[tuple[object, object], str]
         return {"Problems": "; ".join(dict.fromkeys(words.values())), "Ranking": "apart for each problem"}
     shape = "×".join(map(str, problem.shape))
     return {
-        "Data": f"{problem.dataset.name}: {len(problem.dataset):,} of shape {shape}",
+        "Data": f"{problem.dataset.name}: {len(problem.dataset):,} of shape {shape}"
+        if len(problem.dataset)
+        else f"none; samples of shape {shape}",
         "Denoiser": label(plan.methods[0].recipe.denoiser) if len(words) == 1 else f"{len(words)} trained networks",
     }
 

@@ -6,13 +6,15 @@ or that of a checkpoint that was trained on them.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, ClassVar, Literal
 
+from edm_unified import interop
 from edm_unified.components.component import component
 from edm_unified.components.constraints import Count, Nonnegative, Positive, whole
 from edm_unified.data import Dataset
 from edm_unified.denoisers import exact
-from edm_unified.training.runs import checkpoint
+from edm_unified.denoisers.preconditioning import AnyPreconditioning
 from edm_unified.training.trained_denoiser import TrainedDenoiser
 
 
@@ -111,26 +113,52 @@ class Known:
 
 @component
 class Checkpoint:
-    """A network that `edm-unified train` trained: that of a checkpoint, or of the newest one of a run.
+    """A network that was trained: that of a run of `edm-unified train`, or of a checkpoint of another library.
 
     ``path``: the run, or one folder of its ``checkpoints/``. ``ema``: null for the average that the run made (of
     several, the first), 0 for the weights as they were trained, or the length of a power-function average, such as
-    0.05. There is no density, no exact sample and no closed formula: what it draws is compared with the data.
+    0.05. ``source``, in place of ``path``: what ``edm.load`` reads of other libraries, such as a folder of diffusers;
+    ``convention``: a preconditioning in place of the one that its files say. There is no density, no exact sample and
+    no closed formula: what it draws is compared with the data.
     """
 
-    path: str
+    path: str | None = None
     ema: Nonnegative | None = None
+    source: str | None = None
+    convention: AnyPreconditioning | None = None
     kind: Literal["checkpoint"] = "checkpoint"
+    later: ClassVar[tuple[str, ...]] = ("source", "convention")
 
-    def build(self, dataset: Dataset) -> TrainedDenoiser:
-        """Load it. Raises ``ValueError`` where the data are not of the shape it was trained on."""
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.source is None):
+            raise ValueError("path: name a run here, or a checkpoint of another library under source")
+        if self.ema is not None and self.source is not None:
+            raise ValueError("ema: is of runs of edm-unified; a source of another library has one set of weights")
+        if self.convention is not None and self.source is None:
+            raise ValueError("convention: a run knows its own; leave it out")
+
+    @property
+    def place(self) -> str:
+        """The run or the source."""
+        return self.path or self.source or ""
+
+    def nowhere(self) -> Checkpoint:
+        """The same without its place, which says where its weights are and not what they are."""
+        return dataclasses.replace(self, path="") if self.source is None else dataclasses.replace(self, source="")
+
+    def build(self, dataset: Dataset | None) -> TrainedDenoiser:
+        """Load it. Raises ``ValueError`` where the data, if there are any, are not of the shape it was trained on."""
+        shape = () if dataset is None else dataset.shape
         try:
-            trained = checkpoint.load(self.path, self.ema)
+            if self.source is not None:
+                trained = interop.load(self.source, convention=self.convention, shape=shape)
+            else:
+                trained = interop.load(self.place, self.ema)
         except ValueError as error:
             raise ValueError(f"denoiser: {error}") from None
-        if trained.shape != dataset.shape:
+        if dataset is not None and trained.shape != dataset.shape:
             got, want = tuple(dataset.shape), trained.shape
-            raise ValueError(f"denoiser: {self.path} was trained on samples of shape {want}, the data have {got}")
+            raise ValueError(f"denoiser: {self.place} was trained on samples of shape {want}, the data have {got}")
         return trained
 
 

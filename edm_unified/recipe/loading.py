@@ -10,8 +10,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
+from edm_unified import interop
 from edm_unified.components import paths, shipped
-from edm_unified.recipe import by_path, codec, old_forms, reader
+from edm_unified.recipe import by_path, codec, old_forms, reader, sources
 from edm_unified.recipe import overrides as overriding
 from edm_unified.recipe.codec import Fault
 from edm_unified.recipe.comparison import Comparison
@@ -36,14 +37,21 @@ def load(cls: type[Recipe] | type[Comparison] | None, name: Names, overrides: Se
         place = paths.expanded(label)
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    if checkpoint.is_run(label):
-        if label in shipped.recipe_names():
-            raise RecipeError(
-                f"{label}: is a run in this directory and a shipped recipe too; write ./{label} for the run, or give "
-                "it another name"
-            )
+    is_run, is_source = checkpoint.is_run(label), interop.is_source(label)
+    if (is_run or is_source) and label in shipped.recipe_names():
+        what = "run" if is_run else "checkpoint"
+        raise RecipeError(
+            f"{label}: is a {what} in this directory and a shipped recipe too; write ./{label} for the {what}, or give "
+            "it another name"
+        )
+    if is_run:
         tree = reader.read(place / "recipe.yaml", label)
         return from_tree(tree | {"denoiser": {"kind": "checkpoint", "path": label}}, label, overrides, cls)
+    if is_source:
+        try:
+            return from_tree(sources.tree(label), label, overrides, cls)
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
     if (place / "run.json").is_file():
         raise RecipeError(
             f"{Path(label) / 'recipe.yaml'}: is missing; copy that of one of the run's checkpoints back to its place"

@@ -19,7 +19,7 @@ from edm_unified.denoisers.preconditioning import AnyPreconditioning
 from edm_unified.denoisers.thresholding import AnyThreshold, Thresholded
 from edm_unified.networks import AnyNetwork
 from edm_unified.recipe import canonical, codec
-from edm_unified.recipe.denoisers import AnyDenoiser
+from edm_unified.recipe.denoisers import AnyDenoiser, Checkpoint
 from edm_unified.recipe.guidances import AnyGuidance, ClassifierFree, Guide
 from edm_unified.sampling import loop
 from edm_unified.sampling.analytic_starts import AnalyticStart, AnyAnalyticStart
@@ -258,12 +258,16 @@ class Recipe:
         return torch.cat(drawn)
 
     def build(self) -> tuple[exact.Gaussian | exact.GaussianMixture | exact.Empirical | TrainedDenoiser, Dataset]:
-        """The denoiser and the data it was made from. Raises ``ValueError`` naming the field that is at fault."""
+        """The denoiser and the data it was made from: of a checkpoint no samples (``len`` 0), where the recipe names no
+        data. Raises ``ValueError`` naming the field that is at fault."""
         if self.denoiser is None:
             raise ValueError(
                 "denoiser: missing; train one with `edm-unified train RECIPE --out RUN`, and name RUN in the recipe's "
                 "place"
             )
+        if self.data is None and isinstance(self.denoiser, Checkpoint):
+            trained = self.denoiser.build(None)
+            return trained, Dataset(torch.empty(0, *trained.shape), None, "no data")
         if self.data is None:
             raise ValueError(f"data: missing; {self.denoiser.kind} is made from data, such as data: {{kind: digits}}")
         dataset = self.load_data()
