@@ -36,7 +36,7 @@ class Model(NamedTuple):
     around: Callable[[nn.Module], nn.Module] = lambda network: network
 
 
-class Packed(nn.Module):
+class FluxOnLatents(nn.Module):
     """Flux on latents (B, C, H, W): packed into tokens of 2 × 2, with the places of these and of the text."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -99,7 +99,7 @@ MODELS = {
             ("encoder_hidden_states", "pooled_projections") + (("guidance",) if config.get("guidance_embeds") else ())
         ),
         told_1000=False,
-        around=Packed,
+        around=FluxOnLatents,
     ),
 }
 
@@ -141,7 +141,7 @@ def recognise(
         raise ValueError(f"{folder / 'config.json'}: {error}") from None
     if channels is None:
         raise ValueError(f"{folder / 'config.json'}: in_channels: missing")
-    per = 4 if model.around is Packed else 1
+    per = 4 if model.around is FluxOnLatents else 1
     if outputs is not None and outputs not in (per * channels, 2 * channels):
         raise ValueError(
             f"{label}: takes {channels} channels and gives {outputs}: what is joined to its input is not known; use "
