@@ -25,7 +25,7 @@ __all__ = ["Certificate", "Pair", "build", "certificates", "certify", "every", "
 def certificates(
     solvers: Iterable[Any], observe: Callable[[int, int, str], object] = lambda done, total, solver: None
 ) -> list[Certificate]:
-    """Certify each of ``solvers``; ``observe(done, total, label)`` is told before each."""
+    """The certificate of each of ``solvers``; ``observe(done, total, label)`` is called before each."""
     chosen, found = list(solvers), list[Certificate]()
     for i, solver in enumerate(chosen):
         observe(i, len(chosen), label(solver))

@@ -41,7 +41,7 @@ COMMANDS = {
 
 
 class OneLineError(click.ClickException):
-    """Whatever went wrong, as one line."""
+    """An error that the command line prints as one line, with exit code 2."""
 
     exit_code = 2
 
@@ -53,7 +53,7 @@ class OneLineError(click.ClickException):
 
 
 class UnforeseenError(OneLineError):
-    """What nobody foresaw, as one line."""
+    """An error that is a fault of this package: one line and exit code 1; the traceback is in a file."""
 
     exit_code = 1
 
@@ -98,7 +98,7 @@ class Commands(click.Group):
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """Turn errors into one line: those that users cause, those of the machine, and our own, with a file for each."""
+    """Turn every error into one line: of the user, of the machine, and our own, whose traceback goes to a file."""
     try:
         yield
     except (click.exceptions.NoArgsIsHelpError, click.exceptions.Exit, click.Abort, OneLineError):
@@ -128,7 +128,7 @@ def one_line() -> Iterator[None]:
 
 
 def _unforeseen(error: Exception) -> str:
-    """What is said of an error that nobody foresaw, whose traceback is in a file by then."""
+    """The message for an error of our own; its traceback is written to a file first."""
     from edm_unified.cli.crash_report import report
 
     last = traceback.extract_tb(error.__traceback__)[-1]
@@ -150,7 +150,7 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def whole_streams() -> None:
-    """Standard streams that take whatever is printed: none is closed, and no letter is more than its encoding has.
+    """Make standard output and error accept all text, also where one is closed or its encoding lacks letters.
 
     A closed one (``2>&-``) goes to the null device, also because the next file opened would get its number, and with it
     what a library prints. Into a file or pipe everything is UTF-8, as recipes are read; a terminal shows ``?`` for what

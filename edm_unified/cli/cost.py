@@ -1,4 +1,4 @@
-"""What ``edm-unified train --dry-run`` prints: the recipe as it was resolved, and what it costs. Nothing is trained."""
+"""The text of ``edm-unified train --dry-run``: the resolved recipe and its cost. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def describe(
 def _data(
     recipe: Recipe, shape: tuple[int, ...] | None, classes: int | None
 ) -> tuple[tuple[int, ...], int | None, int | None]:
-    """Shape, classes where they are known, and number of samples where the data are there."""
+    """The shape of a sample, the classes where known, and the number of samples where the data are on this machine."""
     if shape is not None:
         return shape, classes, None
     try:
@@ -96,7 +96,7 @@ def _data(
 
 
 def _outline(data: Any) -> tuple[tuple[int, ...], int | None] | None:
-    """The shape and the classes (None: not known) of data not at hand, as far as their component says."""
+    """The shape and the classes (None: unknown) of data that are not here, as far as their component states them."""
     if getattr(data, "name", None) in _TORCHVISION:
         return _TORCHVISION[data.name], 10
     if getattr(data, "shape", None) is not None:

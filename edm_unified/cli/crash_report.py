@@ -1,4 +1,4 @@
-"""What becomes of an error that nobody foresaw: one line on stderr, and a file with all that a report of it needs."""
+"""Reports of unforeseen errors: the traceback, versions and the command are written to a file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def report(error: BaseException) -> Path | None:
 
 
 def _folders() -> Iterator[Path]:
-    """Where reports may lie, best first: where programs keep what they remember, then among temporary files."""
+    """The folders in which a report may be written, best first: the user's state folder, then the temporary folder."""
     state = os.environ.get("XDG_STATE_HOME", "")
     if os.path.isabs(state):  # the XDG Base Directory Specification has others ignored
         yield Path(state) / "edm-unified"
@@ -58,5 +58,5 @@ def _folders() -> Iterator[Path]:
 
 
 def _version(name: str) -> str:
-    """That of a module, if it was imported; importing it now could fail again."""
+    """The version of a module, if it was imported; importing it now could fail again."""
     return str(getattr(sys.modules.get(name), "__version__", "not imported"))

@@ -1,4 +1,4 @@
-"""``edm-unified ema``: averages of any length, after the training."""
+"""``edm-unified ema``: post-hoc EMA, averages of the weights of any length after the training."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""How far a command has come: a bar where stderr is a terminal, lines where it is not, nothing with ``--quiet``.
+"""The progress of a command: a bar where stderr is a terminal, lines where it is not, nothing with ``--quiet``.
 
-Ctrl-C is kept here too. Python raises it wherever the program happens to be; inside a callback of the garbage collector
-the exception is printed and dropped, and the program goes on. So it is noted as well, and raised again when the command
-next tells how far it has come.
+Ctrl-C is handled here too. Inside a callback of the garbage collector Python prints and drops its exception, and the
+program goes on. So each Ctrl-C is also noted, and raised again when the command next reports its progress.
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ import click
 from edm_unified.cli import terminal
 
 SHARE = 0.1
-"""Of this session's work: what must be known before the time that is left is told."""
+"""The share of this session's work that must be done before the time left is shown."""
 
 
 class ProgressDisplay(Protocol):
-    """Where a command reports how far it has come."""
+    """What a command reports its progress to."""
 
     def update(self, done: float, total: float, text: str, start: float = 0.0) -> None:
-        """``done`` of ``total``, of which ``start`` was there before this session began."""
+        """Show ``done`` of ``total``, of which ``start`` was done before this session."""
 
     def say(self, text: str) -> None:
-        """What is being done, where there is no number for it."""
+        """Show what is being done, where there is no number for it."""
 
 
 class Interrupt:
-    """Whether Ctrl-C was pressed; ``check`` raises ``KeyboardInterrupt`` where it was, and nobody has noticed."""
+    """A press of Ctrl-C that Python dropped; ``check`` raises ``KeyboardInterrupt`` for it."""
 
     def __init__(self) -> None:
         self.pressed = False
@@ -100,8 +99,8 @@ class Bar:
 
 
 class _Pace:
-    """The time that is left, from what was done since the first ``done`` that was told: what came before that, reading
-    data or making a denoiser, is no part of the work that is counted. ``restart``: other work begins.
+    """Estimates the time left from the work done since the first update: reading data or making a denoiser, before
+    it, does not count. ``restart`` begins anew, for other work.
     """
 
     def __init__(self) -> None:
@@ -146,9 +145,9 @@ def progress(talk: bool) -> Iterator[ProgressDisplay]:
 
 @contextmanager
 def kept_interrupt() -> Iterator[Interrupt]:
-    """Ctrl-C as always, and noted; where it is dropped, that is not printed. All as before afterwards.
+    """Note every Ctrl-C while open, so that one that Python drops is raised at the next report of progress.
 
-    Where it is ignored, or has a handler of somebody else, it stays so.
+    What Python prints of a dropped one is left out. A handler that somebody else has set, or that ignores it, stays.
     """
     interrupt, before, hook = Interrupt(), signal.getsignal(signal.SIGINT), sys.unraisablehook
     if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():

@@ -101,7 +101,7 @@ def _print_best(console: Console, table: Table, most: int = 10) -> None:
 
 
 def _print_ranked(console: Console, table: Table, budget: int) -> list[str]:
-    """One table; the names of the metrics for which there was no room."""
+    """Print one table; returns the names of the metrics for which there was no room."""
     ranked = places(table, budget, table.rank_by) if table.rank_by else {}
     cells = [table.cells[label, budget] for label in ranked]
     ranks = [f"{p.rank}{'=' if p.shared else ''}" if math.isfinite(p.value) else "–" for p in ranked.values()]
@@ -132,7 +132,7 @@ def _best(table: Table, budget: int, name: str, order: Sequence[str]) -> int | N
 def _print(
     console: Console, title: str, first: Sequence[Column], names: Column, others: Sequence[Column], least: int = 1
 ) -> int:
-    """Print as many of the ``others`` as there is room for beside the names, ``least`` at the least; how many."""
+    """Print as many of the columns ``others`` as fit, but ``least`` at the least; returns how many."""
     longest = max(map(len, (names.head, *names.cells)), default=1)
     parts = [len(part) + 2 for cell in names.cells for part in cell.split(" · ")]
     narrow = min(longest, max(_NARROWEST_NAME, max(parts, default=0)), max(_NARROWEST_NAME, console.width // 2))

@@ -1,4 +1,4 @@
-"""What reaches the terminal: text, and no control characters that a file name, a title or a record brought along.
+"""Text for the terminal, with the control characters of file names, titles and records written out.
 
 A name may hold the sequence that clears a screen, sets its title, or turns the order of letters round. It is shown as
 it would be written in Python, ``\\x1b[31m``. The streams do this themselves, so that no command can forget it; the
@@ -30,7 +30,7 @@ def printable(text: str) -> str:
 
 
 class PrintableStream:
-    """A text stream that writes :func:`printable` text to another, and is that other in all else."""
+    """A text stream that writes :func:`printable` text to another one, ``beneath``, and else behaves as that one."""
 
     def __init__(self, beneath: Any) -> None:
         self.beneath = beneath
@@ -52,7 +52,7 @@ class PrintableStream:
 
 @contextmanager
 def printable_streams() -> Iterator[None]:
-    """Standard output and error print :func:`printable` text meanwhile."""
+    """While open, standard output and error print :func:`printable` text."""
     wrapped = {name: PrintableStream(getattr(sys, name)) for name in ("stdout", "stderr")}
     for name, stream in wrapped.items():
         setattr(sys, name, stream)
@@ -70,7 +70,7 @@ def console(stderr: bool = False, **options: Any) -> Console:
     from rich.segment import Segment
 
     class PrintableRenderable:
-        """What another renders, with printable text."""
+        """A renderable of rich whose text is made :func:`printable`."""
 
         def __init__(self, inner: RenderableType) -> None:
             self._inner = inner

@@ -199,7 +199,7 @@ def _numbered(lines: list[int]) -> str:
 
 
 def _picture(run: Run, recipe: Recipe, images: int, tell: Callable[[str], object]) -> None:
-    """Samples of the average as it stands. What goes wrong here is told and does not end the training."""
+    """Write samples of the present average. An error here is printed and does not end the training."""
     denoiser = run.denoiser()  # all processes together
     if run.team.leads:
         _write_picture(run, recipe, denoiser, images, tell)
@@ -300,7 +300,7 @@ def _levels(path: Path) -> list[dict[str, Any]]:
 
 
 def _excess(run: Run) -> str:
-    """``excess.jsonl``: how far the average is from the exact denoiser, where the data have one; in words."""
+    """Write ``excess.jsonl``, the excess loss of the average where the data have an exact D; returns a summary."""
     if run.job.dataset.exact is None:
         return ""
     from edm_unified.training.objective.excess import excess_of

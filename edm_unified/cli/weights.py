@@ -64,7 +64,7 @@ def figure(recipes: Mapping[str, Recipe]) -> bytes:
 
 
 def draw(file: str, found: Recipe | Comparison, out: Path) -> None:
-    """Write :func:`figure` of the recipe of that name, or of all those of a comparison, to ``out``."""
+    """Write :func:`figure` of the recipe ``file``, or of all recipes of a comparison, to ``out``."""
     from edm_unified.recipe import Recipe
 
     options.check_file(out, "--weights")

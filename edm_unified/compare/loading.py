@@ -1,4 +1,4 @@
-"""From what the command line says to a comparison and its recipes."""
+"""Load the comparison and the recipes that the arguments of ``edm-unified compare`` name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edm_unified.recipe.codec import Fault
 
 
 def load(names: Sequence[str], overrides: Sequence[str] = ()) -> tuple[Comparison, list[tuple[str, Recipe]]]:
-    """The comparison that the names amount to, and its recipes with the overrides applied to them or to it."""
+    """The comparison of the files ``names``, and its recipes; overrides apply to either."""
     fields = set(Comparison.__dataclass_fields__)
     own = tuple(
         text for text in overrides if text.partition("=")[0].partition(".")[0].strip() in fields - {"data", "denoiser"}
@@ -57,12 +57,12 @@ def _default_comparison(names: list[str], own: tuple[str, ...]) -> Comparison:
 
 
 def short_name(names: Sequence[str]) -> str:
-    """A name for what was asked for: the stems of the files, three at most."""
+    """A short name for several files: their stems, three at most."""
     return "-".join(paths.short_name(name) for name in names[:3]) + ("-and-more" if len(names) > 3 else "")
 
 
 def _distinct_names(loaded: list[tuple[str, Recipe]], paths: list[str]) -> list[tuple[str, Recipe]]:
-    """Recipes whose files have one stem in different folders go by their paths."""
+    """Name by its path every recipe whose file shares its stem with another one."""
     stems = [name for name, _ in loaded]
     return [
         (name if stems.count(name) == 1 else path, recipe) for (name, recipe), path in zip(loaded, paths, strict=True)
@@ -76,7 +76,7 @@ def with_options(
     samples: int | None,
     seeds: tuple[int, ...] | None,
 ) -> Comparison:
-    """``comparison`` with what the options of the command line say; ``crossed`` are values to cross, by their paths."""
+    """``comparison`` with the values of the command line's options; ``crossed`` are values to cross, by their paths."""
     changes: dict[str, Any] = {}
     given = {path: tuple(dict.fromkeys(values)) for path, values in crossed.items() if values}
     if given:

@@ -1,4 +1,4 @@
-"""What a comparison will run, decided before anything is run."""
+"""The plan of a comparison: its methods and cells, decided before anything is run."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ class Plan:
 
 @lru_cache(maxsize=16384)
 def without_paths(recipe: Recipe) -> Recipe:
-    """``recipe`` without the folders of its networks, which say where their weights are and not what they are."""
+    """``recipe`` without the paths of its networks: two runs of the same weights in different folders are equal."""
     changes: dict[str, Any] = {}
     if isinstance(recipe.denoiser, Checkpoint):
         changes["denoiser"] = recipe.denoiser.nowhere()

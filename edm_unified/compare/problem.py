@@ -32,7 +32,7 @@ SEEN = ("frechet_features", "precision", "recall")
 
 
 class Settings(NamedTuple):
-    """What is the machine's and not the comparison's."""
+    """Settings of the machine, on which no result should depend: device, dtype, threads, batch size."""
 
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float64
@@ -61,7 +61,7 @@ class Problem:
         return conditions.label_of(self._recipe.sampler.label, *self._built, where="sampler.label")
 
     def check(self, sampler: Sampler) -> None:
-        """Load the data, build the denoiser and its guidance, or raise ``ValueError`` naming what is wrong."""
+        """Load the data and build the denoiser and its guidance. Raises ``ValueError`` naming what is wrong."""
         _ = self._built, self.guide(sampler), self.label
         if self.label is not None:
             _ = self.target

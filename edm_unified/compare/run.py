@@ -1,4 +1,4 @@
-"""Run the cells that are not there yet."""
+"""Run the cells of a comparison whose records are not in its directory yet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_SHOWN = 2000
 
 
 class Event(NamedTuple):
-    """Progress: ``done`` of ``total`` units of work (evaluations × samples), and what is under way."""
+    """Progress: ``done`` of ``total`` units of work (evaluations × samples), and the present step."""
 
     what: str
     cell: int
@@ -69,7 +69,7 @@ def common_key(plan: Plan, method: Method, problem: Problem, settings: Settings)
 
 
 def keys_of(plan: Plan, settings: Settings, problems: Problems) -> dict[Cell, str]:
-    """What every cell of ``plan`` is called in the records."""
+    """The key of every cell of ``plan``, by which its records are found."""
     common = {method: common_key(plan, method, problems.of(method.recipe), settings) for method in plan.methods}
     return {cell: cell.key(common[cell.method]) for cell in plan.cells}
 
@@ -104,7 +104,7 @@ def run(plan: Plan, store: Store, settings: Settings, problems: Problems, observ
         if store.finished(keys[cell], metrics_of(plan, cell, problem)) and not _unsaved(
             plan, cell, keys[cell], store, problem
         ):
-            # two budgets buy the same number of steps, or two recipes are equal: one run, told of under each
+            # two budgets buy the same number of steps, or two recipes are equal: one run, recorded under each
             store.append(keys[cell], [record | identity_of(cell) for record in store.records(keys[cell])])
             continue
         exact = None
@@ -268,7 +268,7 @@ def solve_reference(
 
 
 class _Ledger:
-    """Adds up the work done and tells the observer."""
+    """Adds up the work done and reports it to the observer."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The directory of a comparison: what is there is finished, and what was cut off is not there.
+"""The directory of a comparison: records and arrays, of finished cells only.
 
     records.jsonl     one line per (cell, metric); the lines of a cell are appended in one write when it is done
     reference/        exact endpoints, by starting level and seed
@@ -8,7 +8,7 @@
     environment.json, commands.txt, figures/*.png, report.html
 
 A kill at any moment loses at most the cell in flight: a last line that was cut off is dropped when the directory is
-opened again. A line or an array that is not as it was written is told of, set aside and computed again. One process at
+opened again. A line or an array that is not as it was written is reported, set aside and computed again. One process at
 a time may write; whose the directory is, and what in it is ours, see :mod:`edm_unified.components.outputs`.
 """
 
@@ -37,7 +37,7 @@ ABOUT = "comparison.json"
 class Store:
     """Opens ``directory``, making it where needed; ``fresh`` removes what an earlier comparison left in it.
 
-    ``warn`` is told, in one line, of every file that was damaged. Raises ``OSError`` where the disk is full, and
+    ``warn`` is called with a line for every damaged file. Raises ``OSError`` where the disk is full, and
     ``ValueError`` where the directory cannot be written, where another run is writing to it, where it is a file, and
     where something is in it that no comparison has put there.
     """

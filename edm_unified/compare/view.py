@@ -1,4 +1,4 @@
-"""From a finished comparison to the data of its report."""
+"""Collect the data of a comparison's report from its directory, and write the report."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def report_data(
     commands: Sequence[str] = (),
     say: Callable[[str], object] = lambda _: None,
 ) -> ReportData:
-    """Everything that the report of ``plan`` shows, from what ``store`` holds; ``say`` is told of each phase."""
+    """Everything that the report of ``plan`` shows, read from ``store``; ``say`` takes the name of each phase."""
     say("solving for the exact samples of the report")
     keys = [Key(**method.labels) for method in plan.methods]
     names = short_labels(keys)

@@ -1,1 +1,1 @@
-"""What every choice is made of: the checked frozen dataclass, the recipes that ship, files written whole."""
+"""Components as frozen dataclasses with checked fields, the shipped recipes by name, and files written atomically."""

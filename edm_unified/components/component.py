@@ -1,4 +1,4 @@
-"""What every choice in the design space is made of: a frozen dataclass with a ``kind``.
+"""Components: every choice in the design space is a frozen dataclass with a ``kind``.
 
 A component checks its own values, by the constraints in its annotations (:mod:`edm_unified.components.constraints`) and
 in ``__post_init__``, and raises ``ValueError`` whose message starts with the name of the offending field:
@@ -109,8 +109,10 @@ def choice(name: str, value: Any, choices: Iterable[Any]) -> None:
     known = tuple(choices)
     if any(value == one and type(value) is type(one) for one in known):
         return
-    near = get_close_matches(str(value), [one for one in known if isinstance(one, str)], n=1)
-    remedy = f"did you mean {near[0]!r}?" if near else f"must be one of {', '.join(map(str, known))}"
+    if not all(isinstance(one, str) for one in known):
+        raise ValueError(f"{name}: must be one of {', '.join(map(str, known))}, got {shown(value)}")
+    near = get_close_matches(str(value), known, n=1)
+    remedy = f"did you mean {near[0]!r}?" if near else f"must be one of {', '.join(known)}"
     raise ValueError(f"{name}: unknown {shown(value)}; {remedy}")
 
 

@@ -1,4 +1,4 @@
-"""What the value of a field may be, in its annotation: ``rho: Positive = 7.0``, ``n: Count = 18``.
+"""Constraints on the values of fields, in their annotations: ``rho: Positive = 7.0``, ``n: Count = 18``.
 
 A constraint is checked by the constructor of every component, for recipes and Python alike, and stands in the JSON
 Schema, so that an editor knows the range. ``Positive | None`` allows null besides; in ``tuple[Count, ...]`` every item

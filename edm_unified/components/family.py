@@ -1,4 +1,4 @@
-"""The mark of a family in the tree of a recipe: what the command line calls it, and how its option is explained.
+"""``Family``: an annotation that gives a family of components its name and its option on the command line.
 
 A field of :class:`~edm_unified.recipe.Recipe`, of its sampler, its objective or its training whose annotation is a
 union of components is a *family*. That annotation is the only registry: the YAML loader, ``--solver``, the Tab key,

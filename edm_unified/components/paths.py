@@ -1,4 +1,4 @@
-"""Paths as users write them, and what may be read at them: regular files and folders, and nothing that could hang."""
+"""Paths as users write them: home folders are filled in, and only regular files and folders may be read."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 
 def expanded(path: str | os.PathLike[str], label: str = "") -> Path:
-    """The path that a user wrote, with ``~`` and ``~name`` as home folders. Nothing is looked up but the home.
+    """The path that a user wrote, with home folders in the place of ``~`` and ``~name``.
 
-    Raises ``ValueError``, begun with ``label``, for no path at all, a NUL in it, and the home of nobody.
+    Raises ``ValueError``, whose message starts with ``label``, for an empty path, a NUL, and an unknown user.
     """
     text = os.fspath(path)
     head = f"{label}: " if label else ""
@@ -39,13 +39,13 @@ def short_name(path: str | os.PathLike[str]) -> str:
 
 
 def regular(path: Path, label: str) -> Path:
-    """``path``, unless what is there is neither file nor folder: a pipe would be waited for, a device has no end.
+    """``path``, if it is a file, a folder or absent: reading a pipe would wait, and a device has no end.
 
-    Raises ``ValueError``, begun with ``label``.
+    Raises ``ValueError`` otherwise, with a message that starts with ``label``.
     """
     try:
         mode = path.stat().st_mode
-    except OSError:  # not there, or out of reach: told by who opens it
+    except OSError:  # absent or not accessible: whoever opens it will say so
         return path
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))

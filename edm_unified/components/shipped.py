@@ -68,7 +68,7 @@ def find(name: str | os.PathLike[str]) -> Path:
 
 
 def relative_to(comparison: str, recipe: str) -> str:
-    """A path in a comparison's list is relative to the comparison's own file; a name is that of a shipped recipe.
+    """The recipe that a comparison names: a path relative to the comparison's own file, or a shipped name.
 
     What is no file beside the comparison, and has not the name of one, is a run where the command is run.
     """

@@ -1,8 +1,8 @@
 """Reading ahead: batches of samples in the order they were asked for, decoded by several threads.
 
 Every batch is cut into one piece for each worker, and a few batches are under way at a time, so that no worker waits
-for another, nor for whoever takes the batches. Which samples a batch has, and in which order, is said by the caller:
-the number of workers changes the speed and nothing else.
+for another, or for the training. The caller decides which samples a batch has, and in which order: the number of
+workers changes the speed and nothing else.
 
 Threads and not processes: Pillow's decoders and resampling and NumPy's copies release the interpreter's lock, and a
 thread has nothing to start, to copy or to leave behind. ``docs/data.md`` has the figures.
@@ -43,7 +43,7 @@ def prefetch(
 
     ``workers``: null for :func:`default_workers`. ``ahead``: batches that are read before they are asked for; at
     least as many as give each worker two pieces. What a worker raises is raised here, when that batch is asked for.
-    Close the iterator, or let it end: then no thread is left, and what nobody wants any more is not begun.
+    When the iterator is closed or ends, no thread is left and no further batch is read.
     """
     workers = default_workers() if workers is None else workers
     with _threads(workers) as pool:

@@ -1,4 +1,4 @@
-"""Guidance: a denoiser made of two, D = D_1 + w (D_0 − D_1), which leans away from the second.
+"""Guidance: a denoiser extrapolated from two others, D = D_1 + w (D_0 − D_1).
 
 The convention of w is that of EDM2 and diffusers: **w = 1 is off** (the first denoiser alone), w = 0 is the second
 alone, w > 1 extrapolates. Libraries in which 0 is off (azula, smalldiffusion) use w − 1.

@@ -1,4 +1,4 @@
-"""What a network may predict, and the one place where it becomes the denoiser D, or D becomes it.
+"""What a network may predict (x_0, ε, score, v, velocity), and its conversion to the denoiser D and back.
 
 With z = x_0 + σ n (the state of this package: x_t divided by s), five targets are in use, each linear in x_0 and n:
 

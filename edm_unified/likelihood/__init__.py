@@ -1,4 +1,4 @@
-"""How probable the data are under a denoiser: the flow's density, a variational bound, and what both mean for bytes.
+"""Likelihoods of data under a denoiser: the density of the ODE, a variational bound, and bits/dim of bytes.
 
 Two estimates of −log p(x) that share nothing but D:
 

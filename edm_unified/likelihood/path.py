@@ -41,11 +41,11 @@ def integrate(
     high, low, rises = max(start, end), min(start, end), end > start
 
     def own(sigma: Tensor) -> Tensor:
-        """The level of the path where the walk is at ``sigma``."""
+        """The noise level of the path that corresponds to the loop's level ``sigma``."""
         return (start * end / sigma).clamp(low, high) if rises else sigma
 
     def denoiser(x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
-        """What makes a solver, which integrates dx/dλ = D − x with λ = −ln σ of the walk, follow the rate."""
+        """The D for which dx/dλ = D − x, λ = −ln σ of the loop, is the rate: what the solver is given."""
         slope = rate(x, own(sigma))
         return x + slope if rises else x - slope
 

@@ -1,4 +1,4 @@
-"""The density at σ_max, where the flow ends: p(x; σ_max) itself is not known, so a Gaussian stands for it.
+"""The prior: a Gaussian in the place of p(x; σ_max), the density at the end of the flow, which is not known.
 
 ``isotropic(shape)`` is N(0, σ_max² I), the usual choice. ``prior_of(images)`` is N(μ, (σ_max² + v) I) with the mean
 image and the mean variance of the data: the same two moments as p(x; σ_max) has on average. What either choice costs
@@ -30,7 +30,7 @@ from edm_unified.denoisers import exact
 
 
 class Density(Protocol):
-    """Whatever knows the density of its noisy samples: every denoiser in :mod:`edm_unified.denoisers.exact`."""
+    """Anything with the log-density of noisy samples: every denoiser in :mod:`edm_unified.denoisers.exact`."""
 
     def log_prob(self, x: Tensor, sigma: float) -> Tensor: ...
 
@@ -68,7 +68,7 @@ FAR = 3.0
 
 
 class PriorWarning(UserWarning):
-    """The density at σ_max is not near enough to the prior that stands for it."""
+    """A warning that the prior differs from the density at σ_max by more than is negligible."""
 
 
 def prior_spread(error: float) -> float:

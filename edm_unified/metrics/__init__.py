@@ -1,4 +1,4 @@
-"""How far samples are from the answer: pure functions of tensors (N, *shape), each giving an ``Estimate``.
+"""Metrics: distances between samples and data, as pure functions of tensors (N, *shape) that give an ``Estimate``.
 
 An ``Estimate`` is a value with a 95 % percentile bootstrap interval over the *samples* x; the reference set is held
 fixed, because methods are compared against the same one. Rows are resampled 1000 times (400 for the energy distance)

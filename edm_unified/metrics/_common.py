@@ -1,4 +1,4 @@
-"""An estimate with its interval, the checks of what is measured, and the bootstrap."""
+"""What metrics share: the estimate with its interval, checks of the samples, and the bootstrap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distances of samples from the answer, in the space of the data."""
+"""Distances between samples and data, or their exact distribution, in the space of the data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Precision and recall: are the samples like the data, and is all of the data among the samples?
+"""Precision and recall: the share of samples near the data, and of data near the samples.
 
 A set of points stands for the region within each point's distance to its ``k``-th nearest neighbour in the same set
 (Kynkäänniemi et al. 2019, Eqs. 1 and 2, k = 3). Precision is the share of the samples in the region of the data;
@@ -62,5 +62,5 @@ def _near(points: Tensor, region: Tensor, radii: Tensor) -> Tensor:
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
-    """Not by products, whose rounding would set a point apart from itself."""
+    """Distances of all pairs, by differences: products would give a point a distance from itself by rounding."""
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")

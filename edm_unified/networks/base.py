@@ -1,4 +1,4 @@
-"""What every network is: a component that builds a module, and the checks that all modules make of their input.
+"""The interface of networks, components that build a module, and the checks that all modules make of their input.
 
 The module is called ``forward(x, noise, *, label=None, augment=None)``:
 

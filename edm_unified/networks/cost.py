@@ -1,4 +1,4 @@
-"""What a network costs before it is trained: parameters, arithmetic, memory. Nothing is computed, nothing allocated.
+"""The cost of training a network: parameters, operations, memory, found without computing or allocating anything.
 
 The network is built of tensors without storage and run once, so that 1.5 billion parameters are counted on a laptop in
 seconds. What is counted:
@@ -114,7 +114,7 @@ def peak_bytes(function: Callable[[], object]) -> int:
 
 
 class _Peak(TorchDispatchMode):
-    """Follows every storage from the operation that makes it until Python and autograd have let go of it."""
+    """Counts the bytes of every storage from the operation that makes it until it is freed."""
 
     def __init__(self) -> None:
         super().__init__()

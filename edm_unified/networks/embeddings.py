@@ -1,4 +1,4 @@
-"""How a network is told the noise level, the class and the augmentation: numbers to vectors.
+"""Embeddings: noise level, class and augmentation as vectors.
 
 A scalar c is written as (sin ω_i c, cos ω_i c), i = 1 … n/2:
 

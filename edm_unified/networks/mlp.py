@@ -1,4 +1,4 @@
-"""A multilayer perceptron for vectors: two-dimensional sets, tables, embeddings, tiny images written as one row.
+"""A multilayer perceptron, for vectors and for small samples written as one vector.
 
     h   = W_in [x, features(x)]
     e   = silu(W_2 silu(W_1 features(c_noise) + class + augmentation))

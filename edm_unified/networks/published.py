@@ -1,4 +1,4 @@
-"""Configurations with a paper, as values; in a recipe, write out their fields.
+"""Published configurations of the networks, as values; a recipe writes out their fields.
 
 The numbers of EDM's networks are those of the authors' code (NVlabs/edm, train.py with the options of its README;
 Karras et al. 2022, appendix F); ``build(shape, classes, augment)`` with 9 augmentation labels (none on ImageNet) gives

@@ -1,4 +1,4 @@
-"""The design card of a recipe or a comparison as plain data: what ``edm-unified show`` prints, and knows by heart of
+"""The design card of a recipe or a comparison as plain data: what ``edm-unified show`` prints, and has ready for
 the shipped ones.
 
     {"title", "text", "hash", "parts": [[name, words, [[symbol, formula], …], summary], …], "below": [[name, words], …],

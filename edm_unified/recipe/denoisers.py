@@ -1,4 +1,4 @@
-"""Denoisers as choices of a recipe: models of the data whose D, score and density are closed formulas, and networks.
+"""Denoisers as choices of a recipe: closed-form models of the data, and trained networks.
 
 ``build(dataset)`` returns the denoiser (see ``edm_unified.denoisers.exact``) for the images that ``data.load()`` gave,
 or that of a checkpoint that was trained on them.

@@ -27,7 +27,7 @@ from edm_unified.training.trained_denoiser import TrainedDenoiser
 
 @dataclass(frozen=True)
 class Guide:
-    """A guidance with all that it needs: ``guided(denoiser)`` is the guided denoiser.
+    """A guidance with all that it needs: ``guided(denoiser)`` applies it.
 
     ``fingerprint`` changes when a second network's weights do. ``class_counts``: how often the data have each class,
     where every sample has to have one; else None. ``class_sets``: the classes of some samples, where they have several.
@@ -47,8 +47,8 @@ class Guide:
 
 @component
 class ClassifierFree:
-    """Away from the network that is told no class (Ho & Salimans 2022, Eq. 6), at the levels ``low`` < σ ≤ ``high``
-    (Kynkäänniemi et al. 2024; ``high`` null: all). ``w`` = 1 is off; the paper's own w is ours − 1.
+    """Classifier-free guidance: away from D without a class (Ho & Salimans 2022, Eq. 6), where ``low`` < σ ≤ ``high``
+    (Kynkäänniemi et al. 2024; ``high`` null: all levels). ``w`` = 1 is off; the paper's own w is ours − 1.
 
     Two evaluations where it is on. The model must have classes and an answer without one (``label_dropout``).
     """
@@ -87,7 +87,8 @@ class ClassifierFree:
 
 @component
 class Autoguidance:
-    """Away from a lesser version of the network (Karras et al. 2024, arXiv:2406.02507), at ``low`` < σ ≤ ``high``.
+    """Autoguidance: away from a weaker version of the network, where ``low`` < σ ≤ ``high`` (Karras et al. 2024,
+    arXiv:2406.02507).
 
     ``guide``: a run of `edm-unified train`, or one of its checkpoints: smaller, or trained for less; ``ema`` as in
     ``{kind: checkpoint}``. Both get the same class. ``w`` = 1 is off. Two evaluations where it is on.

@@ -1,4 +1,4 @@
-"""What the command line knows without importing torch: made here from the annotations, read by ``components.shipped``.
+"""Write the index that the command line reads in place of importing torch (see ``components.shipped``).
 
     python -m edm_unified.recipe.index
 

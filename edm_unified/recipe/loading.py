@@ -1,4 +1,4 @@
-"""From a file, a name or the words of a command line to a checked recipe."""
+"""Load and check a recipe from a file, a name, or the values of the command line."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def from_tree(
 
 
 def walk_fault(recipe: Recipe) -> Fault | None:
-    """What the constructors cannot see: whether the levels, the schedule and the corrector fit together."""
+    """What is wrong with the levels, the schedule and the corrector together, which no constructor can check."""
     sampler = recipe.sampler
     try:
         levels = recipe.levels
@@ -137,7 +137,7 @@ def changed(recipe: Recipe, parts: Mapping[str, Any]) -> Recipe:
 
 
 def same_range(steps: Steps, schedule: Schedule) -> Steps:
-    """``steps`` freed from its ``schedule``: the same range of σ, whatever schedule it is used with next."""
+    """``steps`` with the same range of σ written out, so that it no longer depends on ``schedule``."""
     if isinstance(steps, TableSubset) and steps.table is None and isinstance(schedule, BetaTable):
         return dataclasses.replace(steps, table=schedule)
     if isinstance(steps, UniformTime):

@@ -25,7 +25,7 @@ def apply(root: type, tree: dict[str, Any], overrides: Sequence[str]) -> dict[st
 
 
 def blame(fault: Fault, overrides: Sequence[str]) -> str:
-    """The override, if any, that set what is at fault, to be named beside the path."""
+    """The override, if any, that set the faulty value, to be named next to the path."""
     for text in reversed(overrides):
         path = text.partition("=")[0].strip()
         component = path.removesuffix(".kind")

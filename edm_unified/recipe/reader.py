@@ -1,4 +1,4 @@
-"""Reading YAML that a stranger may have written: plain data come out, or one line saying what is wrong and where.
+"""Read untrusted YAML: the result is plain data, or an error of one line with the file and the line number.
 
 The dialect is YAML's core schema rather than PyYAML's YAML 1.1: ``1e-3`` is a number, ``no`` and ``on`` are text, and a
 date is text. Anchors and aliases are refused (nine nested lists of them are a billion numbers), as are tags, duplicate

@@ -1,4 +1,4 @@
-"""Schedules as functions of time, and the trajectories they make of one and the same flow.
+"""Figures of schedules: σ(t), s(t), and the trajectories x_t of one flow under each of them.
 
 In the variable z = x_t/s and the noise level σ the probability-flow ODE is dz/dσ = (z − D)/σ, whatever the schedule.
 In one dimension it moves no mass across a trajectory, so z(σ) stays on one quantile of the marginal density: the

@@ -1,4 +1,4 @@
-"""What a report is made of: everything the page needs, and nothing it would have to compute a sample for.
+"""The data of a report: records, methods and samples. The report draws from these alone and computes no sample.
 
 The report is a pure function of :class:`ReportData`. Whoever ran the comparison fills it in; the page only
 aggregates, ranks and draws, so the same data give the same bytes, and an old comparison can be drawn again.
@@ -135,7 +135,7 @@ class Metric(NamedTuple):
 
     @property
     def axis(self) -> str:
-        """What is ranked and drawn, in short."""
+        """The label of an axis: what is ranked and drawn."""
         return self.short if self.best is None else f"{self.best:g} − {self.short}" if self.best else f"|{self.short}|"
 
     @property

@@ -1,4 +1,4 @@
-"""How figures are made: one drawing function per figure, rendered twice.
+"""Render figures: one drawing function for each, as SVG for the page and as PNG for files.
 
 For the page a figure becomes SVG in which every colour is a CSS variable, so that it follows light, dark and print;
 for files (README, papers) the same figure becomes a PNG on white. Nothing here touches pyplot, so there is no global
@@ -83,12 +83,12 @@ def marker(index: int) -> str:
 
 
 _NOT_OF_A_FIGURE = frozenset({"backend", "backend_fallback", "interactive", "toolbar"})
-"""Settings of windows, which nothing here opens: they stay whatever the user has."""
+"""Settings of windows, which this package never opens: the user's stay."""
 
 
 @contextmanager
 def settings() -> Iterator[None]:
-    """Matplotlib's own defaults and our few changes, whatever the user's matplotlibrc says; as it was on leaving.
+    """While open, matplotlib's own defaults and our few changes in the place of the user's settings.
 
     Every figure of the package is made and saved inside of it.
     """

@@ -1,4 +1,4 @@
-"""The noise levels that each method visits: a fall is solved, a rise is noised, a repeat is corrected."""
+"""Figure of the noise levels that each method visits: a fall is solved, a rise is noised, a repeat is corrected."""
 
 from __future__ import annotations
 

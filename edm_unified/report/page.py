@@ -137,7 +137,7 @@ def _trajectories(t: Table) -> Markup:
 def _methods(t: Table) -> Markup:
     rows = [_method(i, m) for i, m in enumerate(t.methods)]
     head = ["method", *Key._fields, "source", "recipe hash"]
-    if all(m.label == m.key.recipe for m in t.methods):  # the recipe is told by the label
+    if all(m.label == m.key.recipe for m in t.methods):  # the label names the recipe
         head, rows = [head[0], *head[2:]], [[row[0], *row[2:]] for row in rows]
     return part(_PAGE, "methods", head, rows) if rows else _NOTHING
 

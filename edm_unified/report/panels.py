@@ -1,4 +1,4 @@
-"""Which figures there are: single panels as SVG for the page, the same panels together as PNG for README and papers."""
+"""The figures of a report: single panels as SVG for the page, the same panels together as PNG files."""
 
 from __future__ import annotations
 

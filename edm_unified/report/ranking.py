@@ -1,4 +1,4 @@
-"""From records to ranks: who leads at which budget, and who cannot be told apart from the leader.
+"""Rank the methods of a comparison: which leads at which budget, and which do not differ from it significantly.
 
 The rank of a method is one plus the number of methods whose whole interval lies below its own. Methods that the
 bootstrap cannot separate thus share a rank, and no tie is broken by the third digit of an estimate. The intervals
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from edm_unified.report.data import METRICS, Key, MethodView, ReportData, Result, combine, metric
 
-_MOST_SENTENCES = 6  # with more changes of the lead, only the least, the shown and the largest budget are told
+_MOST_SENTENCES = 6  # with more changes of the lead, only the least, the shown and the largest budget are named
 
 
 class Table(NamedTuple):
@@ -72,7 +72,7 @@ def tabulate(data: ReportData) -> Table:
 
 
 def problems(table: Table) -> dict[str, Table]:
-    """The table apart for each problem, in words, since errors on different data cannot be ranked together."""
+    """A table for each problem, by its name: errors on different data cannot be ranked together."""
     groups: dict[str, list[MethodView]] = defaultdict(list)
     for method in table.methods:
         groups[method.problem].append(method)
@@ -150,7 +150,7 @@ def places(table: Table, budget: int, name: str) -> dict[str, Place]:
 
 
 def summary(table: Table) -> list[str]:
-    """The findings in sentences, computed from the table and nothing else."""
+    """The findings in sentences, computed from the table alone."""
     if table.rank_by is None:
         return ["No run has finished yet: there is nothing to rank."]
     sentences = [f"Ranked by {_in_words(table.rank_by)}, with 95 % bootstrap intervals."]

@@ -1,4 +1,4 @@
-"""Tables of the results: the winners at a glance, one ranked table per budget, and everything as CSV.
+"""Tables of the results: the best method for each metric and budget, one ranked table per budget, and all as CSV.
 
 All ranks, for every metric, are computed here and written into the cells; the script of the page only shows others
 of them. Without JavaScript the tables are complete and sorted by the metric that ``rank_by`` names.

@@ -77,8 +77,8 @@ class Schedule(ABC):
     def time(self, sigma: float | Tensor) -> Tensor:
         """σ⁻¹: the time at which the noise level is ``sigma``; 0 for σ = 0.
 
-        Raises ``ValueError`` for a σ that is negative, NaN, infinite or beyond ``sigma_limit``. Only on the CPU: to
-        look at levels on a device would be to wait for it, once per evaluation of a network that is told the time.
+        Raises ``ValueError`` for a σ that is negative, NaN, infinite or beyond ``sigma_limit``. Checked on the
+        CPU only: on a device the check would wait for it, at each evaluation of a network whose input is the time.
         """
         sigma = float64(sigma)
         if sigma.numel() == 0:

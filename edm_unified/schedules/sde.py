@@ -1,4 +1,4 @@
-"""Any linear SDE as a schedule, by quadrature.
+"""A schedule from any linear SDE dx = f x dt + g dw, by quadrature.
 
 dx = f(t) x dt + g(t) dw from x(0) = x_0 has (Karras et al. 2022, Eqs. 10-12; Särkkä & Solin 2019, Eq. 6.7)
 

@@ -1,6 +1,6 @@
 """Training: the choice of noise levels and weights that fixes D.
 
-Nothing here knows a solver, and no solver knows this: EDM's thesis, kept by a test that reads the imports.
+Training imports nothing of sampling, nor sampling of training, as EDM separates them; a test reads the imports.
 """
 
 from edm_unified.training.objective import (

@@ -17,7 +17,7 @@ For half of the images a_4 is 0, and the stretch is along the rows: so it is in 
 
 Angles turn counter-clockwise as seen. What is not done has label 0, and an image to which nothing is done comes out bit
 for bit as it went in. (The labels of the anisotropy, as published, are the same for (a_4, a_5) and (a_4 + π, −a_5),
-which do different things; that blurs what the network is told, but leaks nothing.)
+which do different things; these labels are ambiguous, but nothing leaks into the samples.)
 
 **Resampling** follows ADA: the image is doubled with the 12-tap low-pass of the symlet sym6, sampled bilinearly, and
 halved with the same filter, so that neither aliasing nor blur shows which image was touched. Beyond the border it goes
@@ -136,7 +136,7 @@ class EDM:
 
 @component
 class Mirror:
-    """Every image is mirrored left and right with probability ``p``, and the network is not told: it leaks.
+    """Mirror every image left and right with probability ``p``, without a label: samples are mirrored as often.
 
     What DDPM, Song et al. 2021 and EDM's configurations A to E do on CIFAR-10: the mirror images count as data, and are
     drawn as often. Not for images whose left and right differ, such as digits or text.
@@ -147,7 +147,7 @@ class Mirror:
 
     @property
     def labels(self) -> int:
-        """None: the network is told nothing."""
+        """0: the network gets no labels."""
         return 0
 
     def check(self, shape: Sequence[int]) -> None:

@@ -82,7 +82,7 @@ class Job:
 
     @property
     def classes(self) -> int:
-        """How many classes the network is told apart; 0 where it is not."""
+        """The number of classes that the network is conditioned on; 0 where it is not conditional."""
         return self.dataset.classes if self.settings.conditional else 0
 
     @property
@@ -102,7 +102,7 @@ class Job:
 
 
 class Trainee(nn.Module):
-    """All that learns, as one module, so that DDP and FSDP see one forward pass: the denoiser and its losses."""
+    """The denoiser and its losses as one module: all that is trained, in one forward pass for DDP and FSDP."""
 
     def __init__(self, denoiser: Preconditioned, objective: Objective, schedule: SigmaOfTime) -> None:
         super().__init__()

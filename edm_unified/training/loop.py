@@ -52,7 +52,7 @@ class TrainingProgress(NamedTuple):
 
 
 class _Outcome(NamedTuple):
-    """A step that has been started, and may not have been looked at."""
+    """A step whose loss and norm may still be on their way from the device."""
 
     step: int
     numbers: Tensor  # loss, norm of the gradient, processes whose loss is not finite; (3,) on the CPU

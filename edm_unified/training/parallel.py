@@ -27,11 +27,11 @@ class Team(NamedTuple):
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one that writes files and speaks."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until every process has called this."""
         if self.size > 1:
             distributed.barrier()
 

@@ -1,4 +1,4 @@
-"""The denoiser that training leaves: a network in its wrapping, with what is known of it."""
+"""The result of training as a denoiser: a preconditioned network, with the shape and classes of its data."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def test_what_the_schema_refuses_the_constructor_refuses_by_name(name: str) -> N
 
 @pytest.mark.parametrize(("name", "field"), CHOICES)
 def test_a_word_that_is_no_choice_is_refused_by_name(name: str, field: str) -> None:
-    with pytest.raises(ValueError, match=rf"^{field}: unknown 'no such word'; "):
+    with pytest.raises(ValueError, match=rf"^{field}: (unknown|must be one of [\d, ]+, got) 'no such word'"):
         CLASSES[name](**{field: "no such word"})
 
 

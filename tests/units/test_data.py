@@ -115,7 +115,7 @@ def test_bad_folders(tmp_path: Path) -> None:
     for wrong in (0, -3, (4, 0)):
         with pytest.raises(ValueError, match=r"^size: must be a whole number"):
             ImageFolder(str(tmp_path), size=wrong)
-    with pytest.raises(ValueError, match=r"^channels: must be 1 or 3"):
+    with pytest.raises(ValueError, match=r"^channels: must be one of 1, 3"):
         ImageFolder(str(tmp_path), channels=2)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""A finite set of points: the denoiser that a network with unlimited capacity would learn from a dataset.
+"""A finite set of points: the exact denoiser of a dataset, which a network of unlimited capacity would learn.
 
 If x_0 is one of y_1 … y_N with equal probability, then x = x_0 + σn has the density (1/N) Σ_n N(y_n, σ²I) and
 

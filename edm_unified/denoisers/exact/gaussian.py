@@ -1,4 +1,4 @@
-"""One Gaussian: the only data for which every method of diffusion is a closed formula.
+"""One Gaussian: D is linear, and the probability-flow ODE has a closed solution.
 
 If x_0 ~ N(μ, C) then x = x_0 + σn ~ N(μ, C + σ²I), and with C = U diag(λ) Uᵀ
 

@@ -1,4 +1,4 @@
-"""A mixture of Gaussians: the richest data whose every marginal, score and posterior is a closed formula.
+"""A mixture of Gaussians: its marginals, scores and posteriors are closed formulas at every noise level.
 
 If x_0 ~ Σ_k w_k N(μ_k, C_k) then x = x_0 + σn ~ Σ_k w_k N(μ_k, C_k + σ²I), and with the responsibilities
 r_k(x) = p(k | x), a softmax over k of log w_k + log N(x; μ_k, C_k + σ²I),

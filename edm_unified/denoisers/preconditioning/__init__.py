@@ -1,8 +1,8 @@
-"""Preconditionings: what a network F is given and what becomes of its output (Karras et al. 2022, Eq. 7 and Table 1).
+"""Preconditionings: the input and output scales of a network F that make it D (Karras et al. 2022, Eq. 7 and Table 1).
 
     D(z; σ) = c_skip(σ) z + c_out(σ) F( c_in(σ) z ; c_noise(σ) ),   z = x_0 + σ n.
 
-c_in brings the input to unit variance, c_out and c_skip say what F predicts, and c_noise is how σ is told to it.
+c_in brings the input to unit variance, c_out and c_skip set what F predicts, and c_noise is its input for the level.
 
 =======================  =================  ==================  ===============  ==================  ===============
 class                    c_skip             c_out               c_in             c_noise             F predicts

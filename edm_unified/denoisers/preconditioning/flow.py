@@ -41,7 +41,7 @@ class VPrediction(Predicts):
 class FlowMatching(Predicts):
     """c_skip = 1/(1+σ), c_out = −σ/(1+σ), c_in = 1/(1+σ), c_noise = t = σ/(1+σ) (Lipman et al. 2023; Liu et al. 2023).
 
-    F is the velocity n − x_0 at x_t = (1−t) x_0 + t n, told t in [0, 1]; t = 0 are the data.
+    F is the velocity n − x_0 at x_t = (1−t) x_0 + t n, and c_noise is t in [0, 1], 0 for the data.
     """
 
     kind: Literal["flow_matching"] = "flow_matching"

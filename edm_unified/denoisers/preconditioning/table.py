@@ -1,4 +1,4 @@
-"""ε-networks that count the steps of a discrete chain."""
+"""ε-networks whose c_noise is the index of a step in a table of betas: DDPM and iDDPM."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class DDPM(Predicts):
 
     Level σ_k = √((1−ᾱ)/ᾱ) has the index k. Between levels ``index`` = ``log_linear`` interpolates k linearly in
     ln σ (a sinusoidal embedding takes fractions) and ``nearest`` rounds to the level nearest in ln σ (for networks
-    with an embedding table). Beyond the ends of the table the end is told. ``betas`` … as in
+    with an embedding table). Beyond the ends of the table it is the index of the end. ``betas`` … as in
     :class:`edm_unified.schedules.BetaTable`.
     """
 

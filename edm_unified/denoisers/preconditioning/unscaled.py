@@ -121,7 +121,7 @@ class Score(Predicts):
     """F(z; c_noise) = ∇ log p(z; σ), the network normalizing its own output: D = z + σ² F (Song & Ermon 2019; Song's
     score-SDE tutorial; EDM Eq. 3).
 
-    ``noise``, how such a network is told σ: ``log_sigma``, ln σ, even over the levels of any schedule and so the
+    ``noise``, the network's input c_noise: ``log_sigma``, ln σ, even over the levels of any schedule and so the
     default (NCSN++); ``sigma`` itself (NCSN v2); or ``time``, the t of dx = b^t dw at which the noise level is σ, with
     b = ``base`` (the tutorial, whose b = 25 ends at σ = 9.84).
     """

@@ -1,4 +1,4 @@
-"""ε-networks that are told a continuous time."""
+"""ε-networks whose c_noise is a continuous time: VP and sub-VP."""
 
 from __future__ import annotations
 

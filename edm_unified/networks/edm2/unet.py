@@ -1,4 +1,4 @@
-"""The U-Net that is made of them: EDM2, config G (Karras et al. 2024, their last diagram of the architecture)."""
+"""EDM2's U-Net, config G (Karras et al. 2024, arXiv 2312.02696), made of the layers in ``layers.py``."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class EDM2:
     for XXS to 0.0065 for XXL, inverse square root: NVlabs/edm2, ``train_edm2.py``), since forced normalization takes
     away the decay that came by itself.
 
-    Augmentation labels are this package's addition: a plain linear map of them is added to the embedding, so that a
-    network told of no augmentation (zeros) is exactly the published one.
+    Augmentation labels are this package's addition: a plain linear map of them is added to the embedding, so that with
+    labels of zero the network is exactly the published one.
 
     ``build`` raises ``ValueError`` for a shape that is not an image, or whose sides are not such multiples, and
     for an ``attention_resolutions`` that no level has.

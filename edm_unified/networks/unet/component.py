@@ -1,4 +1,4 @@
-"""The hyper-parameters of the U-Net."""
+"""The U-Net as a component: its hyper-parameters, and their checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many methods at a glance: what would be hundreds of lines in a plot is a table of factors with coloured cells.
+"""Heat maps: for many methods, a table of coloured factors over the least error in the place of a plot of lines.
 
 A row is a solver (with its recipe, where several share a problem), a column one rule for the levels at one budget. A
 cell is the error over the least error in its column, on that problem; over several problems, the geometric mean of

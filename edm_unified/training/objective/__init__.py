@@ -1,7 +1,7 @@
 """The objective: E_σ E_{x_0, n} λ(σ) ‖D(x_0 + σn; σ) − x_0‖², with σ ~ p(σ) (Karras et al. 2022, Eqs. 2 and 8).
 
-At each σ the minimum is D = E[x_0 | z] whatever p and λ are: these only say where a network of finite size spends
-its effort. A loss on another output F, with D = c_skip z + c_out F, is this one with λ = 1/c_out²:
+At each σ the minimum is D = E[x_0 | z] for any p and λ: these set how a network of finite size divides its capacity
+over the levels. A loss on another output F, with D = c_skip z + c_out F, is this one with λ = 1/c_out²:
 
     ‖F − target‖² = ‖D − x_0‖²/c_out²,      target = (x_0 − c_skip z)/c_out.
 

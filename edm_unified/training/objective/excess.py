@@ -1,4 +1,4 @@
-"""Excess loss: what a trained denoiser has left to learn, where the exact one is known.
+"""Excess loss: the error of a trained denoiser above that of the exact one, where that is known.
 
 The loss at a noise level splits into what no denoiser can explain and what this one has not (Karras et al. 2022,
 appendix B.3; the cross term vanishes, as D* = E[x_0 | z]):
@@ -6,8 +6,7 @@ appendix B.3; the cross term vanishes, as D* = E[x_0 | z]):
     E ‖D_θ − x_0‖² = E ‖D* − x_0‖² + E ‖D_θ − D*‖².
 
 The last term is the excess. It is given relative to E ‖x_0 − c_skip(σ) z‖², the loss of an untrained network with
-F = 0: the variance that F is there to explain. In it the weight λ(σ) of an objective cancels, so that methods with
-different weights are measured alike.
+F = 0. The weight λ(σ) of an objective cancels in this ratio, so that methods with different weights can be compared.
 """
 
 from __future__ import annotations

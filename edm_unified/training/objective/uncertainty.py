@@ -1,4 +1,4 @@
-"""Learned uncertainty: each noise level weighted by how well it can be learnt (Karras et al. 2024, section 2).
+"""Learned uncertainty: the loss at each noise level is divided by its own learned size (Karras et al. 2024, section 2).
 
     E [ λ(σ) ‖D − x_0‖²/e^{u(σ)} + u(σ) ]
 

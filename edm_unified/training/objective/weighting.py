@@ -1,4 +1,4 @@
-"""What an objective is, whatever the network predicts: a weight over the log-SNR (Kingma & Gao 2023, section 3).
+"""The weight w(λ) over the log-SNR to which any objective amounts (Kingma & Gao 2023, section 3).
 
 With λ = ln SNR = −2 ln σ, every objective here is, up to a factor, a weighted integral of the ε-error:
 

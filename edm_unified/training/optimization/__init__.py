@@ -1,1 +1,1 @@
-"""How the weights move: optimizers, learning rates, and averages of the weights."""
+"""Optimization: optimizers, learning rates, and averages of the weights."""

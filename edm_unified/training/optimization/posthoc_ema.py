@@ -1,4 +1,4 @@
-"""Post-hoc EMA: averages of any length from stored ones (Karras et al. 2024, section 3.2 and appendix C).
+"""Post-hoc EMA: averages of any length as sums of stored ones (Karras et al. 2024, section 3.2 and appendix C).
 
 Averages θ̄_i with (t_i, γ_i), stored during the training, are a basis for others. The weights x of θ̄ ≈ Σ x_i θ̄_i
 minimize ‖p − Σ x_i p_i‖², a linear system of the exact inner products
