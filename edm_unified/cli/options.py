@@ -17,7 +17,7 @@ from edm_unified.cli.progress import progress as progress
 from edm_unified.components import paths, shipped
 from edm_unified.components.component import MOST, shown
 from edm_unified.components.files import sweep
-from edm_unified.components.outputs import check_outside_runs
+from edm_unified.components.output_kinds import check_outside_runs
 
 if TYPE_CHECKING:
     import torch

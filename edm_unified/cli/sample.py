@@ -19,7 +19,8 @@ import click
 from edm_unified.cli import options
 from edm_unified.components import paths
 from edm_unified.components.component import MOST, MOST_SAMPLES, MOST_SEED
-from edm_unified.components.outputs import SAMPLES, OutputDirectory
+from edm_unified.components.output_kinds import SAMPLES
+from edm_unified.components.outputs import OutputDirectory
 
 if TYPE_CHECKING:
     import torch

@@ -28,7 +28,8 @@ from torch import Tensor
 
 from edm_unified.compare import records as lines_of
 from edm_unified.components.files import append, write_atomic
-from edm_unified.components.outputs import COMPARISON, DamagedError, OutputDirectory
+from edm_unified.components.output_kinds import COMPARISON
+from edm_unified.components.outputs import DamagedError, OutputDirectory
 
 RECORDS = "records.jsonl"
 ABOUT = "comparison.json"

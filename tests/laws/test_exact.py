@@ -313,7 +313,6 @@ def test_thousands_of_components_in_bounded_memory(monkeypatch: pytest.MonkeyPat
     low, floor = 0.3 * randn(K, d, 2, seed=1), torch.full((K,), 0.01, dtype=F64)
     full = low @ low.mT + 0.01 * torch.eye(d, dtype=F64)
     log_p, D, _ = dense_mixture(w / w.sum(), means, full, x, 0.3)
-    from edm_unified.denoisers.exact import _components
 
     largest = 0
     inner = _components._chunk

@@ -22,7 +22,8 @@ from edm_unified.cli.drawing import curve
 from edm_unified.cli.show import walk_text
 from edm_unified.components import shipped
 from edm_unified.components.files import LOCK
-from edm_unified.components.outputs import MARK, SAMPLES, OutputDirectory
+from edm_unified.components.output_kinds import MARK, SAMPLES
+from edm_unified.components.outputs import OutputDirectory
 from edm_unified.recipe import Recipe, codec
 from edm_unified.recipe.catalogue import FAMILIES
 

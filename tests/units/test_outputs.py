@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from edm_unified.components import files, outputs
+from edm_unified.components import files, output_kinds, outputs
 from edm_unified.components.files import LOCK, claim, sweep, write_atomic
-from edm_unified.components.outputs import COMPARISON, KINDS, MARK, RUN, SAMPLES, DamagedError, Kind, OutputDirectory
+from edm_unified.components.output_kinds import COMPARISON, KINDS, MARK, RUN, SAMPLES, Kind
+from edm_unified.components.outputs import DamagedError, OutputDirectory
 
 RECORD = {"cell": "0" * 12, "metric": "frechet", "budget": 5, "value": 1.0}
 BEFORE_THE_MARK = {
@@ -59,7 +60,7 @@ def test_a_new_and_an_empty_directory_are_taken_and_marked(tmp_path: Path, kind:
         head = json.loads((tmp_path / name / MARK).read_text().splitlines()[0])
         assert (head["kind"], head["command"]) == (kind.name, kind.command)
         assert set(head) == {"kind", "command", "version"}
-        assert outputs.kind_of(tmp_path / name) is kind
+        assert output_kinds.kind_of(tmp_path / name) is kind
         with OutputDirectory(tmp_path / name, kind) as out:  # goes on
             out.write(NAME[kind], "again")
 
@@ -146,7 +147,7 @@ def test_clearing_removes_our_files_and_no_others(tmp_path: Path, kind: Kind) ->
         out.clear()
     assert set(everything(out_path)) - {MARK, LOCK} == mine
     assert len(everything(elsewhere)) == 3
-    assert outputs.kind_of(out_path) is kind
+    assert output_kinds.kind_of(out_path) is kind
 
 
 def test_a_list_that_leads_out_or_names_what_no_command_writes_removes_nothing(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from command_line import run
 
 from edm_unified.compare import Store
 from edm_unified.components.files import LOCK
-from edm_unified.components.outputs import MARK, RUN, OutputDirectory
+from edm_unified.components.output_kinds import MARK, RUN
+from edm_unified.components.outputs import OutputDirectory
 from edm_unified.components.paths import short_name
 
 RECIPE = """

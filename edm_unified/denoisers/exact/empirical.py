@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ._common import CHUNK_BYTES, Label, Sigmas, classes, count, flat, generator, levels, moved
+from .arguments import CHUNK_BYTES, Label, Sigmas, classes, count, flat, generator, levels, moved
 
 SCREEN = 1e-9
 """Error of a logit from which on the products only screen."""

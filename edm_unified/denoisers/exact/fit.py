@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ._common import float64
+from .arguments import float64
 from .principal import leading, plane
 
 if TYPE_CHECKING:

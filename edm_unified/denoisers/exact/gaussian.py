@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ._common import TINY, Label, Sigmas, classes, count, flat, float64, generator, levels, moved, spectrum
+from .arguments import TINY, Label, Sigmas, classes, count, flat, float64, generator, levels, moved, spectrum
 from .principal import leading
 
 

@@ -27,9 +27,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ._common import CHUNK_BYTES, TINY, Label, Sigmas, classes, count, flat, float64, generator, levels, moved, spectrum
-from ._components import ROUNDING, Components, logits, reduce
+from .arguments import (
+    CHUNK_BYTES,
+    TINY,
+    Label,
+    Sigmas,
+    classes,
+    count,
+    flat,
+    float64,
+    generator,
+    levels,
+    moved,
+    spectrum,
+)
 from .fit import fit_mixture
+from .mixture_sums import ROUNDING, Components, logits, reduce
 from .posterior import Posterior, dense, posterior
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._common import generator
-from ._components import Components
+from .arguments import generator
+from .mixture_sums import Components
 
 
 class Posterior:

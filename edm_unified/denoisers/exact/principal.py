@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._common import generator
+from .arguments import generator
 
 MOST_EXACT = 2048
 """Samples or dimensions, whichever are fewer, up to which the directions come from a full decomposition."""

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from edm_unified.components.outputs import RUN, DamagedError, OutputDirectory
+from edm_unified.components.output_kinds import RUN
+from edm_unified.components.outputs import DamagedError, OutputDirectory
 from edm_unified.training.optimization.ema import gamma_of
 from edm_unified.training.optimization.posthoc_ema import Profiles, fit, nearest
 from edm_unified.training.runs import checkpoint

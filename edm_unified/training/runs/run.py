@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from edm_unified.components.outputs import RUN, OutputDirectory
+from edm_unified.components.output_kinds import RUN
+from edm_unified.components.outputs import OutputDirectory
 from edm_unified.training.job import Job
 from edm_unified.training.loop import TrainingProgress, train
 from edm_unified.training.parallel import LeaderError, Team, whole

@@ -1,4 +1,4 @@
-"""The kernel of ``GaussianMixture``: log-densities and gains of many components at once, in bounded memory."""
+"""Sums over the components of a Gaussian mixture: log-densities and posterior means, in bounded memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._common import TINY
+from .arguments import TINY
 
 Gain = Callable[[Tensor, Tensor], Tensor]
 """h(λ, σ²): what to multiply a direction of variance λ by. Denoiser: λ/(λ+σ²). Score: −1/(λ+σ²)."""

@@ -1,4 +1,4 @@
-"""What the exact denoisers share: checked arguments, classes, seeds, and moving to a device."""
+"""Arguments of the exact denoisers: their checks and shapes, classes, seeds, eigenvalues, and moves to a device."""
 
 from __future__ import annotations
 
