@@ -65,8 +65,8 @@ OTHER = {
 
 
 def _weights() -> bytes:
-    from edm_unified.cli.weights import figure
     from edm_unified.recipe import Recipe
+    from edm_unified.report.weighting import figure
 
     return figure({name: Recipe.load(name) for name in ("edm", "vp")})
 
