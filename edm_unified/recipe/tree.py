@@ -25,11 +25,12 @@ from edm_unified.sampling import loop
 from edm_unified.sampling.analytic_starts import AnalyticStart, AnyAnalyticStart
 from edm_unified.sampling.correctors import AnyCorrector
 from edm_unified.sampling.dynamics import Axis
+from edm_unified.sampling.last_step import Last
 from edm_unified.sampling.levels import AnySteps
 from edm_unified.sampling.loop import Progress, count_nfe, levels_of
 from edm_unified.sampling.renoising import AnyRenoising
-from edm_unified.sampling.solvers import AnySolver, Last
-from edm_unified.sampling.solvers.reach import shortfall
+from edm_unified.sampling.solvers import AnySolver
+from edm_unified.sampling.solvers.multistep import shortfall
 from edm_unified.schedules import AnySchedule
 from edm_unified.training import Objective, Training
 from edm_unified.training.job import Job

@@ -35,7 +35,8 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from edm_unified.components.component import component, count, finite, positive
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Count, Finite, Positive
 from edm_unified.data import Dataset
 from edm_unified.denoisers import exact
 from edm_unified.sampling.dynamics import Substitute
@@ -86,6 +87,12 @@ class ByGaussian(ABC):
     mean: float | None
     rank: int | None
 
+    def __post_init__(self) -> None:
+        if self.mean is not None and self.sigma_data is None:
+            raise ValueError(
+                f"mean: is estimated from the data, as sigma_data is null; set sigma_data too, got {self.mean!r}"
+            )
+
     @abstractmethod
     def walk(self, levels: tuple[float, ...]) -> tuple[float, ...]: ...
 
@@ -110,17 +117,6 @@ class ByGaussian(ABC):
         return exact.Gaussian(torch.full(shape, float(self.mean or 0.0), dtype=torch.float64), self.sigma_data**2)
 
 
-def _checked(mean: float | None, sigma_data: float | None, rank: int | None) -> None:
-    if sigma_data is not None:
-        positive("sigma_data", sigma_data)
-    if mean is not None:
-        finite("mean", mean)
-    if mean is not None and sigma_data is None:
-        raise ValueError(f"mean: is estimated from the data, as sigma_data is null; set sigma_data too, got {mean!r}")
-    if rank is not None:
-        count("rank", rank)
-
-
 @component
 class AnalyticFirstStep(ByGaussian):
     """D(x; σ) = μ + C (C + σ²I)⁻¹ (x − μ) at the ``levels`` highest levels of the walk: an evaluation less for each.
@@ -131,16 +127,12 @@ class AnalyticFirstStep(ByGaussian):
     (the result is then a sample of the Gaussian). Not for the adaptive solvers, which choose their own levels.
     """
 
-    levels: int = 1
-    sigma_data: float | None = None
-    mean: float | None = None
-    rank: int | None = 64
+    levels: Count = 1
+    sigma_data: Positive | None = None
+    mean: Finite | None = None
+    rank: Count | None = 64
     kind: Literal["analytic_first_step"] = "analytic_first_step"
     formulas: ClassVar[dict[str, str]] = {"D": "μ + C (C + σ²I)⁻¹ (x − μ) at the highest levels"}
-
-    def __post_init__(self) -> None:
-        count("levels", self.levels)
-        _checked(self.mean, self.sigma_data, self.rank)
 
     def walk(self, levels: tuple[float, ...]) -> tuple[float, ...]:
         return levels
@@ -160,16 +152,12 @@ class GaussianJump(ByGaussian):
     the spread of the data at the end. For any solver, the adaptive ones too.
     """
 
-    sigma: float = 20.0
-    sigma_data: float | None = None
-    mean: float | None = None
-    rank: int | None = 64
+    sigma: Positive = 20.0
+    sigma_data: Positive | None = None
+    mean: Finite | None = None
+    rank: Count | None = 64
     kind: Literal["gaussian_jump"] = "gaussian_jump"
     formulas: ClassVar[dict[str, str]] = {"x": "μ + √((C + σ_1²I)(C + σ_0²I)⁻¹) (x_0 − μ)"}
-
-    def __post_init__(self) -> None:
-        positive("sigma", self.sigma)
-        _checked(self.mean, self.sigma_data, self.rank)
 
     def walk(self, levels: tuple[float, ...]) -> tuple[float, ...]:
         passed = sum(sigma >= self.sigma for sigma in levels) - 1

@@ -8,7 +8,9 @@ torch chooses by the shape of the whole batch: :func:`row_sum` has an order of i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +20,22 @@ from torch.nn import functional
 def each(function: Callable[..., float], *values: Tensor) -> Tensor:
     """``function`` of the numbers of each sample, computed by Python: (B,), … to (B,) in float64 on the CPU."""
     return torch.tensor(list(map(function, *(value.tolist() for value in values))), dtype=torch.float64)
+
+
+def exp(z: Any) -> Any:
+    """e^z of a number, or of each sample's."""
+    return each(math.exp, z) if isinstance(z, Tensor) else math.exp(z)
+
+
+def expm1(z: Any) -> Any:
+    """e^z − 1 of a number, or of each sample's."""
+    return each(math.expm1, z) if isinstance(z, Tensor) else math.expm1(z)
+
+
+def along(values: Tensor, x: Tensor) -> Tensor:
+    """(B,) as (B, 1, …) on the device of x; numbers in x's dtype."""
+    values = values if values.dtype == torch.bool else values.to(x.dtype)
+    return values.to(x.device).view(-1, *[1] * (x.ndim - 1))
 
 
 def row_sum(x: Tensor) -> Tensor:

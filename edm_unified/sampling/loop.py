@@ -24,10 +24,10 @@ from edm_unified.denoisers.denoiser import Counted, Denoiser, OutputError, check
 from edm_unified.sampling.analytic_starts import AnalyticStart, Fitted, applied
 from edm_unified.sampling.correctors import Corrector
 from edm_unified.sampling.dynamics import Axis, Dynamics, Walk
+from edm_unified.sampling.last_step import LAST, DenoisedLast, Last, prepared
 from edm_unified.sampling.levels import Karras, Steps
 from edm_unified.sampling.renoising import MOST_LEVELS, Renoising
-from edm_unified.sampling.solvers import LAST, AnySolver, DenoisedLast, Heun, Last, Randn, Solver
-from edm_unified.sampling.solvers.last_step import prepared
+from edm_unified.sampling.solvers import AnySolver, Heun, Randn, Solver
 from edm_unified.sampling.streams import Purpose, Source, unit_noise
 from edm_unified.schedules import EDM, Schedule, is_value
 
@@ -85,24 +85,25 @@ def walk(
     S_noise: float,
     randn: Randn,
     callback: Callable[[Progress], object] | None = None,
-    begun: Any = None,
-    between: Randn | None = None,
+    state: Any = None,
+    noise_of_rises: Randn | None = None,
 ) -> Tensor:
-    """Take x along ``path``: the loop. ``begun`` is what ``solver.init`` returned for this path, where it is known.
+    """Take x along ``path``: the loop. ``state`` is what ``solver.init`` returned for this path, where it is known.
 
-    ``between``: the noise of rises and repeats, where it is not ``randn``, that of the falls.
+    ``noise_of_rises``: that of rises and repeats, where it is not ``randn``, the noise of the falls.
     """
-    between = randn if between is None else between
+    noise_of_rises = randn if noise_of_rises is None else noise_of_rises
     moves, move = path.moves, 0
-    state = solver.init(dynamics.axis, path) if begun is None else begun
+    state = solver.init(dynamics.axis, path) if state is None else state
     try:
         for move, (a, b) in enumerate(moves, start=1):
             if b.sigma < a.sigma:
                 x, state = solver.step(dynamics, x, a, b, state, randn)
             elif b.sigma > a.sigma:
-                x = torch.add(x, between(), alpha=S_noise * math.sqrt((b.sigma - a.sigma) * (b.sigma + a.sigma)))
+                std = S_noise * math.sqrt((b.sigma - a.sigma) * (b.sigma + a.sigma))  # EDM Algorithm 2, line 6
+                x = torch.add(x, noise_of_rises(), alpha=std)
             elif corrector is not None:
-                x = corrector.step(dynamics, x, a, between)
+                x = corrector.step(dynamics, x, a, noise_of_rises)
             if callback is not None:
                 callback(Progress(move, len(moves), b.sigma, x))
     except OutputError as error:
@@ -195,13 +196,13 @@ def sample(
         if last == "denoise" and levels[-1] == 0:
             solver = DenoisedLast(solver)
         S_noise = 1.0 if renoising is None else renoising.S_noise
-        begun = (_remembered if known else prepared)(cast(Any, solver), axis, path)
+        state = (_remembered if known else prepared)(cast(Any, solver), axis, path)
 
         def run(denoiser: Denoiser, callback: Callable[[Progress], object] | None) -> Tensor:
             randn = Source(seed, first, noise.shape, dtype, noise.device, purpose=Purpose.STEPS)
             dynamics = Dynamics(schedule, denoiser, dict(cond or {}), noise.device, substitute)
-            between = Source(seed, first, noise.shape, dtype, noise.device, purpose=Purpose.RISES) if apart else None
-            return walk(dynamics, start, path, solver, corrector, S_noise, randn, callback, begun, between)
+            rises = Source(seed, first, noise.shape, dtype, noise.device, purpose=Purpose.RISES) if apart else None
+            return walk(dynamics, start, path, solver, corrector, S_noise, randn, callback, state, rises)
 
         x = run(denoiser, callback)
         # The only wait for the device, after the last step. A finite sum has finite terms; any other may just be large.

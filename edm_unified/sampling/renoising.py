@@ -19,6 +19,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol
 from edm_unified.components.component import component, count, falling
 from edm_unified.components.constraints import Nonnegative, Positive, whole
 from edm_unified.sampling.levels import Karras
+from edm_unified.sampling.solvers.one_evaluation import ancestral_split
 from edm_unified.schedules import EDM
 
 MOST_LEVELS = 1_000_000
@@ -64,22 +65,12 @@ class Churn:
             raise ValueError(f"S_max: must not be below S_min, got {self.S_max!r} against {self.S_min!r}")
 
     def walk(self, levels: tuple[float, ...]) -> tuple[float, ...]:
-        gamma = min(self.S_churn / (len(levels) - 1), math.sqrt(2) - 1)
+        gamma = min(self.S_churn / (len(levels) - 1), math.sqrt(2) - 1)  # Algorithm 2, beside line 3
         walk: list[float] = []
         for sigma in levels[:-1]:
-            raised = sigma + gamma * sigma  # equal to σ where γ is below rounding: no rise then, and no repeat either
+            raised = sigma + gamma * sigma  # line 5; it is σ where γ is below rounding: no rise then, and no repeat
             walk += [sigma, raised] if raised > sigma and self.S_min <= sigma <= self.S_max else [sigma]
         return (*walk, levels[-1])
-
-
-def ancestral_split(a: float, b: float, eta: float) -> tuple[float, float]:
-    """(down, up) with down² + up² = b²: the level to fall to from a, and the noise that brings it back to b.
-
-    up = min(b, η b √(1 − b²/a²)); η = 1 is the DDPM posterior, η = 0 is no noise (Song et al. 2020, Eq. 16).
-    """
-    # 1 − η²(1 − b²/a²), written so that it does not cancel at η = 1
-    kept = max(0.0, (1 - eta) * (1 + eta) + (eta * b / a) ** 2)
-    return b * math.sqrt(kept), min(b, eta * b * math.sqrt(1 - (b / a) ** 2))
 
 
 @component

@@ -20,7 +20,7 @@ from edm_unified import schedules, solvers
 from edm_unified.sampling.levels import Explicit, Karras, LogLinear
 from edm_unified.sampling.renoising import Churn
 from edm_unified.sampling.solvers import adaptive_sde
-from edm_unified.sampling.solvers.step_control import FIRST_STEP, size
+from edm_unified.sampling.solvers.step_control import FIRST_STEP, SampleLevels, States, Trial, size
 
 ALL = every(ADAPTIVE)
 ODE = [solvers.DormandPrince45(), solvers.DPMSolver12(), solvers.DPMSolver23()]
@@ -98,13 +98,13 @@ def test_order_of_both_methods_of_the_pair(solver: Any) -> None:
         high, low = 8.0, 0.15
         start = torch.linspace(-1.7, 1.9, 6, dtype=torch.float64)[:, None] * high
         x, h = start, torch.full((6,), math.log(high / low) / n, dtype=torch.float64)
-        evaluate = lambda x, u: D(x, high * torch.exp(-u))  # noqa: E731
+        place = lambda u: SampleLevels(high * torch.exp(-u), u)  # noqa: E731
         worst = 0.0
         for i in range(n):
-            u = i * h
-            trial = solver.attempt(evaluate, x, evaluate(x, u), u, h, high * torch.exp(-u))
-            worst = max(worst, float(trial.error.abs().max())) if i == n // 2 else worst
-            x = trial.x
+            a, b = place(i * h), place((i + 1) * h)
+            accurate, compared = solver.pair(Trial(D, place, D(x, a.sigma), None, a, b), States(x), a, b)
+            worst = max(worst, float((accurate - compared).x.abs().max())) if i == n // 2 else worst
+            x = accurate.x
         return float((x - exact_flow([high, low], start)[-1]).square().mean().sqrt()), worst
 
     n = {2: (160, 320), 3: (80, 160), 5: (40, 80)}[solver.order]

@@ -16,10 +16,11 @@ from variants import SOLVERS, Mixture, cover, every, name, slope, walk_over
 import edm_unified as edm
 from edm_unified import solvers
 from edm_unified.sampling import loop
+from edm_unified.sampling.last_step import LAST
 from edm_unified.sampling.levels import Explicit, Karras
 from edm_unified.sampling.loop import levels_of
 from edm_unified.sampling.renoising import Ancestral, Churn
-from edm_unified.sampling.solvers.reach import shortfall
+from edm_unified.sampling.solvers.multistep import shortfall
 from edm_unified.schedules import EDM
 
 D = Mixture()
@@ -181,7 +182,7 @@ def test_the_rule_of_lms_is_not_D_and_that_of_an_exponential_method_is() -> None
 
 
 def test_a_walk_that_ends_above_zero_has_no_last_fall() -> None:
-    runs = [edm.sample(D, NOISE, steps=Explicit(sigmas=LEVELS[:-1]), last=last) for last in solvers.LAST]
+    runs = [edm.sample(D, NOISE, steps=Explicit(sigmas=LEVELS[:-1]), last=last) for last in LAST]
     assert torch.equal(runs[0], runs[1])
     assert torch.equal(runs[0], runs[2])
 

@@ -18,6 +18,7 @@ FLOORS = (
     {"denoisers", "data", "networks"},
     {"sampling"},
     {"sampling.solvers", "sampling.correctors"},
+    {"sampling.renoising", "sampling.last_step"},
     {"sampling.loop", "sampling.reference", "training", "likelihood"},
     {"metrics", "interop"},
     {"recipe"},
@@ -27,7 +28,7 @@ FLOORS = (
 """From the ground up. A part of a package that stands on a floor of its own is named beside the package."""
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = sorted(ROOT.rglob("*.py"))
-CORE = {name.split(".")[0] for floor in FLOORS[:8] for name in floor}
+CORE = {name.split(".")[0] for floor in FLOORS[:9] for name in floor}
 
 
 def top(path: Path) -> str:

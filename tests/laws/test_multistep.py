@@ -26,7 +26,7 @@ import edm_unified as edm
 from edm_unified import schedules, solvers
 from edm_unified.sampling.levels import Karras
 from edm_unified.sampling.loop import walk
-from edm_unified.sampling.solvers.coordinates import FlowTime, LogSNR, Sigma, StepIndex, VPTime
+from edm_unified.sampling.solvers.coordinates import FlowTime, LogSNR, Sigma, StepIndex, TimeOfVP
 from edm_unified.schedules import EDM, VP, FlowMatching
 
 D = Mixture()
@@ -237,7 +237,7 @@ def test_where_lambda_ends_the_fall_to_zero_is_the_denoiser() -> None:
 def test_the_time_of_deis_is_that_of_the_schedule(beta: tuple[float, float]) -> None:
     sigmas = np.array([0.0, 1e-6, 0.002, 0.3, 1.0, 80.0])
     expected = VP(*beta).time(torch.from_numpy(sigmas)).numpy()
-    assert VPTime(*beta).u(sigmas) == pytest.approx(expected, rel=1e-14)
+    assert TimeOfVP(*beta).u(sigmas) == pytest.approx(expected, rel=1e-14)
 
 
 def test_ipndm_has_the_printed_weights() -> None:

@@ -66,7 +66,7 @@ def test_the_loop_never_waits_for_the_device(solver: Any, rule: Any) -> None:
         for _ in range(2):  # the first draw of noise makes streams and pinned memory
             randn = Source(0, 0, x.shape, x.dtype, GPU, purpose=Purpose.STEPS)
             with no_waiting():
-                walk(dynamics, x, path, solver, corrector, 1.0, randn, begun=state)
+                walk(dynamics, x, path, solver, corrector, 1.0, randn, state=state)
 
 
 @pytest.mark.parametrize(

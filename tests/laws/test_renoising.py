@@ -11,7 +11,8 @@ from variants import RENOISING, every, moves_of, name
 
 from edm_unified import count_nfe, solvers
 from edm_unified.sampling.levels import Explicit, Karras
-from edm_unified.sampling.renoising import Ancestral, Churn, Corrected, Restart, RestartInterval, ancestral_split
+from edm_unified.sampling.renoising import Ancestral, Churn, Corrected, Restart, RestartInterval
+from edm_unified.sampling.solvers.one_evaluation import ancestral_split
 from edm_unified.schedules import EDM
 
 LEVELS = tuple(Karras(n=18).levels(EDM()).tolist())

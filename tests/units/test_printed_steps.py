@@ -78,7 +78,7 @@ def test_a_waiting_correction_changes_nothing_but_the_states_on_the_way(solver: 
     path = axis.walk(tuple(edm.discretization.Karras(n=9).levels(axis.schedule).tolist()))
     dynamics = edm.dynamics.Dynamics(axis.schedule, D, {}, axis.device)
     at_once, waiting = (
-        walk(dynamics, 80 * NOISE, path, solver, None, 1.0, torch.empty, begun=solver.init(axis, path, whole=whole))
+        walk(dynamics, 80 * NOISE, path, solver, None, 1.0, torch.empty, state=solver.init(axis, path, whole=whole))
         for whole in (False, True)
     )
     assert torch.allclose(at_once, waiting, rtol=1e-12, atol=1e-13)

@@ -17,14 +17,15 @@ left, so that the last is D, the one before of order 2, and so on.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from edm_unified.components.component import choice, component, count, nonnegative, positive
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Nonnegative, Positive, positive_number
 from edm_unified.sampling.dynamics import Level
-from edm_unified.sampling.solvers.coordinates import Arc, Coordinate, FlowTime, LogSNR, Sigma, StepIndex, VPTime
-from edm_unified.sampling.solvers.options import ENDS, STARTS, End, Start
+from edm_unified.sampling.solvers.coordinates import Arc, Coordinate, FlowTime, LogSNR, Sigma, StepIndex, TimeOfVP
+from edm_unified.sampling.solvers.multistep import End, Multistep, Start, UpTo4
 from edm_unified.sampling.solvers.phi import weights_of_moments
-from edm_unified.sampling.solvers.printed import Form, Printed, Step, weighed
+from edm_unified.sampling.solvers.printed import Form, Step, weighed
 
 
 def adams_step(
@@ -39,14 +40,14 @@ def adams_step(
 ) -> Form:
     """m_b x_b = m_a x_a + Σ_j c_j f_j, c_j = ∫_a^b ℓ_j(u) K du, of at most ``outputs`` outputs f_j."""
     D = step.denoise(x, a)
-    f = step.remember(coordinate.f(x, D, a.sigma))
-    past = step.past((min(outputs, step.left) if end == "lower" else outputs) - 1)
-    if b.sigma == 0 and not (past and coordinate.reaches_zero):
+    f = coordinate.f(x, D, a.sigma)
+    levels, values = step.history(a, f, outputs, end)
+    if b.sigma == 0 and not (len(levels) > 1 and coordinate.reaches_zero):
         return D
     y, m_b, span = coordinate.m(a.sigma) * x, coordinate.m(b.sigma), coordinate.span(a.sigma, b.sigma)
-    nodes = coordinate.nodes(a.sigma, b.sigma, [before.sigma for before, _ in past])
+    nodes = coordinate.nodes(a.sigma, b.sigma, [level.sigma for level in levels[1:]])
     w = weights_of_moments(nodes, coordinate.moments(a.sigma, b.sigma, len(nodes)))
-    x_b = (y + span * weighed(w, [f, *(f_j for _, f_j in past)])) / m_b
+    x_b = (y + span * weighed(w, values)) / m_b
     if start == "plain" or outputs == 1 or step.past(1) or b.sigma == 0:
         return x_b
     f_b = coordinate.f(x_b, step.denoise(x_b, b), b.sigma)
@@ -54,28 +55,16 @@ def adams_step(
     return (y + span * weighed(w, [f, f_b])) / m_b
 
 
-class AdamsBashforth(Printed):
-    """What the methods of a settable ``order`` have in common; final subclasses say in which coordinate they work."""
+class AdamsBashforth(Multistep):
+    """What these methods have in common; final subclasses say in which coordinate they work."""
 
-    order: int
     start: Start
     end: End
-    stochastic: ClassVar[bool] = False
     added_later: ClassVar[tuple[str, ...]] = ("end",)
 
     @property
     @abstractmethod
     def coordinate(self) -> Coordinate: ...
-
-    @property
-    def most_outputs(self) -> int:
-        """How many outputs a step uses once the history is long enough."""
-        return self.order
-
-    def __post_init__(self) -> None:
-        count("order", self.order, most=4)
-        choice("start", self.start, STARTS)
-        choice("end", self.end, ENDS)
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
         return adams_step(step, x, a, b, self.coordinate, self.most_outputs, self.start, self.end)
@@ -89,18 +78,15 @@ class LMS(AdamsBashforth):
     spread levels :class:`IPNDM`, of lower order, is often better.
     """
 
-    order: int = 4
+    order: UpTo4 = 4
     start: Start = "plain"
     end: End = "full"
     kind: Literal["lms"] = "lms"
-
-    @property
-    def coordinate(self) -> Coordinate:
-        return Sigma()
+    coordinate: ClassVar[Coordinate] = Sigma()
 
 
 @component
-class IPNDM(Printed):
+class IPNDM(AdamsBashforth):
     """x_b = x_a + (b − a)(55ε_0 − 59ε_1 + 37ε_2 − 9ε_3)/24: the weights of even steps, on steps that are not.
 
     Zhang & Chen 2022, appendix (as "improved PNDM"; Liu et al. 2022, Eq. 9). 1, (3, −1)/2, (23, −16, 5)/12 while the
@@ -109,18 +95,11 @@ class IPNDM(Printed):
     four outputs it is among the best published methods at 5 to 10 evaluations.
     """
 
-    max_order: int = 4
+    max_order: UpTo4 = 4
     start: Start = "plain"
     end: End = "full"
     kind: Literal["ipndm"] = "ipndm"
-    stochastic: ClassVar[bool] = False
-    added_later: ClassVar[tuple[str, ...]] = ("end",)
     coordinate: ClassVar[Coordinate] = StepIndex()
-
-    def __post_init__(self) -> None:
-        count("max_order", self.max_order, most=4)
-        choice("start", self.start, STARTS)
-        choice("end", self.end, ENDS)
 
     @property
     def order(self) -> int:
@@ -130,12 +109,9 @@ class IPNDM(Printed):
     def most_outputs(self) -> int:
         return self.max_order
 
-    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
-        return adams_step(step, x, a, b, self.coordinate, self.most_outputs, self.start, self.end)
-
 
 @component
-class PNDM(Printed):
+class PNDM(Multistep):
     """:class:`IPNDM` of four outputs, whose first three steps are pseudo-Runge–Kutta (Liu et al. 2022, Algorithm 2).
 
     Those take four evaluations each: ε at a, twice at the level in the middle of the step in t, and at b, weighed
@@ -144,7 +120,6 @@ class PNDM(Printed):
     """
 
     kind: Literal["pndm"] = "pndm"
-    stochastic: ClassVar[bool] = False
     order: ClassVar[int] = 2
     most_outputs: ClassVar[int] = 4
     coordinate: ClassVar[Coordinate] = StepIndex()
@@ -173,21 +148,16 @@ class DEIS(AdamsBashforth):
     in √t, :class:`~edm_unified.sampling.levels.VPTime`.
     """
 
-    order: int = 3
-    beta_d: float = 19.9
-    beta_min: float = 0.1
+    order: UpTo4 = 3
+    beta_d: Nonnegative = 19.9
+    beta_min: Positive = 0.1
     start: Start = "plain"
     end: End = "full"
     kind: Literal["deis"] = "deis"
 
-    def __post_init__(self) -> None:
-        AdamsBashforth.__post_init__(self)
-        nonnegative("beta_d", self.beta_d)
-        positive("beta_min", self.beta_min)
-
     @property
     def coordinate(self) -> Coordinate:
-        return VPTime(self.beta_d, self.beta_min)
+        return TimeOfVP(self.beta_d, self.beta_min)
 
 
 @component
@@ -199,14 +169,11 @@ class ExponentialAdamsNoise(AdamsBashforth):
     steps.
     """
 
-    order: int = 2
+    order: UpTo4 = 2
     start: Start = "plain"
     end: End = "full"
     kind: Literal["exponential_adams_epsilon"] = "exponential_adams_epsilon"
-
-    @property
-    def coordinate(self) -> Coordinate:
-        return LogSNR()
+    coordinate: ClassVar[Coordinate] = LogSNR()
 
 
 @component
@@ -217,14 +184,11 @@ class VelocityAdams(AdamsBashforth):
     rectified-flow networks, and good at 5 to 20 evaluations on any.
     """
 
-    order: int = 3
+    order: UpTo4 = 3
     start: Start = "plain"
     end: End = "full"
     kind: Literal["velocity_adams"] = "velocity_adams"
-
-    @property
-    def coordinate(self) -> Coordinate:
-        return FlowTime()
+    coordinate: ClassVar[Coordinate] = FlowTime()
 
 
 @component
@@ -237,15 +201,11 @@ class TrigonometricAdams(AdamsBashforth):
     this goes straight. For 20 evaluations and more. Unlike the others it does not keep a constant x = D exactly.
     """
 
-    order: int = 3
-    sigma_data: float = 0.5
+    order: UpTo4 = 3
+    sigma_data: Annotated[float, positive_number(1e-6, 1e6)] = 0.5  # cos of arctan σ/σ_d must keep digits
     start: Start = "plain"
     end: End = "full"
     kind: Literal["trigonometric_adams"] = "trigonometric_adams"
-
-    def __post_init__(self) -> None:
-        AdamsBashforth.__post_init__(self)
-        positive("sigma_data", self.sigma_data, 1e-6, 1e6)  # cos of arctan σ/σ_data must keep digits
 
     @property
     def coordinate(self) -> Coordinate:

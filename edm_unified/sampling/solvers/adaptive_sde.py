@@ -16,24 +16,22 @@ and the latter is kept for the steps that follow.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from edm_unified.components.component import component, positive
-from edm_unified.sampling.by_sample import each
-from edm_unified.sampling.dynamics import Axis, Dynamics, Level, Walk
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Count, Nonnegative, Positive
+from edm_unified.sampling.by_sample import along, expm1
 from edm_unified.sampling.solvers.rows import Randn
 from edm_unified.sampling.solvers.step_control import (
-    FIRST_STEP,
     LEAST,
     SAFETY,
-    Lost,
-    along,
-    check_resolution,
-    check_tolerances,
+    Adaptive,
+    SampleLevels,
+    States,
+    Trial,
     decay,
     log_size,
     saturation,
@@ -62,16 +60,6 @@ class Drawn(NamedTuple):
         return z, Drawn(tuple(pool[used:]), taken - used)
 
 
-class State(NamedTuple):
-    """What is carried from fall to fall."""
-
-    step: Tensor | None = None
-    drawn: Drawn | None = None
-    evaluations: Tensor | None = None
-    rejected: Tensor | None = None
-
-
-@dataclass
 class Path:
     """The part of the Brownian path that is known and not used yet: a stack of segments for each sample, next on top.
 
@@ -79,9 +67,25 @@ class Path:
     says how many each has.
     """
 
-    depth: Tensor
-    ends: list[Tensor] = field(default_factory=list)
-    increments: list[Tensor] = field(default_factory=list)
+    def __init__(self, eta: float, drawn: Drawn) -> None:
+        self.eta2, self.drawn = eta**2, drawn
+        self.depth = torch.zeros_like(drawn.taken)
+        self.ends, self.increments = list[Tensor](), list[Tensor]()
+
+    def next(self, u: Tensor, wanted: Tensor, active: Tensor, x: Tensor, randn: Randn) -> tuple[Tensor, Tensor]:
+        """Where the steps from u end, no farther than the next segment, and their W: drawn, bridged, or known."""
+        end, known = self.top(x)
+        reach = torch.minimum(wanted, end)
+        bridged = active & (reach < end) & torch.isfinite(end)
+        fresh = active & ~torch.isfinite(end)
+        z, self.drawn = self.drawn.next(fresh | bridged, x, randn)
+        length, rest = reach - u, end - reach  # the rest is infinite where nothing is known, and then plays no part
+        now, later, both = (saturation(2 * self.eta2 * part) for part in (length, rest, length + rest))
+        share, fade = torch.where(both > 0, now / both, 0.0), decay(self.eta2 * rest)
+        increment = along(fade * share, x) * known + along(torch.sqrt(share * later), x) * z
+        self.replace_top(bridged, known - along(fade, x) * increment)
+        self.push(fresh | bridged, reach, increment)
+        return reach, increment
 
     def top(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """End (∞ where there is none) and increment (0 there) of each sample's next segment."""
@@ -113,7 +117,7 @@ class Path:
 
 
 @component
-class AdaptiveSDE:
+class AdaptiveSDE(Adaptive):
     """The adaptive sampler of Jolicoeur-Martineau et al. 2021 (Algorithm 1), with the linear part exact.
 
         x' = e^{−Ah} x + (1 − e^{−Ah}) D(x) + N,    x'' = x' + ½ (1 − e^{−Ah}) (D(x') − D(x)),
@@ -127,90 +131,29 @@ class AdaptiveSDE:
     there is :class:`~edm_unified.sampling.solvers.DormandPrince45`.
     """
 
-    eta: float = 1.0
-    rtol: float = 0.01
-    atol: float = 0.0078
-    exponent: float = 0.9
-    most_evaluations: int = 10_000
+    eta: Positive = 1.0
+    rtol: Nonnegative = 0.01
+    atol: Nonnegative = 0.0078
+    exponent: Positive = 0.9
+    most_evaluations: Count = 10_000
     kind: Literal["adaptive_sde"] = "adaptive_sde"
     order: ClassVar[int] = 2
-    adaptive: ClassVar[bool] = True
     stochastic: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        positive("eta", self.eta)
-        positive("exponent", self.exponent)
-        check_tolerances(self.rtol, self.atol, self.most_evaluations)
+    def pair(self, step: Trial, x: States, a: SampleLevels, b: SampleLevels) -> tuple[States, States]:
+        D, whole = step.denoise(x, a), -expm1(-(1 + self.eta**2) * step.h)  # 1 − e^{−Ah}
+        x1 = x + whole * (D - x) + b.sigma * step.noise()
+        return x1 + 0.5 * whole * (step.denoise(x1, b) - D), x1
 
-    def init(self, axis: Axis, walk: Walk) -> State:
-        """Nothing is known before the batch is."""
-        return State()
+    def error(self, x: Tensor, high: Tensor, low: Tensor) -> Tensor:
+        return size(high - low, x, low, self.rtol, self.atol)
 
-    def step(
-        self, dynamics: Dynamics, x: Tensor, a: Level, b: Level, state: State, randn: Randn
-    ) -> tuple[Tensor, State]:
-        """One fall from level a to level b."""
-        check_resolution(self.rtol, x)
-        B, eta2 = (len(x),), self.eta**2
-        none = torch.zeros(B, dtype=torch.long)
-        drawn = state.drawn or Drawn((), none)
-        evaluations = (none if state.evaluations is None else state.evaluations) + 1
-        rejected = none if state.rejected is None else state.rejected
-        D = dynamics.denoise(x, a)
-        if b.sigma == 0:
-            return D, State(state.step, drawn, evaluations, rejected)
+    def noises(self, B: int, drawn: Any) -> Path:
+        return Path(self.eta, drawn or Drawn((), torch.zeros(B, dtype=torch.long)))
 
-        H = math.log(a.sigma / b.sigma)
-
-        def sigma_at(u: Tensor) -> Tensor:
-            return torch.where(u < H, a.sigma * decay(u), b.sigma)  # the end is the walk's own number
-
-        def evaluate(x: Tensor, sigma: Tensor) -> Tensor:
-            return dynamics.denoise(x, a._replace(sigma_tensor=sigma.to(x.device)))
-
-        u = torch.zeros(B, dtype=torch.float64)
-        h = torch.full(B, FIRST_STEP, dtype=torch.float64) if state.step is None else state.step
-        path, stale = Path(none), torch.zeros(B, dtype=torch.bool)
-        lost = Lost(stale, stale)
-        while bool((active := (u < H) & ~lost.any).any()):
-            if bool(stale.any()):
-                D = torch.where(along(stale, x), evaluate(x, sigma_at(u)), D)
-                evaluations = evaluations + stale
-
-            end, known = path.top(x)
-            wanted = torch.where(h < H - u, u + h, H)
-            reach = torch.minimum(wanted, end)
-            bridged = active & (reach < end) & torch.isfinite(end)
-            fresh = active & ~torch.isfinite(end)
-            z, drawn = drawn.next(fresh | bridged, x, randn)
-            length, rest = reach - u, end - reach  # the rest is infinite where nothing is known, and then plays no part
-            now, later, both = (saturation(2 * eta2 * part) for part in (length, rest, length + rest))
-            share, fade = torch.where(both > 0, now / both, 0.0), decay(eta2 * rest)
-            increment = along(fade * share, x) * known + along(torch.sqrt(share * later), x) * z
-            path.replace_top(bridged, known - along(fade, x) * increment)
-            path.push(fresh | bridged, reach, increment)
-
-            whole = along(saturation((1 + eta2) * length), x)
-            sigma = sigma_at(reach)
-            low = torch.lerp(x, D, whole) + along(sigma, x) * increment
-            high = low + 0.5 * whole * (evaluate(low, sigma) - D)
-            error = size(high - low, x, low, self.rtol, self.atol)
-            accepted = active & (error <= 1)
-            evaluations = evaluations + active
-            rejected = rejected + (active & ~accepted)
-            lost.find(self, active & ~(accepted & (reach == H)), accepted, evaluations, length)
-
-            next_h = length * each(self._factor, error, accepted)
-            cut = accepted & (length < 0.999 * h)  # by the end of the fall or of a segment: no reason to go slower
-            h = torch.where(active, torch.where(cut, torch.maximum(next_h, h), next_h), h)
-            path.pop(accepted)
-            u = torch.where(accepted, reach, u)
-            x = torch.where(along(accepted, x), high, x)
-            stale = accepted & (u < H)
-        lost.report(self, a.sigma * decay(u))
-        return x, State(h, drawn, evaluations, rejected)
-
-    def _factor(self, error: float, accepted: bool) -> float:
-        """What the next step of a sample is of this one, given its error."""
+    def factor(self, error: float, last: float, before: float, accepted: bool) -> float:
         factor = SAFETY * math.exp(min(-self.exponent * log_size(error), math.log(MOST / SAFETY)))
         return min(max(factor, LEAST), MOST if accepted else SAFETY)
+
+    def cut_short(self, length: Tensor, h: Tensor, arrived: Tensor) -> Tensor:
+        return length < 0.999 * h  # by the end of the fall or of a segment

@@ -14,17 +14,19 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from edm_unified.components.component import choice, component, nonnegative
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Nonnegative
 from edm_unified.sampling.dynamics import Level
-from edm_unified.sampling.solvers.er_sde import SCALES, er_sde_step
+from edm_unified.sampling.solvers.er_sde import SCALES, Phi, er_sde_step
 from edm_unified.sampling.solvers.exponential_multistep import exponential_step, midpoint_weights, taylor_weights
+from edm_unified.sampling.solvers.multistep import Multistep
 from edm_unified.sampling.solvers.phi import phi
-from edm_unified.sampling.solvers.printed import Form, Printed, Step
+from edm_unified.sampling.solvers.printed import Form, Step
 from edm_unified.sampling.solvers.quadrature import panelled
 
 
 @component
-class DPMSolverPP3MPublished(Printed):
+class DPMSolverPP3MPublished(Multistep):
     """DPM-Solver++(3M) of the authors' code, diffusers and diff-sampler: D2 = (d_0 − d_1)/(r_0 + r_1), half of h² D''.
 
     Order 2, where 3 was meant, and close to second-order 2M with a smaller constant; one evaluation per step. The
@@ -33,7 +35,6 @@ class DPMSolverPP3MPublished(Printed):
 
     kind: Literal["dpmpp_3m_published"] = "dpmpp_3m_published"
     order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = False
     most_outputs: ClassVar[int] = 3
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
@@ -44,24 +45,17 @@ class DPMSolverPP3MPublished(Printed):
 
 
 @component
-class DPMSolverPP3MSDEPublished(Printed):
+class DPMSolverPP3MSDEPublished(Multistep):
     """SDE-DPM-Solver++(3M) of k-diffusion (``sample_dpmpp_3m_sde``; its ``eta`` is our η²): the same missing 2.
 
     The drift has order 2, where 3 was meant, and the samples weak order 2; one evaluation per step. The second step
     is 2M's exact ("heun") form, as there.
     """
 
-    eta: float = 1.0
+    eta: Nonnegative = 1.0
     kind: Literal["dpmpp_3m_sde_published"] = "dpmpp_3m_sde_published"
     order: ClassVar[int] = 2
     most_outputs: ClassVar[int] = 3
-
-    def __post_init__(self) -> None:
-        nonnegative("eta", self.eta)
-
-    @property
-    def stochastic(self) -> bool:
-        return self.eta > 0
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
         return exponential_step(step, x, a, b, self.output_weights, self.most_outputs, self.eta)
@@ -71,7 +65,7 @@ class DPMSolverPP3MSDEPublished(Printed):
 
 
 @component
-class DPMSolverPP3MSDEDiffusers(Printed):
+class DPMSolverPP3MSDEDiffusers(Multistep):
     """``sde-dpmsolver++`` of order 3 in diffusers, η = 1: no 2 in D2, and ((1 − e^{−H} − H)/H² **−** ½) D2 for + ½.
 
     What should be H φ_3(−H) D2, and vanish as the step does, tends to −D2: the drift has order 1, and so have the
@@ -80,7 +74,6 @@ class DPMSolverPP3MSDEDiffusers(Printed):
 
     kind: Literal["dpmpp_3m_sde_diffusers"] = "dpmpp_3m_sde_diffusers"
     order: ClassVar[int] = 1
-    stochastic: ClassVar[bool] = True
     eta: ClassVar[float] = 1.0
     most_outputs: ClassVar[int] = 3
 
@@ -94,7 +87,7 @@ class DPMSolverPP3MSDEDiffusers(Printed):
 
 
 @component
-class ERSDE3Published(Printed):
+class ERSDE3Published(Multistep):
     """ER-SDE-Solver-3 of the authors (Cui et al. 2023, Algorithm 3 and their code): a slope from two outputs.
 
     With D' = (D_0 − D_{−1})/(σ_0 − σ_{−1}) and D'' = 2 (D' − D'_{before})/(σ_0 − σ_{−2}), each step adds to that of
@@ -108,14 +101,10 @@ class ERSDE3Published(Printed):
     variance below 1e-6; this does not. One evaluation per step.
     """
 
-    phi: Literal["er_sde", "ode", "reverse_sde"] = "er_sde"
+    phi: Phi = "er_sde"
     integrals: Literal["exact", "sums"] = "exact"
     kind: Literal["er_sde_3_published"] = "er_sde_3_published"
     most_outputs: ClassVar[int] = 3
-
-    def __post_init__(self) -> None:
-        choice("phi", self.phi, SCALES)
-        choice("integrals", self.integrals, ("exact", "sums"))
 
     @property
     def order(self) -> int:

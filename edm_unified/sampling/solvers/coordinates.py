@@ -6,7 +6,7 @@ Written as D = c_skip x + c_out f, a denoiser has a raw output f, and x, rescale
     :class:`Sigma`       σ               ε                  1                dσ      LMS, iPNDM, PNDM
     :class:`LogSNR`      λ = −ln σ       ε                  1                dσ      DPM-Solver in ε
     :class:`FlowTime`    σ/(1+σ)         v = ε − D          1/(1+σ)          du      flow matching
-    :class:`VPTime`      t(σ)            ε                  1                dσ      DEIS
+    :class:`TimeOfVP`      t(σ)            ε                  1                dσ      DEIS
     :class:`Arc`         arctan(σ/σ_d)   (c_skip x−D)/c_out 1/√(σ²+σ_d²)     du      EDM's raw network output
 
 with c_skip = 1, 1, 1/(1+σ), 1, σ_d²/(σ²+σ_d²). Adams–Bashforth puts in the place of f the polynomial in u through its
@@ -132,7 +132,7 @@ class LogSNR(Coordinate):
 
 
 @dataclass(frozen=True)
-class VPTime(Coordinate):
+class TimeOfVP(Coordinate):
     """ε as a polynomial in the t of :class:`~edm_unified.schedules.VP`, ½β_d t² + β_min t = ln(1 + σ²).
 
     K du = dσ, integrated by quadrature in ln σ.

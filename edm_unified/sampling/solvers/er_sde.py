@@ -21,10 +21,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from edm_unified.components.component import choice, component, count
+from edm_unified.components.component import component
 from edm_unified.sampling.dynamics import Level
-from edm_unified.sampling.solvers.options import ENDS, End
-from edm_unified.sampling.solvers.printed import Form, Printed, Step, weighed
+from edm_unified.sampling.solvers.multistep import End, Multistep, UpTo3
+from edm_unified.sampling.solvers.printed import Form, Step, weighed
 from edm_unified.sampling.solvers.quadrature import panelled
 
 
@@ -49,6 +49,7 @@ def _er_rate(sigma: Any) -> Any:
     return 1 + 0.3 * power / (1 + 10 * np.exp(-power))
 
 
+Phi = Literal["er_sde", "ode", "reverse_sde"]
 SCALES = {
     "er_sde": Scale(_er_excess, _er_rate),
     "ode": Scale(lambda sigma: 0.0 * sigma, lambda sigma: 1 + 0.0 * sigma),
@@ -57,18 +58,26 @@ SCALES = {
 
 
 def er_sde_step(
-    step: Step, x: Form, a: Level, b: Level, phi: str, weights: Callable[..., Sequence[float]], outputs: int
+    step: Step,
+    x: Form,
+    a: Level,
+    b: Level,
+    phi: str,
+    weights: Callable[..., Sequence[float]],
+    outputs: int,
+    end: End = "full",
 ) -> Form:
     """x_b = r x + Σ_j w_j D_j + √(b² − a² r²) n, r = φ(b)/φ(a) (Cui et al. 2023, Eq. 8)."""
-    D = step.remember(step.denoise(x, a))
+    D = step.denoise(x, a)
+    levels, values = step.history(a, D, outputs, end)
     if b.sigma == 0:
         return D
-    past, excess = step.past(outputs - 1), SCALES[phi].excess
+    excess = SCALES[phi].excess
     gained = float(excess(b.sigma) - excess(a.sigma))  # ln of (φ(b)/b)/(φ(a)/a), at most 0
     r = b.sigma / a.sigma * exp(gained)
     std = b.sigma * sqrt(max(0.0, -expm1(2 * gained)))
-    w = weights(phi, a.sigma, b.sigma, [a.sigma, *(before.sigma for before, _ in past)])
-    return r * x + weighed(w, [D, *(D_j for _, D_j in past)]) + std * step.noise()
+    w = weights(phi, a.sigma, b.sigma, [level.sigma for level in levels])
+    return r * x + weighed(w, values) + std * step.noise()
 
 
 def interpolant_weights(phi: str, a: float, b: float, nodes: Sequence[float]) -> list[float]:
@@ -87,7 +96,7 @@ def interpolant_weights(phi: str, a: float, b: float, nodes: Sequence[float]) ->
 
 
 @component
-class ERSDE(Printed):
+class ERSDE(Multistep):
     """ER-SDE-Solver (Cui et al. 2023, Algorithm 2) of order 1 to 3, one evaluation per step.
 
     ``phi`` is the noise scale: ``er_sde`` σ(e^{σ^0.3} + 10), the authors' choice (their ER-SDE 5): much noise at high
@@ -96,20 +105,11 @@ class ERSDE(Printed):
     20 steps and more, where a stochastic sampler is wanted at few steps.
     """
 
-    order: int = 3
-    phi: Literal["er_sde", "ode", "reverse_sde"] = "er_sde"
+    order: UpTo3 = 3
+    phi: Phi = "er_sde"
     end: End = "full"
     kind: Literal["er_sde"] = "er_sde"
     added_later: ClassVar[tuple[str, ...]] = ("end",)
-
-    def __post_init__(self) -> None:
-        count("order", self.order, most=3)
-        choice("phi", self.phi, SCALES)
-        choice("end", self.end, ENDS)
-
-    @property
-    def most_outputs(self) -> int:
-        return self.order
 
     @property
     def stochastic(self) -> bool:
@@ -120,5 +120,4 @@ class ERSDE(Printed):
         return float(SCALES[self.phi].rate(sigma))
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
-        outputs = min(self.order, step.left) if self.end == "lower" else self.order
-        return er_sde_step(step, x, a, b, self.phi, interpolant_weights, outputs)
+        return er_sde_step(step, x, a, b, self.phi, interpolant_weights, self.order, self.end)

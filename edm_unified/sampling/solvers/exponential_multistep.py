@@ -20,13 +20,14 @@ from collections.abc import Callable, Sequence
 from math import exp, expm1, log, sqrt
 from typing import ClassVar, Literal
 
-from edm_unified.components.component import choice, component, count, nonnegative
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Nonnegative
 from edm_unified.sampling.dynamics import Level
-from edm_unified.sampling.solvers.options import ENDS, STARTS, End, Start
+from edm_unified.sampling.solvers.multistep import End, Multistep, Start, UpTo4
 from edm_unified.sampling.solvers.phi import lagrange_weights, phis
-from edm_unified.sampling.solvers.printed import Form, Printed, Step, weighed
+from edm_unified.sampling.solvers.printed import Form, Step, weighed
 
-Weights = Callable[[float, list[float]], list[float]]
+WeightsOf = Callable[[float, list[float]], list[float]]
 """H and the places of outputs of D, in units of the step (0 is its start, the past negative) to their weights."""
 
 
@@ -35,22 +36,21 @@ def exponential_step(
     x: Form,
     a: Level,
     b: Level,
-    weights: Weights,
+    weights: WeightsOf,
     outputs: int,
     eta: float = 0.0,
     start: Start = "plain",
     end: End = "full",
 ) -> Form:
     """x_b = (b/a) e^{−η²h} x + Σ_j w_j D_j + b √(1 − e^{−2η²h}) n, of at most ``outputs`` outputs D_j."""
-    D = step.remember(step.denoise(x, a))
+    D = step.denoise(x, a)
+    levels, values = step.history(a, D, outputs, end)
     if b.sigma == 0:
         return D
-    h = log(a.sigma / b.sigma)
-    H = (1 + eta**2) * h
-    past = step.past((min(outputs, step.left) if end == "lower" else outputs) - 1)
-    nodes = [0.0, *(log(a.sigma / before.sigma) / h for before, _ in past)]
+    h, H = step.h, (1 + eta**2) * step.h
+    nodes = [log(a.sigma / level.sigma) / h for level in levels]
     x_b = b.sigma / a.sigma * exp(-(eta**2) * h) * x + b.sigma * sqrt(-expm1(-2 * eta**2 * h)) * step.noise()
-    predicted = x_b + weighed(weights(H, nodes), [D, *(D_j for _, D_j in past)])
+    predicted = x_b + weighed(weights(H, nodes), values)
     if start == "plain" or outputs == 1 or step.past(1):
         return predicted
     return x_b + weighed(weights(H, [0.0, 1.0]), [D, step.denoise(predicted, b)])
@@ -89,7 +89,7 @@ def taylor_weights(H: float, nodes: Sequence[float], factor: float = 2.0, phi_3:
 
 
 @component
-class DPMSolverPP2M(Printed):
+class DPMSolverPP2M(Multistep):
     """DPM-Solver++(2M): (1 − e^{−h}) on D_0 + (D_0 − D_{−1})/(2r), r = h_prev/h. Order 2, one evaluation per step.
 
     Lu et al. 2022b, Algorithm 2. It takes the interpolant at the middle of the step, where :class:`ExponentialAdams` of
@@ -101,18 +101,13 @@ class DPMSolverPP2M(Printed):
     kind: Literal["dpmpp_2m"] = "dpmpp_2m"
     added_later: ClassVar[tuple[str, ...]] = ("start",)
     order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = False
-    most_outputs: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        choice("start", self.start, STARTS)
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
         D = step.remember(step.denoise(x, a))
         if b.sigma == 0:
             return D
-        h = log(a.sigma / b.sigma)
-        for before, D_before in step.past(1):
+        h = step.h
+        for before, D_before in step.past(1):  # none in the first step of a history
             r = log(before.sigma / a.sigma) / h
             D = (1 + 1 / (2 * r)) * D - 1 / (2 * r) * D_before  # Algorithm 2, line 7
         x_b = b.sigma / a.sigma * x - expm1(-h) * D  # line 8
@@ -122,26 +117,17 @@ class DPMSolverPP2M(Printed):
 
 
 @component
-class DPMSolverPP2MSDE(Printed):
+class DPMSolverPP2MSDE(Multistep):
     """SDE-DPM-Solver++(2M): as 2M with h → H = (1+η²)h in the exponentials, plus b √(1 − e^{−2η²h}) n.
 
     Lu et al. 2022b, Eq. 18. ``correction`` is the form of the second-order term: ``midpoint`` as printed, ``heun`` its
     exact integral H φ_2(−H), which is :class:`ExponentialAdams` of order 2. Weak order 2, one evaluation per step.
     """
 
-    eta: float = 1.0
+    eta: Nonnegative = 1.0
     correction: Literal["midpoint", "heun"] = "midpoint"
     kind: Literal["dpmpp_2m_sde"] = "dpmpp_2m_sde"
     order: ClassVar[int] = 2
-    most_outputs: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        nonnegative("eta", self.eta)
-        choice("correction", self.correction, ("midpoint", "heun"))
-
-    @property
-    def stochastic(self) -> bool:
-        return self.eta > 0
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
         weights = midpoint_weights if self.correction == "midpoint" else lagrange_weights
@@ -149,7 +135,7 @@ class DPMSolverPP2MSDE(Printed):
 
 
 @component
-class DPMSolverPP3M(Printed):
+class DPMSolverPP3M(Multistep):
     """DPM-Solver++(3M) with D2 = 2 (d_0 − d_1)/(r_0 + r_1): order 3, one evaluation per step.
 
     In the code of Lu et al. 2022b, not in the paper. The same method as ``ExponentialAdams(order=3)``, with its
@@ -162,48 +148,32 @@ class DPMSolverPP3M(Printed):
     kind: Literal["dpmpp_3m"] = "dpmpp_3m"
     added_later: ClassVar[tuple[str, ...]] = ("start", "end")
     order: ClassVar[int] = 3
-    stochastic: ClassVar[bool] = False
-    most_outputs: ClassVar[int] = 3
-
-    def __post_init__(self) -> None:
-        choice("start", self.start, STARTS)
-        choice("end", self.end, ENDS)
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
         return exponential_step(step, x, a, b, taylor_weights, 3, start=self.start, end=self.end)
 
 
 @component
-class DPMSolverPP3MSDE(Printed):
+class DPMSolverPP3MSDE(Multistep):
     """SDE-DPM-Solver++(3M): 3M with h → H = (1 + η²) h, plus b √(1 − e^{−2η²h}) n; one evaluation per step.
 
     The same method as ``ExponentialAdams(order=3, eta=eta)``, with its ``start`` and ``end``. The drift has order 3,
     the samples weak order 2.
     """
 
-    eta: float = 1.0
+    eta: Nonnegative = 1.0
     start: Start = "plain"
     end: End = "full"
     kind: Literal["dpmpp_3m_sde"] = "dpmpp_3m_sde"
     added_later: ClassVar[tuple[str, ...]] = ("start", "end")
     order: ClassVar[int] = 3
-    most_outputs: ClassVar[int] = 3
-
-    def __post_init__(self) -> None:
-        nonnegative("eta", self.eta)
-        choice("start", self.start, STARTS)
-        choice("end", self.end, ENDS)
-
-    @property
-    def stochastic(self) -> bool:
-        return self.eta > 0
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
         return exponential_step(step, x, a, b, taylor_weights, 3, self.eta, self.start, self.end)
 
 
 @component
-class ExponentialAdams(Printed):
+class ExponentialAdams(Multistep):
     """Exponential Adams–Bashforth on D: the exact integral of the interpolant of the last ``order`` outputs.
 
     Order 1 to 4, one evaluation per step; with noise the weak order is 2 at most. η = 0: order 1 is DDIM, order 2
@@ -214,26 +184,12 @@ class ExponentialAdams(Printed):
     closes it with a second evaluation, at b (and the same noise), which keeps order 3.
     """
 
-    order: int = 2
-    eta: float = 0.0
+    order: UpTo4 = 2
+    eta: Nonnegative = 0.0
     start: Start = "plain"
     end: End = "full"
     kind: Literal["exponential_adams"] = "exponential_adams"
     added_later: ClassVar[tuple[str, ...]] = ("end",)
-
-    def __post_init__(self) -> None:
-        count("order", self.order, most=4)
-        nonnegative("eta", self.eta)
-        choice("start", self.start, STARTS)
-        choice("end", self.end, ENDS)
-
-    @property
-    def stochastic(self) -> bool:
-        return self.eta > 0
-
-    @property
-    def most_outputs(self) -> int:
-        return self.order
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
         return exponential_step(step, x, a, b, lagrange_weights, self.order, self.eta, self.start, self.end)

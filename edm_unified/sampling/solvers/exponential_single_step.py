@@ -17,10 +17,13 @@ multistep method has no past to use.
 
 from __future__ import annotations
 
-from math import exp, expm1, log, sqrt
-from typing import ClassVar, Literal
+from abc import abstractmethod
+from math import sqrt
+from typing import Annotated, Any, ClassVar, Literal
 
 from edm_unified.components.component import component
+from edm_unified.components.constraints import interval
+from edm_unified.sampling.by_sample import exp, expm1
 from edm_unified.sampling.dynamics import Level
 from edm_unified.sampling.solvers.phi import phi
 from edm_unified.sampling.solvers.printed import Form, Printed, Step, weighed
@@ -33,11 +36,8 @@ from edm_unified.sampling.solvers.tableaux import (
     two_stages_stiff,
 )
 
-
-def inside(name: str, c: float) -> None:
-    """Raise ``ValueError`` unless the place ``c`` lies inside the step."""
-    if not 0 < c < 1:
-        raise ValueError(f"{name}: must lie strictly between 0 and 1, got {c!r}")
+Inside = Annotated[float, interval(0, 1, "()")]
+"""A place inside the step, as a part of it."""
 
 
 # -- on D ------------------------------------------------------------------------------------------------------------
@@ -53,10 +53,10 @@ def on_data(step: Step, x: Form, a: Level, b: Level, scheme: Scheme, eta: float 
     """
     if b.sigma == 0:
         return step.denoise(x, a)
-    h, A = log(a.sigma / b.sigma), 1 + eta**2
+    h, A = step.h, 1 + eta**2
     rows, closing = scheme.weights(-A * h)
     outputs: list[Form] = []
-    N, m, place = 0.0 * x, a, 0.0
+    N, m, place = Form(), a, 0.0
     for c, weights in zip((*scheme.nodes, 1.0), (*rows, closing), strict=True):
         level = step.in_log_sigma(c)
         if eta and c > place:
@@ -69,32 +69,36 @@ def on_data(step: Step, x: Form, a: Level, b: Level, scheme: Scheme, eta: float 
     return X
 
 
-@component
-class DPMSolverPP2S(Printed):
-    """DPM-Solver++(2S): u = D at λ + r h from a DDIM step, x_b = (b/a) x + (1 − e^{−h}) [(1 − 1/2r) D_0 + u/(2r)].
-
-    Lu et al. 2022b, Algorithm 1. Order 2, two evaluations per step. :class:`RES2S` has half its error at r = ½; take
-    this one for parity.
-    """
-
-    r: float = 0.5
-    kind: Literal["dpmpp_2s"] = "dpmpp_2s"
-    order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        inside("r", self.r)
+class OnData(Printed):
+    """A method on D with a tableau: final subclasses say which."""
 
     @property
-    def scheme(self) -> Scheme:
-        return two_stages(self.r)
+    @abstractmethod
+    def scheme(self) -> Scheme: ...
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
         return on_data(step, x, a, b, self.scheme)
 
 
 @component
-class DPMSolverPP3S(Printed):
+class DPMSolverPP2S(OnData):
+    """DPM-Solver++(2S): u = D at λ + r h from a DDIM step, x_b = (b/a) x + (1 − e^{−h}) [(1 − 1/2r) D_0 + u/(2r)].
+
+    Lu et al. 2022b, Algorithm 1. Order 2, two evaluations per step. :class:`RES2S` has half its error at r = ½; take
+    this one for parity.
+    """
+
+    r: Inside = 0.5
+    kind: Literal["dpmpp_2s"] = "dpmpp_2s"
+    order: ClassVar[int] = 2
+
+    @property
+    def scheme(self) -> Scheme:
+        return two_stages(self.r)
+
+
+@component
+class DPMSolverPP3S(OnData):
     """DPM-Solver-3's tableau (c = 0, ⅓, ⅔) on D, the single-step DPM-Solver++ of order 3; three evaluations per step.
 
     Lu et al. 2022a, Algorithm 2 with D for ε. It is :class:`RES3S` with c2 = ⅓.
@@ -102,54 +106,38 @@ class DPMSolverPP3S(Printed):
 
     kind: Literal["dpmpp_3s"] = "dpmpp_3s"
     order: ClassVar[int] = 3
-    stochastic: ClassVar[bool] = False
-
-    @property
-    def scheme(self) -> Scheme:
-        return three_stages(1 / 3)
-
-    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
-        return on_data(step, x, a, b, self.scheme)
+    scheme: ClassVar[Scheme] = three_stages(1 / 3)
 
 
 @component
-class RES2S(Printed):
+class RES2S(OnData):
     """x_b = (b/a) x + h [(φ_1 − φ_2/c_2) D_0 + (φ_2/c_2) D(u)], φ_k = φ_k(−h): the exact integral of the interpolant.
 
     Hochbruck & Ostermann 2010, section 2.3; Zhang et al. 2023 (RES). Order 2, two evaluations per step: the method of
     two evaluations to start from.
     """
 
-    c2: float = 0.5
+    c2: Inside = 0.5
     kind: Literal["res_2s"] = "res_2s"
     order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        inside("c2", self.c2)
 
     @property
     def scheme(self) -> Scheme:
         return two_stages_stiff(self.c2)
 
-    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
-        return on_data(step, x, a, b, self.scheme)
-
 
 @component
-class RES3S(Printed):
+class RES3S(OnData):
     """Order 3, three evaluations per step: c = (0, c_2, ⅔), b = (φ_1 − 3/2 φ_2, 0, 3/2 φ_2), φ_k = φ_k(−h).
 
     Hochbruck & Ostermann 2005, section 5.2; Zhang et al. 2023 (RES).
     """
 
-    c2: float = 0.5
+    c2: Inside = 0.5
     kind: Literal["res_3s"] = "res_3s"
     order: ClassVar[int] = 3
-    stochastic: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        inside("c2", self.c2)
         if not self.c2 < 2 / 3:
             raise ValueError(f"c2: must lie below 2/3, where the third stage is, got {self.c2!r}")
 
@@ -157,12 +145,9 @@ class RES3S(Printed):
     def scheme(self) -> Scheme:
         return three_stages(self.c2)
 
-    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
-        return on_data(step, x, a, b, self.scheme)
-
 
 @component
-class Krogstad4(Printed):
+class Krogstad4(OnData):
     """Krogstad's ETD4RK on D, c = (0, ½, ½, 1): order 4 (3 on a stiff D), four evaluations per step.
 
     Krogstad 2005, Eq. 51. For tight tolerances.
@@ -170,18 +155,11 @@ class Krogstad4(Printed):
 
     kind: Literal["krogstad_4"] = "krogstad_4"
     order: ClassVar[int] = 4
-    stochastic: ClassVar[bool] = False
-
-    @property
-    def scheme(self) -> Scheme:
-        return KROGSTAD
-
-    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
-        return on_data(step, x, a, b, self.scheme)
+    scheme: ClassVar[Scheme] = KROGSTAD
 
 
 @component
-class HochbruckOstermann4(Printed):
+class HochbruckOstermann4(OnData):
     """The method of order 4 that keeps it on a stiff D, c = (0, ½, ½, 1, ½): five evaluations per step.
 
     Hochbruck & Ostermann 2005, Eq. 5.19. For tight tolerances.
@@ -189,38 +167,36 @@ class HochbruckOstermann4(Printed):
 
     kind: Literal["hochbruck_ostermann_4"] = "hochbruck_ostermann_4"
     order: ClassVar[int] = 4
-    stochastic: ClassVar[bool] = False
-
-    @property
-    def scheme(self) -> Scheme:
-        return HOCHBRUCK_OSTERMANN
-
-    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
-        return on_data(step, x, a, b, self.scheme)
+    scheme: ClassVar[Scheme] = HOCHBRUCK_OSTERMANN
 
 
 # -- on ε ------------------------------------------------------------------------------------------------------------
 
 
-def dpm_solver_2(step: Step, x: Form, a: Level, b: Level, r: float = 0.5) -> Form:
-    """Lu et al. 2022a, Algorithm 4 of the appendix; r = ½ is Algorithm 1."""
-    h, middle = log(a.sigma / b.sigma), step.in_log_sigma(r)
+def dpm_solver_2(step: Any, x: Any, a: Any, b: Any, r: float = 0.5) -> tuple[Any, Any]:
+    """Lu et al. 2022a, Algorithm 4 of the appendix; r = ½ is Algorithm 1. And DPM-Solver-1, its first two terms."""
+    h, middle = step.h, step.in_log_sigma(r)
     eps = (x - step.denoise(x, a)) / a.sigma
     u = x - middle.sigma * expm1(r * h) * eps
     eps_u = (u - step.denoise(u, middle)) / middle.sigma
-    return x - b.sigma * expm1(h) * (eps + (eps_u - eps) / (2 * r))
+    first = x - b.sigma * expm1(h) * eps
+    return first - b.sigma * expm1(h) / (2 * r) * (eps_u - eps), first
 
 
-def dpm_solver_3(step: Step, x: Form, a: Level, b: Level) -> Form:
-    """Lu et al. 2022a, Algorithm 2, r_1 = ⅓, r_2 = ⅔. Its (e^z − 1)/z − 1 is z φ_2(z)."""
+def dpm_solver_3(step: Any, x: Any, a: Any, b: Any) -> tuple[Any, Any]:
+    """Lu et al. 2022a, Algorithm 2, r_1 = ⅓, r_2 = ⅔, and the step of order 2 that shares D_1 with it (appendix C.4).
+
+    The paper's (e^z − 1)/z − 1 is z φ_2(z).
+    """
     r1, r2 = 1 / 3, 2 / 3
-    h, m1, m2 = log(a.sigma / b.sigma), step.in_log_sigma(r1), step.in_log_sigma(r2)
+    h, m1, m2 = step.h, step.in_log_sigma(r1), step.in_log_sigma(r2)
     eps = (x - step.denoise(x, a)) / a.sigma
     u1 = x - m1.sigma * expm1(r1 * h) * eps
     D1 = (u1 - step.denoise(u1, m1)) / m1.sigma - eps
     u2 = x - m2.sigma * expm1(r2 * h) * eps - m2.sigma * r2 / r1 * (r2 * h * phi(2, r2 * h)) * D1
     D2 = (u2 - step.denoise(u2, m2)) / m2.sigma - eps
-    return x - b.sigma * expm1(h) * eps - b.sigma / r2 * (h * phi(2, h)) * D2
+    first = x - b.sigma * expm1(h) * eps
+    return first - b.sigma / r2 * (h * phi(2, h)) * D2, first - b.sigma * expm1(h) / (2 * r1) * D1
 
 
 @component
@@ -230,16 +206,12 @@ class DPMSolver2(Printed):
     Lu et al. 2022a, Algorithm 1 (r = ½; any r in its appendix). Order 2, two evaluations per step.
     """
 
-    r: float = 0.5
+    r: Inside = 0.5
     kind: Literal["dpm_solver_2"] = "dpm_solver_2"
     order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        inside("r", self.r)
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
-        return step.denoise(x, a) if b.sigma == 0 else dpm_solver_2(step, x, a, b, self.r)
+        return step.denoise(x, a) if b.sigma == 0 else dpm_solver_2(step, x, a, b, self.r)[0]
 
 
 @component
@@ -251,10 +223,9 @@ class DPMSolver3(Printed):
 
     kind: Literal["dpm_solver_3"] = "dpm_solver_3"
     order: ClassVar[int] = 3
-    stochastic: ClassVar[bool] = False
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
-        return step.denoise(x, a) if b.sigma == 0 else dpm_solver_3(step, x, a, b)
+        return step.denoise(x, a) if b.sigma == 0 else dpm_solver_3(step, x, a, b)[0]
 
 
 @component
@@ -268,9 +239,8 @@ class DPMSolverFast(Printed):
 
     kind: Literal["dpm_solver_fast"] = "dpm_solver_fast"
     order: ClassVar[int] = 3
-    stochastic: ClassVar[bool] = False
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
         if b.sigma == 0:
             return step.denoise(x, a)
-        return dpm_solver_2(step, x, a, b) if step.last_above_zero else dpm_solver_3(step, x, a, b)
+        return (dpm_solver_2 if step.last_above_zero else dpm_solver_3)(step, x, a, b)[0]

@@ -7,18 +7,15 @@ sample there, so that the levels must be close to each other or the steps many.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import ClassVar, Literal
 
-from torch import Tensor
-
 from edm_unified.components.component import component
-from edm_unified.sampling.dynamics import Axis, Dynamics, Level, Walk
-from edm_unified.sampling.solvers.rows import Randn
+from edm_unified.sampling.dynamics import Level
+from edm_unified.sampling.solvers.printed import Form, Printed, Step
 
 
 @component
-class NoPredictor:
+class NoPredictor(Printed):
     """x_b = x_a: the level changes and x does not (Song & Ermon 2019, Algorithm 1; Song et al. 2021's "none").
 
     Without evaluations, noise, or an order: it does not solve the ODE, and the certificates leave it out. It needs
@@ -31,16 +28,11 @@ class NoPredictor:
 
     kind: Literal["none"] = "none"
     order: ClassVar[int] = 0
-    stochastic: ClassVar[bool] = False
 
-    def init(self, axis: Axis, walk: Walk) -> None:
-        """Nothing to prepare."""
-        if all(a.sigma != b.sigma for a, b in pairwise(walk.levels)):
+    def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
+        if not step.levels_repeat:
             raise ValueError(
                 "solver: none leaves x as it is, and the walk repeats no level for a corrector to act on; "
                 "add renoising=Corrected(repeats=100) and a corrector"
             )
-
-    def step(self, dynamics: Dynamics, x: Tensor, a: Level, b: Level, state: None, randn: Randn) -> tuple[Tensor, None]:
-        """x, at another level."""
-        return x, None
+        return x

@@ -9,9 +9,20 @@ from __future__ import annotations
 from math import sqrt
 from typing import ClassVar, Literal
 
-from edm_unified.components.component import choice, component, nonnegative
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Nonnegative
 from edm_unified.sampling.dynamics import Level
 from edm_unified.sampling.solvers.printed import Form, Printed, Step
+
+
+def ancestral_split(a: float, b: float, eta: float) -> tuple[float, float]:
+    """(down, up) with down² + up² = b²: the level to fall to from a, and the noise that brings it back to b.
+
+    up = min(b, η b √(1 − b²/a²)); η = 1 is the DDPM posterior, η = 0 is no noise (Song et al. 2020, Eq. 16).
+    """
+    # 1 − η²(1 − b²/a²), written so that it does not cancel at η = 1
+    kept = max(0.0, (1 - eta) * (1 + eta) + (eta * b / a) ** 2)
+    return b * sqrt(kept), min(b, eta * b * sqrt(1 - (b / a) ** 2))
 
 
 @component
@@ -22,22 +33,15 @@ class DDIM(Printed):
     (weak order 1 for η > 0), one evaluation per step.
     """
 
-    eta: float = 0.0
+    eta: Nonnegative = 0.0
     kind: Literal["ddim"] = "ddim"
     order: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        nonnegative("eta", self.eta)
-
-    @property
-    def stochastic(self) -> bool:
-        return self.eta > 0
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
         D = step.denoise(x, a)
         eps = (x - D) / a.sigma
-        up = min(b.sigma, self.eta * b.sigma * sqrt(1 - (b.sigma / a.sigma) ** 2))  # Eq. 16
-        return D + sqrt(b.sigma**2 - up**2) * eps + up * step.noise()  # Eq. 12
+        down, up = ancestral_split(a.sigma, b.sigma, self.eta)  # Eq. 16
+        return D + down * eps + up * step.noise()  # Eq. 12
 
 
 @component
@@ -54,16 +58,13 @@ class DDPM(Printed):
     order: ClassVar[int] = 1
     stochastic: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        choice("variance", self.variance, ("small", "large"))
-
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
         D = step.denoise(x, a)
         if b.sigma == 0:
             return D
         mean = D + (b.sigma / a.sigma) ** 2 * (x - D)  # Eq. 7, in x = x_t/s
         ratio = b.sigma / a.sigma if self.variance == "small" else a.s / b.s
-        return mean + ratio * sqrt(a.sigma**2 - b.sigma**2) * step.noise()
+        return mean + ratio * sqrt(a.sigma**2 - b.sigma**2) * step.noise()  # § 3.2: β̃ or β
 
 
 @component
@@ -77,16 +78,9 @@ class EulerMaruyama(Printed):
     noise.
     """
 
-    eta: float = 1.0
+    eta: Nonnegative = 1.0
     kind: Literal["euler_maruyama"] = "euler_maruyama"
     order: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        nonnegative("eta", self.eta)
-
-    @property
-    def stochastic(self) -> bool:
-        return self.eta > 0
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
         D = step.denoise(x, a)

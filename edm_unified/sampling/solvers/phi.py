@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from edm_unified.sampling.by_sample import each
 
 
-def phi(k: int, z: float) -> float:
-    """φ_k(z) in float64."""
-    return phis(k, z)[k]
+def phi(k: int, z: Any) -> Any:
+    """φ_k(z) in float64, of a number or of each sample's."""
+    return each(lambda z: phis(k, z)[k], z) if isinstance(z, Tensor) else phis(k, z)[k]
 
 
 def phis(k: int, z: float) -> list[float]:

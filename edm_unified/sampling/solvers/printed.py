@@ -16,38 +16,35 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from edm_unified.sampling.dynamics import Axis, Dynamics, Level, Walk
-from edm_unified.sampling.solvers.rows import SAME, Instruction, Program, Randn, State, instruction, take
+from edm_unified.sampling.solvers.rows import SAME, Instruction, Program, Randn, State, Term, instruction, take
 
 X = 0
 """The symbol of the state at the start of a fall. Those of outputs and other values are positive, in the order in which
 they are made; those of noises are negative."""
 
 
-class Form:
-    """A linear combination of symbols: what x, D(x) and a noise are while a step is read."""
+class Form(dict[int, float]):
+    """A linear combination of symbols, by their weights: what x, D(x) and a noise are while a step is read."""
 
-    __slots__ = ("weights",)
-
-    def __init__(self, weights: dict[int, float]) -> None:
-        self.weights = weights
+    __slots__ = ()
 
     def __add__(self, other: Form) -> Form:
-        total = self.weights.copy()
-        for symbol, weight in other.weights.items():
+        total = Form(self)
+        for symbol, weight in other.items():
             total[symbol] = total.get(symbol, 0.0) + weight
-        return Form(total)
+        return total
 
     def __sub__(self, other: Form) -> Form:
-        total = self.weights.copy()
-        for symbol, weight in other.weights.items():
+        total = Form(self)
+        for symbol, weight in other.items():
             total[symbol] = total.get(symbol, 0.0) - weight
-        return Form(total)
+        return total
 
     def __neg__(self) -> Form:
         return self * -1.0
@@ -55,37 +52,34 @@ class Form:
     def __mul__(self, factor: float) -> Form:
         if isinstance(factor, Form):
             raise TypeError("a step must be linear in x, the outputs of D and the noises; this one multiplies two")
-        return Form({symbol: weight * factor for symbol, weight in self.weights.items()})
+        return Form({symbol: weight * factor for symbol, weight in self.items()})
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> Form:
-        return Form({symbol: weight / divisor for symbol, weight in self.weights.items()})
+        return Form({symbol: weight / divisor for symbol, weight in self.items()})
 
 
 def weighed(weights: Iterable[float], values: Iterable[Form]) -> Form:
     """Σ_j w_j v_j."""
-    total: dict[int, float] = {}
+    total = Form()
     for factor, value in zip(weights, values, strict=True):
-        for symbol, weight in value.weights.items():
+        for symbol, weight in value.items():
             total[symbol] = total.get(symbol, 0.0) + factor * weight
-    return Form(total)
+    return total
 
 
 def _equal(one: Form, other: Form) -> bool:
     """Whether they are the same but for rounding, as s x/s and x are."""
     if one is other:
         return True
-    u, v = one.weights, other.weights
-    return len(u) == len(v) and all(symbol in v and abs(u[symbol] - v[symbol]) < 1e-14 for symbol in u)
+    return len(one) == len(other) and all(s in other and abs(w - other[s]) < 1e-14 for s, w in one.items())
 
 
-class Made(NamedTuple):
-    """What a fall makes: the combination, the level where D is evaluated at it, if it is, and the symbol it gets."""
-
-    form: Form
-    level: Level | None
-    symbol: int
+Made = tuple[Form, Level | None, int]
+"""What a fall makes: the combination, the level where D is evaluated at it, if it is, and the symbol it gets."""
+Past = tuple[Level, Form]
+"""Where a fall began, and what it remembered."""
 
 
 class Step:
@@ -94,6 +88,9 @@ class Step:
     def __init__(self, reading: Reading, turn: int, start: Form, known: Form | None, past: list[Past]) -> None:
         self._reading, self._turn, self._start, self._known, self._past = reading, turn, start, known, past
         self.axis = reading.axis
+        a, b = reading.falls[turn]
+        self.h = math.log(a.sigma / b.sigma) if b.sigma > 0 else math.inf
+        """The length of the fall in λ = −ln σ."""
         self.made: list[Made] = []
         self.kept: Form | None = None
         self.predicted: tuple[Form, Form] | None = None
@@ -113,6 +110,11 @@ class Step:
     def last_above_zero(self) -> bool:
         """Whether no fall but the one to 0, if there is one, comes after this one."""
         return self.left == (2 if self._reading.falls[-1][1].sigma == 0 else 1)
+
+    @property
+    def levels_repeat(self) -> bool:
+        """Whether the walk repeats a level, for a corrector to act on it."""
+        return self._reading.levels_repeat
 
     def denoise(self, x: Form, level: Level) -> Form:
         """D(x; σ)."""
@@ -136,9 +138,18 @@ class Step:
         self.kept = value
         return value
 
-    def past(self, most: int) -> list[tuple[Level, Form]]:
+    def past(self, most: int) -> list[Past]:
         """Where the last falls began and what they remembered, the newest first; at most ``most`` of them."""
-        return [(level, value) for level, value in reversed(self._past[max(0, len(self._past) - most) :])]
+        return self._past[max(0, len(self._past) - most) :][::-1]
+
+    def history(self, a: Level, value: Form, most: int, end: str = "full") -> tuple[list[Level], list[Form]]:
+        """Remember ``value``, and put the past behind it: the levels of both, from a on, and the values.
+
+        They are ``most`` at most; where ``end`` is "lower", no more than there are falls left.
+        """
+        self.remember(value)
+        past = self.past((min(most, self.left) if end == "lower" else most) - 1)
+        return [a, *(level for level, _ in past)], [value, *(value for _, value in past)]
 
     def ahead(self, x: Form) -> Form:
         """D(x; σ) at the end of the fall, where another one follows: it is the next one's output at its start."""
@@ -156,11 +167,8 @@ class Step:
 
     def _make(self, form: Form, level: Level | None) -> Form:
         symbol = self._reading.symbol()
-        self.made.append(Made(form, level, symbol))
+        self.made.append((form, level, symbol))
         return Form({symbol: 1.0})
-
-
-Past = tuple[Level, Form]
 
 
 class Reading:
@@ -168,6 +176,7 @@ class Reading:
 
     def __init__(self, axis: Axis, walk: Walk) -> None:
         self.axis, self.falls, self.streaks = axis, walk.falls, walk.streaks
+        self.levels_repeat = any(a.sigma == b.sigma for a, b in walk.moves)
         self.symbols = self.noises = 0
         self._between: dict[tuple[str, float], dict[int, Level]] = {}
 
@@ -206,24 +215,23 @@ class Reading:
             start, known, begin = Form({X: 1.0}), None, []
             if step.predicted is not None:
                 predicted, known = step.predicted
-                (symbol,) = known.weights
-                change = (end - predicted).weights
-                ahead = {s: w for s, w in change.items() if abs(w) > 1e-13}
-                if waits and all(s > 0 for s in ahead):
-                    begin = [Made(Form({X: 1.0}), b, symbol)]
-                    start, end = start + Form(ahead), predicted
+                (symbol,) = known
+                change = Form({s: w for s, w in (end - predicted).items() if abs(w) > 1e-13})
+                if waits and all(s > X for s in change):
+                    begin = [(Form({X: 1.0}), b, symbol)]
+                    start, end = start + change, predicted
                 else:
-                    step.made.append(Made(predicted, b, symbol))
+                    step.made.append((predicted, b, symbol))
             if step.kept is not None:
                 past.append((a, self._remembered(step)))
-            step.made.append(Made(end, None, 0))
+            step.made.append((end, None, X))
             falls.append(step.made)
         return falls
 
     def _remembered(self, step: Step) -> Form:
         """What is remembered, as a number times a value that takes one pass to make: a lerp, or else a difference."""
         assert step.kept is not None
-        weights = {symbol: weight for symbol, weight in step.kept.weights.items() if weight}
+        weights = {symbol: weight for symbol, weight in step.kept.items() if weight}
         if len(weights) == 1:
             return step.kept
         total, largest = sum(weights.values()), max(weights.values(), key=abs)
@@ -235,35 +243,47 @@ def compiled(falls: list[list[Made]]) -> tuple[Program, ...]:
     """The programs: which register each symbol is in, and until which fall it is kept."""
     last: dict[int, int] = {}
     for i, fall in enumerate(falls):
-        for made in fall:
-            last.update((symbol, i) for symbol, weight in made.form.weights.items() if weight and symbol != X)
+        for form, _, _ in fall:
+            for symbol, weight in form.items():
+                if weight:
+                    last[symbol] = i
     programs, history = [], list[int]()
     for i, fall in enumerate(falls):
-        register = {symbol: k for k, symbol in enumerate([X, *history])}
+        register = {X: 0}
+        for symbol in history:
+            register[symbol] = len(register)
         instructions = []
-        for made in fall:
-            if made.level is not None or made.symbol in last or made is fall[-1]:
-                instructions.append(_instruction(made, register))
-                register[made.symbol] = len(register)
-        start = instructions[0].level if instructions[0][:3] == (0, SAME, 0) and instructions[0].more is None else None
+        for form, level, symbol in fall:
+            if level is not None or symbol == X or symbol in last:
+                instructions.append(_instruction(form, level, register))
+                if symbol != X:
+                    register[symbol] = len(register)
+        first = instructions[0]
+        start = first.level if first.begins == SAME and first.first == X and first.more is None else None
         if start is not None:
             del instructions[0]
-        history = sorted(symbol for symbol in register if last.get(symbol, 0) > i)
+        history = sorted([symbol for symbol in register if symbol != X and last.get(symbol, 0) > i])
         programs.append(Program(start, tuple(instructions), tuple([register[symbol] for symbol in history])))
     return tuple(programs)
 
 
-def _instruction(made: Made, register: dict[int, int]) -> Instruction:
-    """``made`` in registers: values oldest first and x last, then noises; new ones are drawn into registers."""
-    weights = {symbol: weight for symbol, weight in sorted(made.form.weights.items()) if weight}
-    terms = [(register[symbol], weight) for symbol, weight in weights.items() if symbol > X]
-    if X in weights or not terms:
-        terms.append((X, weights.get(X, 0.0)))
-    noises = [symbol for symbol in reversed(weights) if symbol < X]
-    drawn = [symbol for symbol in noises if symbol not in register]
-    for symbol in drawn:
-        register[symbol] = len(register)
-    return instruction(terms, tuple([(register[n], weights[n]) for n in noises]), len(drawn), made.level)
+def _instruction(form: Form, level: Level | None, register: dict[int, int]) -> Instruction:
+    """``form`` in registers: values oldest first and x last, then noises; new ones are drawn into registers."""
+    terms, noises, draws, of_x = list[Term](), list[Term](), 0, 0.0
+    for symbol in sorted(form):
+        weight = form[symbol]
+        if symbol == X:
+            of_x = weight
+        elif weight and symbol > X:
+            terms.append((register[symbol], weight))
+    if of_x or not terms:
+        terms.append((0, of_x))
+    for symbol in sorted([symbol for symbol in form if symbol < X and form[symbol]], reverse=True):
+        if symbol not in register:
+            register[symbol] = len(register)
+            draws += 1
+        noises.append((register[symbol], form[symbol]))
+    return instruction(terms, tuple(noises), draws, level)
 
 
 class Printed(ABC):
@@ -271,6 +291,11 @@ class Printed(ABC):
 
     waits: ClassVar[bool] = False
     """Whether a correction of x at b is made by the next fall even where the falls are made one by one."""
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether it draws noise: where it has an amplitude ``eta`` of it, and that is not 0, unless it says so."""
+        return bool(getattr(self, "eta", 0.0) > 0)
 
     @abstractmethod
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:

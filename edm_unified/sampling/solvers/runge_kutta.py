@@ -11,9 +11,10 @@ reaches 0 that fall returns D.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from edm_unified.components.component import component
+from edm_unified.components.constraints import interval
 from edm_unified.sampling.dynamics import Level
 from edm_unified.sampling.solvers.printed import Form, Printed, Step
 
@@ -46,7 +47,6 @@ class Euler(Printed):
 
     kind: Literal["euler"] = "euler"
     order: ClassVar[int] = 1
-    stochastic: ClassVar[bool] = False
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
         return euler(step, x, a, b)
@@ -61,7 +61,6 @@ class Heun(Printed):
 
     kind: Literal["heun"] = "heun"
     order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = False
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
         if b.sigma == 0:  # line 6
@@ -80,7 +79,6 @@ class Midpoint(Printed):
 
     kind: Literal["midpoint"] = "midpoint"
     order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = False
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
         if b.sigma == 0:
@@ -96,7 +94,6 @@ class Ralston(Printed):
 
     kind: Literal["ralston"] = "ralston"
     order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = False
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
         return second_order(step, x, a, b, 2 / 3)
@@ -109,14 +106,9 @@ class SecondOrder(Printed):
     α = 1 is Heun, ½ the midpoint rule, ⅔ Ralston's. α must lie in (0, 1].
     """
 
-    alpha: float = 1.0
+    alpha: Annotated[float, interval(0, 1, "(]")] = 1.0
     kind: Literal["second_order"] = "second_order"
     order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.alpha <= 1:
-            raise ValueError(f"alpha: must lie in (0, 1], got {self.alpha!r}")
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
         return second_order(step, x, a, b, self.alpha)
@@ -131,7 +123,6 @@ class RK4(Printed):
 
     kind: Literal["rk4"] = "rk4"
     order: ClassVar[int] = 4
-    stochastic: ClassVar[bool] = False
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
         if b.sigma == 0:

@@ -16,17 +16,19 @@ The correction of one step and the prediction of the next are taken as *one* lin
 from __future__ import annotations
 
 from math import exp, expm1, log, sqrt
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from edm_unified.components.component import component, count, nonnegative
+from edm_unified.components.component import component, count
+from edm_unified.components.constraints import Nonnegative, whole
 from edm_unified.sampling.dynamics import Level
+from edm_unified.sampling.solvers.multistep import Multistep, UpTo4
 from edm_unified.sampling.solvers.phi import lagrange_weights
-from edm_unified.sampling.solvers.printed import Form, Printed, Step, weighed
+from edm_unified.sampling.solvers.printed import Form, Step, weighed
 from edm_unified.schedules import PRACTICAL_INFINITY
 
 
 @component
-class SASolver(Printed):
+class SASolver(Multistep):
     """SA-Solver (Xue et al. 2023, Eqs. 14 and 17): predictor and corrector of any order, noise τ on a window of levels.
 
     ``predictor`` p is the number of past outputs that the prediction uses, ``corrector`` c ≤ p + 1 that of the
@@ -41,19 +43,16 @@ class SASolver(Printed):
     c = p + 1 a UniPC whose weights are the exact ones.
     """
 
-    predictor: int = 3
-    corrector: int = 4
-    tau: float = 1.0
-    S_min: float = 0.0
+    predictor: UpTo4 = 3
+    corrector: Annotated[int, whole(least=0, most=5)] = 4
+    tau: Nonnegative = 1.0
+    S_min: Nonnegative = 0.0
     S_max: float = PRACTICAL_INFINITY
     kind: Literal["sa_solver"] = "sa_solver"
     waits: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        count("predictor", self.predictor, most=4)
         count("corrector", self.corrector, least=0, most=self.predictor + 1)
-        nonnegative("tau", self.tau)
-        nonnegative("S_min", self.S_min)
         if not self.S_max >= self.S_min:  # S_max may be inf
             raise ValueError(f"S_max: must not be below S_min, got {self.S_max!r} against {self.S_min!r}")
 
@@ -70,15 +69,14 @@ class SASolver(Printed):
         return self.predictor + 1 if self.corrector else self.predictor
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
-        D = step.remember(step.denoise(x, a))
+        D = step.denoise(x, a)
+        levels, outputs = step.history(a, D, self.predictor)
         if b.sigma == 0:
             return D
-        h = log(a.sigma / b.sigma)
+        h = step.h
+        nodes = [log(a.sigma / level.sigma) / h for level in levels]
         tau2 = self.tau**2 if self.S_min <= b.sigma <= self.S_max else 0.0
         x_b = b.sigma / a.sigma * exp(-tau2 * h) * x + b.sigma * sqrt(-expm1(-2 * tau2 * h)) * step.noise()
-        past = step.past(self.predictor - 1)
-        outputs = [D, *(D_j for _, D_j in past)]
-        nodes = [0.0, *(log(a.sigma / before.sigma) / h for before, _ in past)]
         predicted = x_b + weighed(lagrange_weights((1 + tau2) * h, nodes), outputs)  # Eq. 14
         if not (self.corrector and step.followed):
             return predicted

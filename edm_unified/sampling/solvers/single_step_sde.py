@@ -11,12 +11,14 @@ exact joint law 0.457; both have weak order 2, as tested on Gaussian data.
 
 from __future__ import annotations
 
-from math import expm1, log, sqrt
+from math import expm1, sqrt
 from typing import ClassVar, Literal
 
-from edm_unified.components.component import choice, component, count, nonnegative
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Nonnegative
 from edm_unified.sampling.dynamics import Level
-from edm_unified.sampling.solvers.exponential_single_step import inside, on_data
+from edm_unified.sampling.solvers.exponential_single_step import Inside, on_data
+from edm_unified.sampling.solvers.multistep import UpTo3
 from edm_unified.sampling.solvers.printed import Form, Printed, Step, weighed
 from edm_unified.sampling.solvers.tableaux import Scheme, one_stage, three_stages, two_stages
 
@@ -28,10 +30,10 @@ def on_noise(step: Step, x: Form, a: Level, b: Level, scheme: Scheme, eta: float
     """
     if b.sigma == 0:
         return step.denoise(x, a)
-    h, A = log(a.sigma / b.sigma), 1 + eta**2
+    h, A = step.h, 1 + eta**2
     rows, closing = scheme.weights(h)
     outputs: list[Form] = []
-    N, place = 0.0 * x, 0.0
+    N, place = Form(), 0.0
     for c, weights in zip((*scheme.nodes, 1.0), (*rows, closing), strict=True):
         level = step.in_log_sigma(c)
         if eta and c > place:
@@ -51,18 +53,10 @@ class DPMSolverPPSDE(Printed):
     its two noises. Order 2, weak order 2, two evaluations and two draws per step.
     """
 
-    eta: float = 1.0
-    r: float = 0.5
+    eta: Nonnegative = 1.0
+    r: Inside = 0.5
     kind: Literal["dpmpp_sde"] = "dpmpp_sde"
     order: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        nonnegative("eta", self.eta)
-        inside("r", self.r)
-
-    @property
-    def stochastic(self) -> bool:
-        return self.eta > 0
 
     @property
     def scheme(self) -> Scheme:
@@ -83,19 +77,10 @@ class SEEDS(Printed):
     ``order`` is that of the drift; the weak order is 1, 2, 2.
     """
 
-    order: int = 2
+    order: UpTo3 = 2
     prediction: Literal["data", "noise"] = "data"
-    eta: float = 1.0
+    eta: Nonnegative = 1.0
     kind: Literal["seeds"] = "seeds"
-
-    def __post_init__(self) -> None:
-        count("order", self.order, most=3)
-        choice("prediction", self.prediction, ("data", "noise"))
-        nonnegative("eta", self.eta)
-
-    @property
-    def stochastic(self) -> bool:
-        return self.eta > 0
 
     @property
     def scheme(self) -> Scheme:

@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 from edm_unified.sampling.solvers.phi import phi, phis
 
-Weights = tuple[float, ...]
+Row = tuple[float, ...]
 
 
 class Scheme(NamedTuple):
     """A tableau: the places c_i, of which the first is 0, and z ↦ (rows a_ij(z), weights b_j(z))."""
 
-    nodes: Weights
-    weights: Callable[[float], tuple[tuple[Weights, ...], Weights]]
+    nodes: Row
+    weights: Callable[[float], tuple[tuple[Row, ...], Row]]
 
 
 def one_stage() -> Scheme:
@@ -29,7 +29,7 @@ def one_stage() -> Scheme:
 def two_stages(c: float) -> Scheme:
     """Order 2 with weights of φ_1 alone: b = φ_1 (1 − 1/2c, 1/2c)."""
 
-    def weights(z: float) -> tuple[tuple[Weights, ...], Weights]:
+    def weights(z: float) -> tuple[tuple[Row, ...], Row]:
         whole = phi(1, z)
         return ((), (c * phi(1, c * z),)), (whole * (1 - 0.5 / c), whole * 0.5 / c)
 
@@ -39,7 +39,7 @@ def two_stages(c: float) -> Scheme:
 def two_stages_stiff(c: float) -> Scheme:
     """Order 2 in the stiff sense too: b_2 = φ_2/c, b_1 = φ_1 − b_2 (Hochbruck & Ostermann 2010, section 2.3)."""
 
-    def weights(z: float) -> tuple[tuple[Weights, ...], Weights]:
+    def weights(z: float) -> tuple[tuple[Row, ...], Row]:
         _, whole, second = phis(2, z)
         return ((), (c * phi(1, c * z),)), (whole - second / c, second / c)
 
@@ -49,7 +49,7 @@ def two_stages_stiff(c: float) -> Scheme:
 def three_stages(c: float) -> Scheme:
     """Order 3: c_3 = ⅔, b = (φ_1 − 3/2 φ_2, 0, 3/2 φ_2) (Hochbruck & Ostermann 2005, section 5.2)."""
 
-    def weights(z: float) -> tuple[tuple[Weights, ...], Weights]:
+    def weights(z: float) -> tuple[tuple[Row, ...], Row]:
         _, whole, second = phis(2, z)
         _, third_1, third_2 = phis(2, 2 / 3 * z)
         a32 = 4 / (9 * c) * third_2
@@ -58,7 +58,7 @@ def three_stages(c: float) -> Scheme:
     return Scheme((0.0, c, 2 / 3), weights)
 
 
-def _krogstad(z: float) -> tuple[tuple[Weights, ...], Weights]:
+def _krogstad(z: float) -> tuple[tuple[Row, ...], Row]:
     _, half_1, half_2 = phis(2, z / 2)
     _, one, two, three = phis(3, z)
     rows = (), (half_1 / 2,), (half_1 / 2 - half_2, half_2), (one - 2 * two, 0.0, 2 * two)
@@ -66,7 +66,7 @@ def _krogstad(z: float) -> tuple[tuple[Weights, ...], Weights]:
     return rows, (one - 3 * two + 4 * three, middle, middle, 4 * three - two)
 
 
-def _hochbruck_ostermann(z: float) -> tuple[tuple[Weights, ...], Weights]:
+def _hochbruck_ostermann(z: float) -> tuple[tuple[Row, ...], Row]:
     _, half_1, half_2, half_3 = phis(3, z / 2)
     _, one, two, three = phis(3, z)
     a52 = half_2 / 2 - three + two / 4 - half_3 / 2

@@ -18,15 +18,15 @@ from __future__ import annotations
 from math import expm1, log
 from typing import ClassVar, Literal
 
-from edm_unified.components.component import choice, component, count
+from edm_unified.components.component import component
 from edm_unified.sampling.dynamics import Level
-from edm_unified.sampling.solvers.options import ENDS, End
+from edm_unified.sampling.solvers.multistep import End, Multistep, UpTo3
 from edm_unified.sampling.solvers.phi import lagrange_weights
-from edm_unified.sampling.solvers.printed import Form, Printed, Step, weighed
+from edm_unified.sampling.solvers.printed import Form, Step, weighed
 
 
 @component
-class UniPC(Printed):
+class UniPC(Multistep):
     """UniPC-p on D: order p + 1 with the corrector, p without; p = 1, 2, 3.
 
     Zhao et al. 2023, Algorithms 1 and 2, in the data prediction of its appendix. One evaluation per step either way:
@@ -41,18 +41,12 @@ class UniPC(Printed):
     p = 2 keeps its order 3 from a plain start; p = 3 has 4 from exact starting values, 3 from a plain start.
     """
 
-    p: int = 3
+    p: UpTo3 = 3
     variant: Literal["bh1", "bh2"] = "bh2"
     corrector: bool = True
     end: End = "full"
     kind: Literal["unipc"] = "unipc"
-    stochastic: ClassVar[bool] = False
     added_later: ClassVar[tuple[str, ...]] = ("end",)
-
-    def __post_init__(self) -> None:
-        count("p", self.p, most=3)
-        choice("variant", self.variant, ("bh1", "bh2"))
-        choice("end", self.end, ENDS)
 
     @property
     def most_outputs(self) -> int:
@@ -71,13 +65,12 @@ class UniPC(Printed):
         return 4 if self.p == 3 else 0
 
     def fall(self, step: Step, x: Form, a: Level, b: Level) -> Form:
-        D = step.remember(step.denoise(x, a))
+        D = step.denoise(x, a)
+        levels, outputs = step.history(a, D, self.p, self.end)
         if b.sigma == 0:
             return D
-        h = log(a.sigma / b.sigma)
-        past = step.past((min(self.p, step.left) if self.end == "lower" else self.p) - 1)
-        outputs = [D, *(D_j for _, D_j in past)]
-        r = [0.0, *(log(a.sigma / before.sigma) / h for before, _ in past)]
+        h = step.h
+        r = [log(a.sigma / level.sigma) / h for level in levels]
         linear = b.sigma / a.sigma * x
         predicted = linear + weighed(self.weights(h, r, half=len(r) == 2), outputs)  # UniP, Algorithm 2
         if not (self.corrector and step.followed):
