@@ -101,7 +101,8 @@ def within(name: str, value: float, low: float, high: float, ends: str = "[]") -
     lower end in and the upper one not."""
     above = _finite(value) and (value >= low if ends[0] == "[" else value > low)
     if not (above and (value <= high if ends[1] == "]" else value < high)):
-        raise ValueError(f"{name}: must lie in {ends[0]}{low:g}, {high:g}{ends[1]}, got {shown(value)}")
+        inside = f"strictly between {low:g} and {high:g}" if ends == "()" else f"in {ends[0]}{low:g}, {high:g}{ends[1]}"
+        raise ValueError(f"{name}: must lie {inside}, got {shown(value)}")
 
 
 def choice(name: str, value: Any, choices: Iterable[Any]) -> None:
