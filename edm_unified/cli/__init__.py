@@ -28,6 +28,7 @@ from edm_unified.components.shipped import suggest
 COMMANDS = {
     "compare": ("compare.compare", "Compare methods at equal budgets; write tables, figures, a report."),
     "certify": ("certify.certify", "Measure orders, noise, NFE and identities of solvers."),
+    "init": ("init.init", "Write a training recipe for data, ready to run."),
     "train": ("train.train", "Train a network as a recipe says; continues what was interrupted."),
     "data": ("data.data", "Describe data; suggest σ_min, σ_max, P_mean, P_std for them."),
     "ema": ("ema.ema", "Put averages of any length together, after the training."),

@@ -6,15 +6,23 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
     from edm_unified.recipe import Recipe
 
 _TORCHVISION = {"MNIST": (1, 28, 28), "FashionMNIST": (1, 28, 28), "CIFAR10": (3, 32, 32)}
 
 
 def describe(
-    name: str, recipe: Recipe, shape: tuple[int, ...] | None = None, classes: int | None = None
+    name: str,
+    recipe: Recipe,
+    shape: tuple[int, ...] | None = None,
+    classes: int | None = None,
+    device: torch.device | None = None,
 ) -> Iterator[str]:
     """The lines. ``shape`` and ``classes`` say what the data are where they are not at hand.
+
+    Where they are, and ``device`` is given, a few steps of the training are timed there.
 
     Raises ``ValueError`` where a part that training needs is missing, or the network does not take the shape.
     """
@@ -72,6 +80,8 @@ def describe(
     yield f"FLOPs       {_large(work)} forward, about {_large(backward * work)} in training, per image"
     yield f"training    {settings.images:,} images in {settings.steps:,} steps of {settings.batch:,}"
     yield f"            about {_large(backward * work * settings.images)}FLOP in all"
+    if device is not None and size is not None:
+        yield f"time        {_time(recipe, device, work, min(needs.total for needs in memory.values()))}"
     for count, needs in memory.items():
         parts = ", ".join(f"{field} {_bytes(value)}" for field, value in needs._asdict().items())
         yield f"memory      {_bytes(needs.total)} at least, with {count:,} images at a time ({parts})"
@@ -136,3 +146,18 @@ def _bytes(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g} {unit}"
     return f"{value:.0f} B"
+
+
+def _time(recipe: Recipe, device: torch.device, flops: float, memory: float) -> str:
+    """How long the training takes on this machine, as far as a few steps tell."""
+    from edm_unified.recipe.draft import in_hours
+    from edm_unified.training.timing import machine_memory, time_steps
+
+    room, job = machine_memory(device), recipe.job()
+    if memory > room / 2:
+        return f"not timed on {device}: it needs more than half of the {_bytes(room)} of memory here"
+    timing = time_steps(job, device, flops)
+    if timing is None:
+        return f"not timed on {device}: one image takes it too long"
+    hours = in_hours(timing.hours(job.settings.images))
+    return f"about {hours} on {device}, an estimate: {timing.images:,.3g} images/s in {timing.steps} steps just now"

@@ -13,7 +13,7 @@ from edm_unified.components import shipped
 from edm_unified.components.files import write_atomic
 
 if TYPE_CHECKING:
-    from edm_unified.data import Dataset
+    from edm_unified.data import AnyData, Dataset
     from edm_unified.data.suggest import Suggestion
     from edm_unified.data.survey import Survey
 
@@ -21,13 +21,13 @@ _INDENT = 13
 _MOST_CLASSES = 12
 
 
-def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+def complete_data(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
     kinds = [name for name in shipped.kinds("data") if name.startswith(incomplete)]
     return [*kinds, *options.complete_recipe(ctx, param, incomplete)]
 
 
 @click.command(short_help="Describe data; suggest σ_min, σ_max, P_mean, P_std for them.")
-@click.argument("data", shell_complete=_complete)
+@click.argument("data", shell_complete=complete_data)
 @options.sets
 @click.option("--samples", type=click.IntRange(4, 100_000_000), default=10_000, show_default=True,
               help="How many samples to look at; classes are counted over all.")  # fmt: skip
@@ -51,7 +51,7 @@ def data(data: str, overrides: tuple[str, ...], samples: int, out: Path | None, 
         options.check_file(out, "--out")
     with options.progress(not quiet) as bar:
         bar.say("reading the data")
-        dataset = _load(data, overrides)
+        dataset = source_of(data, overrides)[1]
         about = survey(dataset, samples)
         bar.say("trying noise levels")
         try:
@@ -72,8 +72,11 @@ def data(data: str, overrides: tuple[str, ...], samples: int, out: Path | None, 
             click.echo(f"\npicture      {out}")
 
 
-def _load(text: str, overrides: tuple[str, ...]) -> Dataset:
-    """The data that ``text`` names. Raises ``ValueError`` where it names neither data nor a recipe with data."""
+def source_of(text: str, overrides: tuple[str, ...] = ()) -> tuple[AnyData, Dataset]:
+    """The data that ``text`` names, as a recipe says it, and loaded.
+
+    Raises ``ValueError`` where it names neither data nor a recipe with data.
+    """
     from edm_unified.data import AnyData
     from edm_unified.recipe import RecipeError, codec, load_any, parse_component
 
@@ -96,7 +99,7 @@ def _load(text: str, overrides: tuple[str, ...]) -> Dataset:
             raise ValueError(f"{text}: has no data; add data: {{kind: digits}}")
         label = f"{text}: data"
     try:
-        return source.load()
+        return source, source.load()
     except ValueError as error:
         fault = codec.located(type(source), "", str(error))
         raise ValueError(f"{label}: {fault.path + ': ' if fault.path else ''}{fault.message}") from error

@@ -39,7 +39,7 @@ PAGE_EVERY = 60.0
 @options.recipe_argument
 @options.sets
 @click.option("--out", type=options.PATH, help="Directory of the run.  [default: edm-runs/RECIPE]")
-@click.option("--dry-run", is_flag=True, help="Print the recipe and what it costs; train nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the recipe and what it costs, with the hours here; train nothing.")
 @click.option("--shape", type=options.SizesType(), help="With --dry-run: of a sample, where the data are not at hand.")
 @click.option("--classes", type=click.IntRange(0), help="With --dry-run: of the data, where they are not at hand.")
 @click.option("--fresh", is_flag=True, help="Start over instead of continuing what is there.")
@@ -94,13 +94,13 @@ def train(
     if dry_run:
         from edm_unified.cli.cost import describe
 
-        for line in describe(recipe, resolved, shape, classes):
+        for line in describe(recipe, resolved, shape, classes, _device(device)):
             click.echo(line)
         return
     if shape is not None or classes is not None:
         named = "--shape" if shape is not None else "--classes"
         raise ValueError(f"{named}: is for --dry-run alone, training asks the data themselves; leave it out")
-    chosen = options.torch_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = _device(device)
     directory = out or Path("edm-runs") / paths.short_name(recipe)
     if (paths.expanded(recipe) / "run.json").is_file():  # a run, which is continued where it is
         directory = out or paths.expanded(recipe)
@@ -111,6 +111,12 @@ def train(
             _train(resolved, job, directory, peers, fresh, quiet or not peers.leads, tensorboard and peers.leads)
         except LeaderError:  # the leading process says it
             raise click.exceptions.Exit(2) from None
+
+
+def _device(name: str | None) -> torch.device:
+    import torch
+
+    return options.torch_device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _job(name: str, recipe: Recipe) -> Job:
