@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from edm_unified.components import paths
 from edm_unified.components.component import component, count
 
-from . import containers, formats
+from . import containers, formats, splits
+from .classes import Classes, in_order, stated_names
 from .containers import Reader
 from .dataset import Dataset
 from .layouts import check_layout
@@ -54,6 +56,10 @@ class Arrays:
     where the picture is then square; what may be either is refused. ``shape`` of a sample and ``classes``, where given,
     are what the data must have, and what they are taken for while they are not at hand. .npy, .safetensors, .pt, HDF5,
     NetCDF and Zarr stay on disk, and a batch reads what it needs.
+
+    ``class_names``: what the classes 0, 1, … are called, a list or a text file with one a line. ``holdout``: a share
+    such as 0.1 is held out, chosen by place and ``holdout_seed`` (null: 0); ``split: held_out`` is that part, null what
+    is left. The scale is that of all.
     """
 
     path: str
@@ -66,12 +72,19 @@ class Arrays:
     classes: int | None = None
     unit: str = ""
     layout: str | None = None
+    class_names: str | tuple[str, ...] | None = None
+    holdout: float | None = None
+    holdout_seed: int | None = None
+    split: Literal["train", "held_out", "all"] | None = None
     kind: Literal["arrays"] = "arrays"
-    added_later: ClassVar[tuple[str, ...]] = ("shape", "classes", "unit", "layout")
+    added_later: ClassVar[tuple[str, ...]] = (
+        "shape", "classes", "unit", "layout", "class_names", "holdout", "holdout_seed", "split",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check_scale(self.range, self.standardise)
         check_layout(self.layout)
+        splits.check(self.holdout, self.holdout_seed, self.split, splits.HOLDOUT_CHOICES)
         if self.layout is not None and self.signals:
             raise ValueError("layout: says it all; leave out `signals`")
         if self.shape is not None:
@@ -99,7 +112,13 @@ class Arrays:
             raise ValueError(
                 f"classes: is {self.classes}, and {self.path} has {dataset.classes}; correct it, or leave it out"
             )
-        return dataset
+        stated = stated_names(self.class_names)
+        if stated is not None:
+            if dataset.labels is None:
+                raise ValueError(f"class_names: {self.path} has no classes to be named; set label_key, or leave it out")
+            found = in_order(Classes(dataset.labels, dataset.class_names, numbered=True), stated, "class_names")
+            dataset = replace(dataset, labels=found.labels, class_names=found.names)
+        return dataset.part(splits.kept(len(dataset), self.holdout, self.holdout_seed, self.split))
 
 
 def _reader(file: Path, path: str) -> Reader:

@@ -76,6 +76,28 @@ def by_name(values: Sequence[str] | Sequence[Collection[str]], more: Iterable[st
     return Classes(labels, names)
 
 
+def of_column(values: Sequence[object], names: Sequence[str], where: str) -> Classes | None:
+    """The classes in a column of words, or of lists of words or of numbers of ``names``; None for one of numbers.
+
+    Raises ``ValueError``, begun with ``where``.
+    """
+    if values and all(isinstance(value, str) for value in values):
+        return by_name([str(value) for value in values], names)
+    if not any(isinstance(value, (list, tuple)) for value in values):
+        return None
+
+    def word(value: object) -> str:
+        if isinstance(value, str):
+            return value
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < (len(names) or MOST_CLASSES):
+            return names[value] if names else str(value)
+        raise ValueError(f"{where}: a label must be a word, or a number of the classes, got {str(value)[:40]!r}")
+
+    sets = [[word(item) for item in value] if isinstance(value, (list, tuple)) else [word(value)] for value in values]
+    found = by_name(sets, names)
+    return in_order(found, names, where) if names else found
+
+
 def together(parts: Sequence[Classes]) -> Classes:
     """The classes of several sets of samples as those of one, by name."""
     names = max((part.names for part in parts), key=len)

@@ -12,6 +12,7 @@ from torch import Tensor
 from edm_unified.components import paths
 from edm_unified.components.component import choice, component
 
+from .classes import of_column
 from .dataset import BYTES, Dataset, Rows
 from .folders import check_channels, check_size, directory
 from .readers import Reading, line, pixels, readable, whole_labels
@@ -109,9 +110,13 @@ class HuggingFace:
             return Dataset(rows, None, root.resolve().name, BYTES)
         choice("label", self.label, table.column_names)
         with readable(f"label: {self.path}", f"column '{self.label}' of classes"):
-            column = np.asarray(table[self.label][:])
-        labels = whole_labels(column, len(table), f"{self.path} ({self.label})")
-        named = getattr(table.features.get(self.label), "names", None) or ()
+            column = list(table[self.label][:])
+        feature = table.features.get(self.label)
+        named = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None) or ()
+        if (found := of_column(column, named, f"label: {self.path} ({self.label})")) is not None:
+            return Dataset(rows, found.labels, root.resolve().name, BYTES, found.names)
+        with readable(f"label: {self.path}", f"column '{self.label}' of classes"):
+            labels = whole_labels(np.asarray(column), len(table), f"{self.path} ({self.label})")
         return Dataset(rows, labels, root.resolve().name, BYTES, tuple(named))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ import torch
 from edm_unified.components.component import component
 from edm_unified.components.constraints import whole
 
+from . import splits
 from .dataset import BYTES, Dataset, Scaling
 
 
@@ -17,10 +18,18 @@ from .dataset import BYTES, Dataset, Scaling
 class Digits:
     """The 1797 handwritten digits of scikit-learn (UCI), 8×8, 17 grey levels 0…16 → [−1, 1], with their classes.
 
-    Real data that need no download. Shape (1797, 1, 8, 8).
+    Real data that need no download. Shape (1797, 1, 8, 8). ``holdout``: a share such as 0.1 is held out, chosen by
+    ``holdout_seed`` (null: 0); ``split: held_out`` is that part, null what is left.
     """
 
+    holdout: float | None = None
+    holdout_seed: int | None = None
+    split: Literal["train", "held_out", "all"] | None = None
     kind: Literal["digits"] = "digits"
+    added_later: ClassVar[tuple[str, ...]] = ("holdout", "holdout_seed", "split")
+
+    def __post_init__(self) -> None:
+        splits.check(self.holdout, self.holdout_seed, self.split, splits.HOLDOUT_CHOICES)
 
     def load(self) -> Dataset:
         """Read them from the scikit-learn package."""
@@ -29,7 +38,8 @@ class Digits:
         bunch = load_digits()
         stored = torch.from_numpy(bunch.images.astype(np.uint8))[:, None]
         labels, names = torch.from_numpy(bunch.target).long(), tuple("0123456789")
-        return Dataset(stored, labels, "digits", Scaling(8.0, 8.0), names, extent=(0.0, 16.0))
+        whole = Dataset(stored, labels, "digits", Scaling(8.0, 8.0), names, extent=(0.0, 16.0))
+        return whole.part(splits.kept(len(whole), self.holdout, self.holdout_seed, self.split))
 
 
 @component

@@ -345,7 +345,15 @@ def choose(names: list[str], key: str | None, label_key: str | None, file: Path)
 
 
 def whole_labels(array: np.ndarray, n: int, path: str) -> Tensor:
+    """Classes of ``n`` samples, (n,) whole numbers, or (n, C) zeros and ones where each may have several.
+
+    Raises ``ValueError`` naming the first that is not a class.
+    """
     where = f"label_key: {path}"
+    if array.ndim == 2 and len(array) == n and array.shape[1] and array.dtype.kind in "biu" and array.max() <= 1:
+        if array.min() < 0:
+            raise ValueError(f"{where}: must be zeros and ones, where a sample may have several classes")
+        return torch.from_numpy(array.astype(bool))
     if array.shape != (n,) or array.dtype.kind not in "iu":
         raise ValueError(
             f"{where}: must hold {n} whole numbers, zero or above, got {array.dtype} of shape {array.shape}"

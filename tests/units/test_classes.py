@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from edm_unified.data import Dataset, ImageFolder, ImageNet, batch, classes, labels, splits
+from edm_unified.data import Arrays, Dataset, Digits, ImageFolder, ImageNet, batch, classes, labels, splits
 
 
 def paint(top: Path, *names: str) -> None:
@@ -208,3 +209,38 @@ def test_a_part_of_imagenet_keeps_its_numbers_where_all_are_stated(tmp_path: Pat
     file.write_text("n00000002\n")
     with pytest.raises(ValueError, match="class_names: has a class 'n00000009'"):
         ImageNet(str(tmp_path), 4, class_names=str(file)).load()
+
+
+def test_arrays_have_names_several_classes_and_a_held_out_part(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, one, several = rng.normal(size=(40, 3)), np.arange(40) % 2, rng.integers(0, 2, (40, 3))
+    np.savez(tmp_path / "a.npz", x=x, one=one, several=several)
+    made: Any = {"path": str(tmp_path / "a.npz"), "key": "x", "standardise": 0.5}
+    named = Arrays(**made, label_key="one", class_names=("ant", "bee", "cat")).load()
+    assert (named.class_names, named.class_counts) == (("ant", "bee", "cat"), [20, 20, 0])
+    many = Arrays(**made, label_key="several").load()
+    assert many.labels is not None
+    assert many.labels.tolist() == several.astype(bool).tolist()
+    train, held = (Arrays(**made, label_key="one", holdout=0.3, split=split).load() for split in (None, "held_out"))
+    assert len(train) + len(held) == 40
+    whole = Arrays(**made).load().images
+    rows = {tuple(row) for part in (train, held) for row in part.images.tolist()}
+    assert rows == {tuple(row) for row in whole.tolist()}  # of one scale
+    first, rest = Digits(holdout=0.1, split="held_out").load(), Digits(holdout=0.1).load()
+    assert len(first) + len(rest) == 1797
+    assert abs(len(first) - 180) < 60
+    with pytest.raises(ValueError, match="split: held_out: nothing is held out"):
+        Digits(split="held_out")
+
+
+def test_columns_of_words_and_of_lists() -> None:
+    assert classes.of_column([0, 1], (), "c") is None
+    words = classes.of_column(["b", "a"], (), "c")
+    assert words is not None
+    assert (words.names, words.labels.tolist()) == (("a", "b"), [1, 0])
+    lists = classes.of_column([[0, 2], [], [1]], ("x", "y", "z"), "c")
+    assert lists is not None
+    assert lists.names == ("x", "y", "z")
+    assert lists.labels.tolist() == [[True, False, True], [False] * 3, [False, True, False]]
+    with pytest.raises(ValueError, match="c: a label must be a word"):
+        classes.of_column([[3]], ("x", "y", "z"), "c")
