@@ -61,7 +61,7 @@ class _Packed(NamedTuple):
         missing = number("_FillValue") + number("missing_value")
         if not (scale or offset or missing):
             return None
-        return cls(*(scale or (1.0,)), *(offset or (0.0,)), missing)
+        return cls(scale[0] if scale else 1.0, offset[0] if offset else 0.0, missing)
 
     def unpacked(self, raw: np.ndarray) -> np.ndarray:
         gone = np.isin(raw, np.asarray(self.missing, np.float64).astype(raw.dtype)) if self.missing else None
