@@ -100,7 +100,8 @@ def likelihood(
     """Print the mean log-likelihood of DATA under the denoiser of RECIPE, with standard errors.
 
     RECIPE is a shipped name, a YAML file or the directory of a run. DATA is another data set, in words
-    (kind:name=value) or a .npy file; without it, the recipe's own are taken.
+    (kind:name=value) or a .npy file; without it, the recipe's own are taken. DATA are brought to the scale of the
+    recipe's own, by black and white where both say what that is, else as numbers in the same unit.
 
     \b
     edm-unified likelihood edm --dequantize uniform
@@ -109,6 +110,7 @@ def likelihood(
     """
     from edm_unified.cli.likelihood_rows import moments_of
     from edm_unified.cli.likelihood_rows import rows as computed
+    from edm_unified.data.units import difference
     from edm_unified.likelihood.prior import prior_error
 
     _check_options(bound, check)
@@ -126,10 +128,10 @@ def likelihood(
             built, own = found.build()
         except ValueError as error:
             raise ValueError(f"{recipe}: {error}") from None
-        dataset = own if data is None else _data(data)
+        dataset = own if data is None else _data(data, own)
         if not len(dataset):
             raise ValueError(f"{recipe}: data: missing; name some, as in --set 'data={{kind: digits}}', or by --data")
-        _check_data(dataset, own, dequantize, data or recipe, first)
+        _check_data(dataset, dequantize, data or recipe, first)
         dataset, classes = _classes(built, own, dataset, conditional, found.sampler.label, data or recipe)
         job = _job(
             found, own, bound, (sigma_min, sigma_max), rk4_steps,
@@ -143,7 +145,8 @@ def likelihood(
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(out, contents(rows, dataset.shape, out.suffix, first))
     off = None if bound else prior_error(moments_of(own), job.prior, job.sigma_max)
-    for note in (*_notes(found, own, job, prior, off), *rows.notes):
+    unlike = None if data is None else difference(own, dataset)
+    for note in (*([unlike] if unlike else []), *_notes(found, own, job, prior, off), *rows.notes):
         click.echo(f"warning: {note}", err=True)
     if not quiet:
         for line in report(recipe, dataset, job, rows, off):
@@ -228,8 +231,10 @@ def _notes(recipe: Recipe, own: Dataset, job: LikelihoodJob, prior: str, error: 
     return notes
 
 
-def _data(text: str) -> Dataset:
+def _data(text: str, own: Dataset) -> Dataset:
+    """The data that ``text`` names, in the scale of ``own``, which the denoiser is a model of."""
     from edm_unified.data import AnyData, Arrays
+    from edm_unified.data.units import in_units_of
     from edm_unified.recipe import parse_component
 
     word = text.partition(":")[0].strip()
@@ -240,15 +245,16 @@ def _data(text: str) -> Dataset:
     else:
         near = shipped.suggest(word, shipped.kinds("data"), "edm-unified list data")
         raise ValueError(f"{text}: neither data nor a .npy file{near}")
+    if isinstance(source, Arrays) and source.standardise is not None:
+        raise ValueError(f"{text}: standardise: the scale is that of the denoiser's own data; leave it out")
     try:
-        return source.load()  # type: ignore[no-any-return]
+        dataset = source.load(own) if isinstance(source, Arrays) else source.load()
     except ValueError as error:
         raise ValueError(f"{text}: {str(error).removeprefix('path: ').removeprefix(text + ': ')}") from None
+    return in_units_of(own, dataset, text)
 
 
-def _check_data(dataset: Dataset, own: Dataset, dequantize: str | None, name: str, first: int) -> None:
-    if dataset.shape != own.shape:
-        raise ValueError(f"{name}: samples of shape {dataset.shape}, but the denoiser is for {own.shape}")
+def _check_data(dataset: Dataset, dequantize: str | None, name: str, first: int) -> None:
     if first >= len(dataset):
         raise ValueError(f"--first: {first} is beyond the {len(dataset):,} samples of {dataset.name}")
     if dequantize is None and dataset.in_whole_numbers:
@@ -278,16 +284,15 @@ def _job(
 ) -> LikelihoodJob:
     from edm_unified import likelihood as lk
     from edm_unified.cli.likelihood_rows import LikelihoodJob, moments_of
-    from edm_unified.denoisers import exact
+    from edm_unified.likelihood.prior import gaussian_of
 
     levels = sorted(sigma for sigma in recipe.levels if sigma > 0)
     low, high = (given if given is not None else at for given, at in zip(sigmas, (levels[0], levels[-1]), strict=True))
-    images = moments_of(own)
-    at_top = lk.prior_of(images) if prior == "data" else lk.isotropic(own.shape)
+    moments = moments_of(own)
+    at_top = lk.prior_of(moments) if prior == "data" else lk.isotropic(own.shape)
     control = None
     if bound:
-        control = exact.Gaussian.fit(images) if math.prod(own.shape) <= 256 else lk.prior_of(images)
-        control = control.to(device)
+        control = gaussian_of(moments).to(device)
     return LikelihoodJob(
         bound, low, high, steps or 1, tolerance, *trace, points, at_top.to(device), control, noise, seed, conditional,
         device, dtype,

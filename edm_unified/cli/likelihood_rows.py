@@ -13,7 +13,7 @@ from edm_unified import likelihood as lk
 from edm_unified.cli import options
 from edm_unified.data import Dataset
 from edm_unified.data import batch as read
-from edm_unified.data.survey import part
+from edm_unified.data.kept import Moments, measure
 
 
 class LikelihoodJob(NamedTuple):
@@ -51,9 +51,9 @@ class LikelihoodRows(NamedTuple):
 
 
 @lru_cache(maxsize=1)  # asked for by the prior, and for its error
-def moments_of(dataset: Dataset) -> Tensor:
-    """Samples for the moments of the data: of all of them, as files may be sorted by class."""
-    return read(dataset, part(dataset, 10_000))[0]
+def moments_of(dataset: Dataset) -> Moments:
+    """The moments of the data: of all of them, as files may be sorted by class."""
+    return measure(dataset).moments
 
 
 def rows(

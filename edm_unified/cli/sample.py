@@ -38,6 +38,7 @@ NAMES = ("samples.npy", "labels.npy", "samples.png", "recipe.yaml", "environment
 @click.option("--seed", type=click.IntRange(0, MOST_SEED), default=0, show_default=True,
               help="Sample i of a seed is the same whatever --n and --batch.")  # fmt: skip
 @click.option("--out", type=options.PATH, help="Directory for the results  [default: edm-samples/RECIPE]")
+@click.option("--scaled", is_flag=True, help="Write samples.npy in the scale of the network, not in the data's units.")
 @click.option("--batch", type=click.IntRange(1, MOST), default=256, show_default=True, help="Samples at a time.")
 @options.threads
 @options.device
@@ -49,6 +50,7 @@ def sample(
     n: int,
     seed: int,
     out: Path | None,
+    scaled: bool,
     batch: int,
     threads: int | None,
     device: str,
@@ -59,7 +61,7 @@ def sample(
     """Draw samples with RECIPE, a shipped name or a YAML file, and write them to a directory.
 
     \b
-    samples.npy         (n, *shape), float32, in the units of the data
+    samples.npy         (n, *shape), in the units of the data: 0 to 255 of images in bytes
     samples.png         256 images as a grid, 8 signals, or vectors as points in their first two coordinates
     labels.npy          the class of each, where they were conditioned on one
     recipe.yaml         the recipe as it was run
@@ -69,6 +71,8 @@ def sample(
     edm-unified sample edm --steps 5
     edm-unified sample flow_matching --solver midpoint --class 7 --n 16
     """
+    from edm_unified.recipe.suitability import notes_on_sampling
+
     resolved = options.load(recipe, overrides, **swaps)
     where, precision = options.torch_device(device), options.torch_dtype(dtype)
     directory = out or Path("edm-samples") / paths.short_name(recipe)
@@ -76,9 +80,13 @@ def sample(
         for name in NAMES:
             output.check_ours(name)
         bar.say("making the denoiser")
-        samples, labels, nfe, seconds = _draw(recipe, resolved, n, seed, batch, threads, where, precision, bar)
+        prepared = _prepared(recipe, resolved, where)
+        for note in [] if quiet else notes_on_sampling(resolved, prepared.dataset):
+            click.echo(f"note: {note}", err=True)
+        samples, labels, seconds = _draw(recipe, prepared, n, seed, batch, threads, precision, bar)
+        nfe = prepared.nfe // -(-n // batch)
         run = {"nfe": nfe, "seconds": round(seconds, 3), "seed": seed, "class": resolved.sampler.label}
-        files = _files(resolved, samples, labels, run, where, precision)
+        files = _files(prepared, samples, labels, run, precision, scaled)
         replaced = _command_of(output)
         output.write_together(files, gone=[name for name in NAMES if name not in files], sealed=True)
     if not quiet:
@@ -105,27 +113,30 @@ def _command_of(output: OutputDirectory) -> str:
     return command if isinstance(command, str) else ""
 
 
+def _prepared(name: str, recipe: Recipe, device: torch.device) -> Prepared:
+    from edm_unified.recipe.prepared import Prepared
+
+    try:
+        return Prepared.of(recipe, device)
+    except ValueError as error:
+        raise ValueError(options.of_the_class(str(error)) or f"{name}: {error}") from None
+
+
 def _draw(
     name: str,
-    recipe: Recipe,
+    prepared: Prepared,
     n: int,
     seed: int,
     batch: int,
     threads: int | None,
-    device: torch.device,
     dtype: torch.dtype,
     bar: options.ProgressDisplay,
-) -> tuple[Tensor, Tensor | None, int, float]:
-    """The samples and their classes on the CPU, the evaluations of each, and the seconds for all (without making D)."""
+) -> tuple[Tensor, Tensor | None, float]:
+    """The samples, in the scale of the network, and their classes on the CPU, and the seconds for all."""
     import torch
 
-    from edm_unified.recipe.prepared import Prepared
     from edm_unified.sampling.loop import Progress
 
-    try:
-        prepared = Prepared.of(recipe, device)
-    except ValueError as error:
-        raise ValueError(options.of_the_class(str(error)) or f"{name}: {error}") from None
     parts, labels = [], []
     began = time.perf_counter()
     for first in range(0, n, batch):
@@ -140,7 +151,7 @@ def _draw(
         parts.append(drawn.samples.cpu())
         labels += [] if drawn.labels is None else [drawn.labels.cpu()]
     classes = torch.cat(labels) if labels else None
-    return torch.cat(parts), classes, prepared.nfe // len(parts), time.perf_counter() - began
+    return torch.cat(parts), classes, time.perf_counter() - began
 
 
 def _size(denoiser: Any) -> float:
@@ -159,30 +170,36 @@ def _naming(name: str) -> Iterator[None]:
 
 
 def _files(
-    recipe: Recipe,
+    prepared: Prepared,
     samples: Tensor,
     labels: Tensor | None,
     run: Mapping[str, Any],
-    device: torch.device,
     dtype: torch.dtype,
+    scaled: bool,
 ) -> dict[str, bytes]:
     """What is written, by name, all of it made before anything is written."""
     import numpy as np
 
     from edm_unified.compare.problem import Settings
     from edm_unified.compare.view import environment
+    from edm_unified.data.units import for_pictures, in_data_units
     from edm_unified.report import pictured, samples_png
 
-    array = samples.float().numpy()
+    dataset = prepared.dataset
+    array = (samples.float() if scaled else in_data_units(dataset, samples)).numpy()
     if not np.isfinite(array).all():
         raise FloatingPointError(
             "samples: are beyond the numbers of float32; take more steps, or a more stable corrector"
         )
     files = {"samples.npy": _npy(array)} | ({} if labels is None else {"labels.npy": _npy(labels.numpy())})
     if pictured(array.shape[1:]):
-        files["samples.png"] = samples_png(array, None if labels is None else labels.numpy())
-    about: dict[str, Any] = {"command": _command(), **run, **environment(Settings(device, dtype))}
-    files["recipe.yaml"] = recipe.dump().encode()
+        shown = for_pictures(dataset, samples).float().numpy()
+        files["samples.png"] = samples_png(shown, None if labels is None else labels.numpy())
+    units = "the scale of the network" if scaled else dataset.unit or "the units of the data"
+    about: dict[str, Any] = {
+        "command": _command(), **run, "units": units, **environment(Settings(prepared.device, dtype))
+    }  # fmt: skip
+    files["recipe.yaml"] = prepared.recipe.dump().encode()
     about["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     files["environment.json"] = (json.dumps(about, indent=2) + "\n").encode()
     return files

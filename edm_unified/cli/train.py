@@ -42,6 +42,7 @@ PAGE_EVERY = 60.0
 @click.option("--dry-run", is_flag=True, help="Print the recipe and what it costs, with the hours here; train nothing.")
 @click.option("--shape", type=options.SizesType(), help="With --dry-run: of a sample, where the data are not at hand.")
 @click.option("--classes", type=click.IntRange(0), help="With --dry-run: of the data, where they are not at hand.")
+@click.option("--init", metavar="RUN", help="Begin with the weights of another run, or of one of its checkpoints.")
 @click.option("--fresh", is_flag=True, help="Start over instead of continuing what is there.")
 @click.option("--device", help="Where to compute: cpu, cuda, cuda:1, mps.  [default: cuda if there is one, else cpu]")
 @click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads.  [default: all]")
@@ -59,6 +60,7 @@ def train(
     dry_run: bool,
     shape: tuple[int, ...] | None,
     classes: int | None,
+    init: str | None,
     fresh: bool,
     device: str | None,
     threads: int | None,
@@ -88,7 +90,9 @@ def train(
 
     from edm_unified.training.parallel import LeaderError, team
 
-    resolved = options.load(recipe, overrides if workers is None else (*overrides, f"training.workers={workers}"))
+    more = [] if workers is None else [f"training.workers={workers}"]
+    more += [] if init is None else [f"training.init={json.dumps({'path': init})}"]
+    resolved = options.load(recipe, (*overrides, *more))
     if threads is not None:
         torch.set_num_threads(threads)
     if dry_run:
@@ -96,6 +100,8 @@ def train(
 
         for line in describe(recipe, resolved, shape, classes, _device(device)):
             click.echo(line)
+        for note in _notes_without_a_job(resolved):
+            click.echo(f"note: {note}")
         return
     if shape is not None or classes is not None:
         named = "--shape" if shape is not None else "--classes"
@@ -119,6 +125,16 @@ def _device(name: str | None) -> torch.device:
     return options.torch_device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
+def _notes_without_a_job(recipe: Recipe) -> list[str]:
+    """What does not suit the data, where they are at hand."""
+    from edm_unified.recipe.suitability import notes_on_training
+
+    try:
+        return notes_on_training(recipe, recipe.load_data())
+    except ValueError:
+        return []
+
+
 def _job(name: str, recipe: Recipe) -> Job:
     """What is to be trained, with its data; and whether its own sampler will be able to use it, known beforehand."""
     import torch
@@ -134,6 +150,7 @@ def _job(name: str, recipe: Recipe) -> Job:
 
 
 def _train(recipe: Recipe, job: Job, directory: Path, peers: Team, fresh: bool, quiet: bool, tensorboard: bool) -> None:
+    from edm_unified.recipe.suitability import notes_on_training
     from edm_unified.training.runs.run import Run
 
     board = _summary_writer() if tensorboard else None  # is it there? before anything is written or removed
@@ -141,6 +158,11 @@ def _train(recipe: Recipe, job: Job, directory: Path, peers: Team, fresh: bool, 
     with Run(directory, job, peers, fresh) as run, _board(run, board) as tell_board:
         settings, began = job.settings, run.state.step
         past, total = began * settings.batch, settings.steps * settings.batch
+        if run.state.origin is not None and not began:
+            tell(f"{directory}: begins with {run.state.origin['file']} of {run.state.origin['path']}")
+        if peers.leads and not quiet:
+            for note in notes_on_training(recipe, job.measured_dataset):
+                tell(f"note: {note}")
         if began == settings.steps:
             tell(f"{directory}: is finished; a larger training.images goes on, --fresh starts over")
         elif began:

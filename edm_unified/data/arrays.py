@@ -93,12 +93,22 @@ class Arrays:
         if self.classes is not None:
             count("classes", self.classes, least=0)
 
-    def load(self) -> Dataset:
-        """Map and check the array. Raises ValueError naming the file and what is wrong in it."""
+    def load(self, like: Dataset | None = None) -> Dataset:
+        """Map and check the array. Raises ValueError naming the file and what is wrong in it.
+
+        ``like``: other data, whose scale is taken for floating-point numbers that have no ``range``; images in [−1, 1]
+        are still what they say they are, where those others know black and white.
+        """
         file = paths.regular(paths.expanded(self.path, "path"), f"path: {self.path}")
         array, labels, notes = _reader(file, self.path)(file, self.key, self.label_key)
         about = described(
-            array, f"path: {self.path}", self.range, self.standardise, signals=self.signals, layout=self.layout
+            array,
+            f"path: {self.path}",
+            self.range,
+            self.standardise,
+            signals=self.signals,
+            layout=self.layout,
+            like=like,
         )
         n = about.array.shape[0]
         classes = None if labels is None else whole_labels(labels, n, self.path)

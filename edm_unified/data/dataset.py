@@ -15,7 +15,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ from .prefetch import read
 
 if TYPE_CHECKING:
     from edm_unified.denoisers.exact import GaussianMixture
+
+    from .kept import Measured
 
 
 class Rows(Protocol):
@@ -46,6 +49,20 @@ class PartRows:
 
     def __getitem__(self, indices: Tensor) -> Tensor:
         return self._stored[self._indices[indices]]
+
+
+class LaterRows:
+    """Samples that are opened when the first of them is asked for: ``number`` of ``shape``, by ``open_rows``."""
+
+    def __init__(self, number: int, shape: tuple[int, ...], open_rows: Callable[[], Rows]) -> None:
+        self.shape = (number, *shape)
+        self._open, self._rows, self._lock = open_rows, cast("Rows | None", None), Lock()
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        with self._lock:  # several threads read
+            if self._rows is None:
+                self._rows = self._open()
+        return self._rows[indices]
 
 
 class Scaling(NamedTuple):
@@ -106,8 +123,8 @@ class Dataset:
     formula: a function without arguments that makes it. ``notes``: what a user should know of the source, a line each.
     ``unit``: of what is stored, such as K, where it is known. ``extent``: black and white, the two numbers that the
     source says its samples lie between, as they are stored; 0 and 255 of bytes. ``whole``: whether they are whole
-    numbers; None, to see for oneself (:attr:`in_whole_numbers`). Raises ValueError where labels and samples do not
-    match.
+    numbers; None, to see for oneself (:attr:`in_whole_numbers`). ``measured``: what a run keeps of data that may not be
+    at hand. Raises ValueError where labels and samples do not match.
     """
 
     stored: Rows
@@ -120,6 +137,7 @@ class Dataset:
     unit: str = ""
     extent: tuple[float, float] | None = None
     whole: bool | None = None
+    measured: Measured | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.extent is None and self.scaling is BYTES:

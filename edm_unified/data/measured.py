@@ -76,11 +76,13 @@ def described(
     *,
     signals: bool = False,
     layout: str | None = None,
+    like: Dataset | None = None,
 ) -> Described:
     """``array``, all of which is looked at, in parts.
 
     Bytes become (b − 127.5)/127.5, unless ``extent`` (``range`` of a recipe) says what is −1 and 1; images and volumes
-    of other numbers need one, or ``standardise``, where they are not in [−1, 1]. Raises ValueError, begun with
+    of other numbers need one, or ``standardise``, where they are not in [−1, 1]. ``like``: other data, whose scale is
+    that of numbers of which nothing is said; images in [−1, 1] are still that, where those know black and white. Raises ValueError, begun with
     ``where``, for numbers that cannot be what they should be.
     """
     found, notes = arranged(array, layout, signals, where)
@@ -93,6 +95,9 @@ def described(
     scaling = BYTES if bytes_as_usual else AS_STORED if extent is None else between(*extent)
     if bytes_as_usual:
         extent = (0.0, 255.0)
+    elif like is not None and extent is None:
+        as_usual = pictures and like.extent is not None and -1 - 1e-4 <= seen.low < 0 and seen.high <= 1 + 1e-4
+        scaling, extent = (AS_STORED, (-1.0, 1.0)) if as_usual else (like.scaling, like.extent)
     elif pictures and standardise is None:
         _in_range(scaling, seen, where, extent is None)
         extent = extent or (-1.0, 1.0)

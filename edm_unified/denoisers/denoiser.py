@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -168,12 +169,54 @@ class Counted(DenoiserWrapper):
         self.nfe = 0
 
     def __call__(self, x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+        out = self.denoiser(x, sigma, **cond)
         self.nfe += 1
-        return self.denoiser(x, sigma, **cond)
+        return out
 
     def sharing_count(self, denoiser: Denoiser) -> Denoiser:
         """Another denoiser, whose calls are counted here as well."""
         return _SharedCount(denoiser, self)
+
+
+class InOwnType(DenoiserWrapper):
+    """``denoiser``, which is given x and σ in float32 from where on it does not take them in float64.
+
+    A model of somebody else's has weights in float32 and no cast of its own, and torch refuses to multiply them with
+    the float64 in which walks are kept. What comes back is in the type of x. Where float32 is refused too, so is the run.
+    """
+
+    __slots__ = ("_narrow", "denoiser")
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser = denoiser
+        self._narrow = False
+
+    def __call__(self, x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+        if not self._narrow:
+            try:
+                return self.denoiser(x, sigma, **cond)
+            except RuntimeError as error:
+                if not _of_types(error) or torch.float64 not in (x.dtype, sigma.dtype):
+                    raise
+                first = error
+            try:
+                out = self.denoiser(x.float(), sigma.float(), **cond)
+            except RuntimeError as error:
+                if not _of_types(error):
+                    raise
+                raise OutputError(
+                    f"denoiser: takes x and sigma neither in {x.dtype} nor in float32 ({str(first).splitlines()[0]}); "
+                    "cast them in it to the type of its weights, and its output back"
+                ) from None
+            self._narrow = True
+        else:
+            out = self.denoiser(x.float(), sigma.float(), **cond)
+        return out.to(x.dtype) if isinstance(out, Tensor) else out
+
+
+def _of_types(error: RuntimeError) -> bool:
+    """Whether torch says that two tensors, such as x and a weight, are not of one type."""
+    return re.search("dtype|scalar type|type .*should be the same", str(error)) is not None
 
 
 class _SharedCount(DenoiserWrapper):

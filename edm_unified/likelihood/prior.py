@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from edm_unified.components.component import falling
+from edm_unified.data.kept import Moments, moments
 from edm_unified.denoisers import exact
 
 
@@ -54,11 +55,21 @@ def isotropic(shape: Sequence[int], mean: Tensor | float = 0.0, variance: float 
     return exact.Gaussian(centre, variance)
 
 
-def prior_of(images: Tensor) -> exact.Gaussian:
+def prior_of(images: Tensor | Moments) -> exact.Gaussian:
     """N(μ, v I) with the mean of ``images`` (N, *shape) and the mean of the variances of their entries."""
+    if isinstance(images, Moments):
+        return isotropic(tuple(images.mean.shape), images.mean, images.variance)
     rows = images.to(torch.float64)
     mean = rows.mean(0)
     return isotropic(tuple(images.shape[1:]), mean, float((rows - mean).square().mean()))
+
+
+def gaussian_of(found: Moments, floor: float = 1e-3) -> exact.Gaussian:
+    """N(μ, C + ``floor`` I) of the moments of data; :func:`prior_of` them where there are too many dimensions for C."""
+    if found.covariance is None:
+        return prior_of(found)
+    C = found.covariance * ((found.samples - 1) / found.samples)
+    return exact.Gaussian(found.mean, C + floor * torch.eye(len(C), dtype=torch.float64))
 
 
 NOTABLE_BITS = 0.01
@@ -98,14 +109,14 @@ def prior_warning(error: float | None, dimensions: int, sigma_max: float) -> str
     )
 
 
-def prior_error(x: Tensor, prior: Any, sigma_max: float) -> float | None:
+def prior_error(x: Tensor | Moments, prior: Any, sigma_max: float) -> float | None:
     """The mean error that ``prior`` makes at ``sigma_max``, in nats per sample; None where it is not known.
 
     Of single samples it is :func:`prior_spread` of this.
 
-    By the formula of the module docstring, with the moments of the distribution that ``x`` (B, *shape) are a sample of:
-    what few samples add to ‖m − μ‖² and ‖C‖² by chance is taken off, as it is for Gaussian data. Fewer than three have
-    no answer, and only isotropic Gaussians have one.
+    By the formula of the module docstring, with the moments of the distribution that ``x`` (B, *shape) are a sample of,
+    or with the moments themselves: what few samples add to ‖m − μ‖² and ‖C‖² by chance is taken off, as it is for
+    Gaussian data. Fewer than three have no answer, and only isotropic Gaussians have one.
     """
     if not isinstance(prior, exact.Gaussian) or not prior.diagonal:
         return None
@@ -113,16 +124,14 @@ def prior_error(x: Tensor, prior: Any, sigma_max: float) -> float | None:
     v = float(variances[0])
     if bool((variances != v).any()):
         return None
-    rows = x.detach().to("cpu", torch.float64).flatten(1)
-    n, d = rows.shape
+    if not isinstance(x, Moments):
+        if not bool(torch.isfinite(x).all()):
+            return math.nan
+        x = moments(x)
+    n, d = x.samples, x.mean.numel()
     if n < 3:
         return None
-    mean, m = rows.mean(0), n - 1
-    centred = (rows - mean) / m**0.5
-    gram = centred @ centred.mT if n < d else centred.mT @ centred  # of either, the squares sum to ‖C‖²
-    trace = float(gram.diagonal().sum())
-    # of Gaussian samples E‖S‖² = (1 + 1/m) ‖C‖² + (tr C)²/m and E(tr S)² = (tr C)² + 2 ‖C‖²/m, solved for ‖C‖²
-    squared = (float(gram.square().sum()) - trace**2 / m) / (1 + 1 / m - 2 / m**2)
-    frobenius = max(squared, trace**2 / d) - 2 * v * trace + d * v * v
-    shift = float((mean - prior.mean.to("cpu").flatten()).square().sum()) - trace / n
+    trace = x.variance * d * n / (n - 1)  # without the bias of the mean of few samples
+    frobenius = x.squared - 2 * v * trace + d * v * v
+    shift = float((x.mean - prior.mean.to("cpu")).square().sum()) - trace / n
     return max(shift, 0.0) / (2 * sigma_max**2) + max(frobenius, 0.0) / (4 * sigma_max**4)

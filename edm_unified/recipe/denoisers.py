@@ -7,14 +7,20 @@ or that of a checkpoint that was trained on them.
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, ClassVar, Literal
+import json
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
 
 from edm_unified import interop
-from edm_unified.components.component import component
+from edm_unified.components.component import component, encode
 from edm_unified.components.constraints import Count, Nonnegative, Positive, whole
 from edm_unified.data import Dataset
+from edm_unified.data.units import in_units_of
 from edm_unified.denoisers import exact
 from edm_unified.denoisers.preconditioning import AnyPreconditioning
+from edm_unified.training.runs import checkpoint
 from edm_unified.training.trained_denoiser import TrainedDenoiser
 
 
@@ -127,7 +133,7 @@ class Checkpoint:
     source: str | None = None
     convention: AnyPreconditioning | None = None
     kind: Literal["checkpoint"] = "checkpoint"
-    later: ClassVar[tuple[str, ...]] = ("source", "convention")
+    added_later: ClassVar[tuple[str, ...]] = ("source", "convention")
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.source is None):
@@ -146,6 +152,22 @@ class Checkpoint:
         """The same without its place, which says where its weights are and not what they are."""
         return dataclasses.replace(self, path="") if self.source is None else dataclasses.replace(self, source="")
 
+    def open(self, data: Any, load: Callable[[], Dataset]) -> tuple[TrainedDenoiser, Dataset]:
+        """The network, and its data as the run keeps them, where ``data`` are those it was trained on, or None.
+
+        They are opened, by ``load``, when a sample is asked for. Other ``data`` are opened at once, and those of a run
+        that keeps nothing; they are brought to the scale of the run (:func:`edm_unified.data.units.in_units_of`). Of a
+        checkpoint without data there are no samples (``len`` 0).
+        """
+        found = None if self.path is None else checkpoint.data(self.path, load)
+        if found is not None and (data is None or json.loads(json.dumps(encode(data))) == found[1]):
+            return self.build(None), found[0]
+        if data is None:
+            trained = self.build(None)
+            return trained, Dataset(torch.empty(0, *trained.shape), None, "no data")
+        dataset = load()
+        return self.build(dataset), dataset if found is None else in_units_of(found[0], dataset)
+
     def build(self, dataset: Dataset | None) -> TrainedDenoiser:
         """Load it. Raises ``ValueError`` where the data, if there are any, are not of the shape it was trained on."""
         shape = () if dataset is None else dataset.shape
@@ -163,3 +185,11 @@ class Checkpoint:
 
 
 AnyDenoiser = Gaussian | GaussianMixture | Empirical | Known | Checkpoint
+
+
+def made(denoiser: AnyDenoiser, data: Any, load: Callable[[], Dataset]) -> tuple[Any, Dataset]:
+    """The denoiser and its data; those of a trained one stay closed until a sample is asked for."""
+    if isinstance(denoiser, Checkpoint):
+        return denoiser.open(data, load)
+    dataset = load()
+    return denoiser.build(dataset), dataset

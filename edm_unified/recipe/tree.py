@@ -19,7 +19,7 @@ from edm_unified.denoisers.preconditioning import AnyPreconditioning
 from edm_unified.denoisers.thresholding import AnyThreshold, Thresholded
 from edm_unified.networks import AnyNetwork
 from edm_unified.recipe import canonical, codec
-from edm_unified.recipe.denoisers import AnyDenoiser, Checkpoint
+from edm_unified.recipe.denoisers import AnyDenoiser, Checkpoint, made
 from edm_unified.recipe.guidances import AnyGuidance, ClassifierFree, Guide
 from edm_unified.sampling import loop
 from edm_unified.sampling.analytic_starts import AnalyticStart, AnyAnalyticStart
@@ -234,9 +234,12 @@ class Recipe:
         batch: int = 256,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float64,
+        scaled: bool = False,
         callback: Callable[[Progress], object] | None = None,
     ) -> Tensor:
         """Samples ``first`` … ``first + n − 1`` of ``seed``, (n, *shape), on the CPU, ``batch`` at a time.
+
+        They are in the units of the data, 0 to 255 of images in bytes; ``scaled``, in those of the network.
 
         Everything that the recipe says of the sampler is used: what ``edm-unified sample`` writes, in ``dtype``.
         ``label``: the class of all, by name or number, where the denoiser has classes; without it, the sampler's.
@@ -256,23 +259,24 @@ class Recipe:
             prepared.sample(size, seed, start, label, dtype, callback).samples.cpu()
             for start, size in zip(starts, sizes, strict=True)
         ]
-        return torch.cat(drawn)
+        samples = torch.cat(drawn)
+        return samples if scaled else prepared.dataset.scaling.to_raw(samples)
 
     def build(self) -> tuple[exact.Gaussian | exact.GaussianMixture | exact.Empirical | TrainedDenoiser, Dataset]:
-        """The denoiser and the data it was made from: of a checkpoint no samples (``len`` 0), where the recipe names no
-        data. Raises ``ValueError`` naming the field that is at fault."""
+        """The denoiser and the data it was made from. Raises ``ValueError`` naming the field that is at fault.
+
+        A trained denoiser brings with it what its run keeps of the data: their scale, classes, moments, a few samples.
+        They are looked for when another sample is asked for (``dataset.images``). Of a checkpoint there are no samples
+        (``len`` 0), where neither it nor the recipe has data.
+        """
         if self.denoiser is None:
             raise ValueError(
                 "denoiser: missing; train one with `edm-unified train RECIPE --out RUN`, and name RUN in the recipe's "
                 "place"
             )
-        if self.data is None and isinstance(self.denoiser, Checkpoint):
-            trained = self.denoiser.build(None)
-            return trained, Dataset(torch.empty(0, *trained.shape), None, "no data")
-        if self.data is None:
+        if self.data is None and not isinstance(self.denoiser, Checkpoint):
             raise ValueError(f"data: missing; {self.denoiser.kind} is made from data, such as data: {{kind: digits}}")
-        dataset = self.load_data()
-        return self.denoiser.build(dataset), dataset
+        return made(self.denoiser, self.data, self.load_data)
 
     def load_data(self) -> Dataset:
         """The data. Raises ``ValueError`` naming the field that is at fault."""

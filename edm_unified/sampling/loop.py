@@ -20,7 +20,7 @@ from torch import Tensor
 
 from edm_unified.components.component import choice
 from edm_unified.denoisers import exact
-from edm_unified.denoisers.denoiser import Counted, Denoiser, OutputError, check_range
+from edm_unified.denoisers.denoiser import Counted, Denoiser, InOwnType, OutputError, check_range
 from edm_unified.sampling.analytic_starts import AnalyticStart, Fitted, applied
 from edm_unified.sampling.correctors import Corrector
 from edm_unified.sampling.dynamics import Axis, Dynamics, Walk
@@ -200,7 +200,7 @@ def sample(
 
         def run(denoiser: Denoiser, callback: Callable[[Progress], object] | None) -> Tensor:
             randn = Source(seed, first, noise.shape, dtype, noise.device, purpose=Purpose.STEPS)
-            dynamics = Dynamics(schedule, denoiser, dict(cond or {}), noise.device, substitute)
+            dynamics = Dynamics(schedule, InOwnType(denoiser), dict(cond or {}), noise.device, substitute)
             rises = Source(seed, first, noise.shape, dtype, noise.device, purpose=Purpose.RISES) if apart else None
             return walk(dynamics, start, path, solver, corrector, S_noise, randn, callback, state, rises)
 

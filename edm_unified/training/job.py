@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from edm_unified.data import Dataset
+from edm_unified.data.kept import measure
 from edm_unified.denoisers.denoiser import Preconditioned
 from edm_unified.denoisers.preconditioning import AnyPreconditioning
 from edm_unified.networks import AnyNetwork
-from edm_unified.training import random_numbers
+from edm_unified.training import own_parts, random_numbers
 from edm_unified.training.objective import Implicit, Objective
 from edm_unified.training.objective.noise import SigmaOfTime
 from edm_unified.training.random_numbers import TrainingPurpose
@@ -43,7 +45,10 @@ class Job:
     """What a recipe says of its data to be compared with them; what they are is compared by itself."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "objective", self.objective.with_sigma_data_of(self.preconditioning))
+        if isinstance(self.objective, Objective):
+            object.__setattr__(self, "objective", self.objective.with_sigma_data_of(self.preconditioning))
+        own = {name: said for name, said in self.described.items() if own_parts.OWN in said}
+        object.__setattr__(self, "tree", {**self.tree, **own})
         settings, size = self.settings, len(self.dataset)
         if settings.batch > size:
             raise ValueError(
@@ -75,6 +80,17 @@ class Job:
             kept["data"] = {key: value for key, value in data.items() if key not in cls.STATED}
         return kept
 
+    @cached_property
+    def described(self) -> dict[str, dict[str, Any]]:
+        """The network, the preconditioning and the objective as plain data; of one's own, the name of the class."""
+        parts = {"network": AnyNetwork, "preconditioning": AnyPreconditioning, "objective": Objective}
+        return {name: own_parts.described(getattr(self, name), union) for name, union in parts.items()}
+
+    @cached_property
+    def measured_dataset(self) -> Dataset:
+        """The data with what a run keeps of them, measured once."""
+        return replace(self.dataset, measured=measure(self.dataset))
+
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one sample."""
@@ -95,7 +111,7 @@ class Job:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_numbers.seed_of(self.settings.seed, TrainingPurpose.NETWORK))
             try:
-                network = self.network.build(self.shape, self.classes, self.augment)
+                network = own_parts.module_of(self.network, self.shape, self.classes, self.augment)
             except ValueError as error:
                 raise ValueError(f"network.{error}") from None
             return Trainee(Preconditioned(network, self.preconditioning), self.objective, self.schedule)

@@ -13,6 +13,7 @@ from edm_unified.components.component import component
 from edm_unified.components.constraints import Count, Positive, Seed, Share, whole
 from edm_unified.components.family import Family
 from edm_unified.training.augment import AnyAugment
+from edm_unified.training.initial_weights import InitialWeights
 from edm_unified.training.optimization.ema import AnyEMA, HalfLife
 from edm_unified.training.optimization.optimizers import Adam, AnyOptimizer
 from edm_unified.training.optimization.rates import AnyRate, Constant, Images
@@ -32,9 +33,9 @@ class Training:
     ``torchrun`` do: ``ddp`` keeps the weights on each, ``fsdp`` cuts them up among them (FSDP2).
 
     ``log_every``, ``save_every``, ``sample_every``, ``snapshot_every``: in images. Null: every hundredth, twentieth,
-    tenth and fiftieth of the length. ``keep``: how many checkpoints stay. Snapshots of power-function averages, which
-    a length chosen afterwards is put together from, all stay. ``workers``: threads that read data on a disk ahead;
-    null: one for each CPU of the process, up to 8.
+    tenth and fiftieth of the length. ``keep``: how many checkpoints stay. Snapshots of power-function averages, which a
+    length chosen afterwards is put together from, all stay. ``workers``: threads that read data on a disk ahead; null:
+    one for each CPU of the process, up to 8. ``init``: weights of another run to begin with, null for random ones.
     """
 
     images: Images
@@ -60,7 +61,8 @@ class Training:
     snapshot_every: Images | None = None
     keep: Count = 3
     workers: Annotated[int, whole(most=1024)] | None = None
-    added_later: ClassVar[tuple[str, ...]] = ("workers",)
+    init: InitialWeights | None = None
+    added_later: ClassVar[tuple[str, ...]] = ("workers", "init")
     FREE: ClassVar[tuple[str, ...]] = (
         "images", "log_every", "save_every", "sample_every", "snapshot_every", "keep", "workers",
     )  # fmt: skip

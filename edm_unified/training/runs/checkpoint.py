@@ -3,7 +3,8 @@
     RUN/checkpoints/000000200000/
         model.safetensors        the weights as they are trained
         ema.safetensors          their average, by half-life; or ema-0.050.safetensors, ... by power functions
-        checkpoint.json          network, preconditioning, shape, classes, images seen, data, SHA-256 of the files
+        data.safetensors         what is kept of the data: scale, classes, moments, a few samples
+        checkpoint.json          network, preconditioning, shape, classes, images seen, SHA-256 of the files
         recipe.yaml              the whole recipe, to be read
         state/                   what training continues from; in the newest checkpoint only
 
@@ -25,14 +26,14 @@ import torch
 from torch import Tensor, nn
 
 from edm_unified.components import paths
-from edm_unified.components.component import encode
 from edm_unified.components.files import write_atomic
 from edm_unified.data import Dataset, order
 from edm_unified.denoisers.denoiser import Preconditioned
 from edm_unified.denoisers.preconditioning import AnyPreconditioning
 from edm_unified.networks import AnyNetwork
+from edm_unified.training import own_parts
 from edm_unified.training.job import Job
-from edm_unified.training.runs import decoding
+from edm_unified.training.runs import kept_data
 from edm_unified.training.runs.storage import check_signature, signed
 from edm_unified.training.trained_denoiser import TrainedDenoiser
 
@@ -73,8 +74,8 @@ def about(job: Job, step: int) -> dict[str, Any]:
         **several,
         "label_dropout": job.settings.label_dropout,
         "augment": job.augment,
-        "network": encode(job.network),
-        "preconditioning": encode(job.preconditioning),
+        "network": job.described["network"],
+        "preconditioning": job.described["preconditioning"],
         "data": {"name": dataset.name, "shift": scaling[0], "scale": scaling[1]},
         "recipe": job.fingerprint,
     }
@@ -87,10 +88,14 @@ def _sets(dataset: Dataset) -> list[list[int]]:
     return [row.nonzero().flatten().tolist() for row in dataset.labels[chosen]]
 
 
-def write(directory: Path, job: Job, step: int, averages: list[Average]) -> None:
-    """Fill ``directory``, which is not in its place yet. Raises ``OSError`` naming the file that cannot be written."""
-    meta = about(job, step)
+def write(directory: Path, job: Job, step: int, averages: list[Average], origin: dict[str, Any] | None = None) -> None:
+    """Fill ``directory``, which is not in its place yet. ``origin``: the file whose weights training began with.
+
+    Raises ``OSError`` naming the file that cannot be written.
+    """
+    meta = about(job, step) | ({} if origin is None else {"init": origin})
     meta["weights"] = [add(directory, average, meta["recipe"]) for average in averages]
+    meta["data"] |= kept_data.write(directory, job.measured_dataset, job.tree.get("data"))
     write_atomic(directory / "recipe.yaml", job.text)
     write_meta(directory, meta)
 
@@ -199,6 +204,7 @@ _SOUND: dict[str, Callable[[Any], bool]] = {
     "network": lambda value: isinstance(value, dict),
     "preconditioning": lambda value: isinstance(value, dict),
     "recipe": lambda value: isinstance(value, str),
+    "data": lambda value: isinstance(value, dict),
     "weights": lambda value: isinstance(value, list) and bool(value) and all(map(_entry, value)),
 }
 
@@ -226,26 +232,47 @@ def choose(meta: dict[str, Any], ema: float | None, where: Path) -> dict[str, An
     raise ValueError(f"ema: {where} has no average of {ema:g}; {remedy}; see `edm-unified ema`")
 
 
-def load(path: str | os.PathLike[str], ema: float | None = None, device: torch.device | str = "cpu") -> TrainedDenoiser:
+def load(
+    path: str | os.PathLike[str],
+    ema: float | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    network: Any = None,
+    preconditioning: Any = None,
+) -> TrainedDenoiser:
     """The denoiser in a checkpoint: that of ``path``, or the newest one of the run ``path``.
 
     ``ema``: None for the average that the run made, 0 for the weights as they were trained, or the relative length of
-    a power-function average. Raises ``ValueError`` in one line where a file is missing, damaged, was changed, or is
-    another run's.
+    a power-function average. ``network``, ``preconditioning``: those of a run that was trained with one's own: a
+    module, or what builds it from (shape, classes, augment), as its ``build`` or as a function; and an object. A run
+    keeps the names of their classes and no code. Raises ``ValueError`` in one line where a file is missing, damaged,
+    was changed, is another run's, or where one of these is needed.
     """
     folder = find(path)
     meta = read_meta(folder)
     entry = choose(meta, ema, folder)
-    weights = read_weights(folder, entry, meta["recipe"])
     try:
-        network = decoding.decode(AnyNetwork, meta["network"])
-        preconditioning = decoding.decode(AnyPreconditioning, meta["preconditioning"])
-        with torch.random.fork_rng(devices=[]):
-            module = network.build(tuple(meta["shape"]), meta["classes"], meta["augment"])
+        part = own_parts.found(meta["network"], AnyNetwork, network, "network")
+        wrapping = own_parts.found(meta["preconditioning"], AnyPreconditioning, preconditioning, "preconditioning")
+    except own_parts.NeededError as error:
+        raise ValueError(f"{path}: {error}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / META}: {error}") from None
-    fill(module, weights, folder / entry["file"])
-    return TrainedDenoiser(Preconditioned(module, preconditioning), meta | {"used": entry}).to(device)
+    weights = read_weights(folder, entry, meta["recipe"])
+    try:
+        with torch.random.fork_rng(devices=[]):
+            module = own_parts.module_of(part, tuple(meta["shape"]), meta["classes"], meta["augment"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / META}: {error}") from None
+    check_fit(module, weights, str(folder / entry["file"]))
+    module.load_state_dict(weights)
+    return TrainedDenoiser(Preconditioned(module, wrapping), meta | {"used": entry}).to(device)
+
+
+def data(path: str | os.PathLike[str], load: Callable[[], Dataset]) -> tuple[Dataset, Any] | None:
+    """What a checkpoint keeps of its data, and how its recipe names them; see :func:`.kept_data.read`."""
+    folder = find(path)
+    return kept_data.read(folder, read_meta(folder)["data"], load)
 
 
 def read_weights(folder: Path, entry: dict[str, Any], recipe: str) -> dict[str, Tensor]:
@@ -273,16 +300,16 @@ def read_weights(folder: Path, entry: dict[str, Any], recipe: str) -> dict[str, 
     return weights
 
 
-def fill(module: nn.Module, weights: dict[str, Tensor], file: Path) -> None:
-    """Put ``weights`` into ``module``. Raises ``ValueError`` naming the first that is missing or does not fit."""
-    wanted = module.state_dict()
+def check_fit(module: nn.Module, weights: dict[str, Tensor], where: str, most: int = 1) -> None:
+    """Raise ``ValueError``, begun with ``where``, naming the first ``most`` of ``weights`` that do not fit."""
+    wanted, wrong = module.state_dict(), []
     for name, tensor in wanted.items():
         if name not in weights:
-            raise ValueError(f"{file}: has no {name!r}; it is of another network")
-        if weights[name].shape != tensor.shape:
+            wrong.append(f"has no {name!r}")
+        elif weights[name].shape != tensor.shape:
             got, want = tuple(weights[name].shape), tuple(tensor.shape)
-            raise ValueError(f"{file}: {name!r} has shape {got}, the network's is {want}; it is of another network")
-    extra = next((name for name in weights if name not in wanted), None)
-    if extra is not None:
-        raise ValueError(f"{file}: has {extra!r}, which the network does not; it is of another network")
-    module.load_state_dict(weights)
+            wrong.append(f"{name!r} has shape {got}, the network's is {want}")
+    wrong += [f"has {name!r}, which the network does not" for name in weights if name not in wanted]
+    if wrong:
+        more = f", and {len(wrong) - most} more" if len(wrong) > most > 1 else ""
+        raise ValueError(f"{where}: {', '.join(wrong[:most])}{more}; it is of another network")

@@ -25,6 +25,11 @@ def decode(hint: Any, tree: Any) -> Any:
     return tree
 
 
+def is_member(hint: Any, value: Any) -> bool:
+    """Whether ``value`` is a component of the union ``hint``."""
+    return type(value) in _members(hint)
+
+
 def first_difference(a: Any, b: Any, path: str = "") -> str | None:
     """The path of the first value in which two trees differ: ``training.batch``; None where they are equal."""
     if isinstance(a, dict) and isinstance(b, dict):

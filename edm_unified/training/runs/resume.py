@@ -74,6 +74,13 @@ def data_of(job: Job) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def origin_of(directory: Path) -> dict[str, Any] | None:
+    """What the run in ``directory`` recorded of the weights that it began with."""
+    file = directory / "run.json"
+    found = json.loads(file.read_text("utf-8")).get("init") if file.is_file() else None
+    return found if isinstance(found, dict) else None
+
+
 def _said(data: Any) -> str:
     if not isinstance(data, dict):
         return str(data)[:60]

@@ -66,7 +66,10 @@ class Run:
         job.settings.share(team.size)
         team.lead(lambda: self._claim(fresh))
         try:
-            self.state = TrainState.start(job, team)  # says what does not fit, before anything is written or removed
+            begins = fresh or not checkpoint.folders(directory)
+            self.state = TrainState.start(
+                job, team, begins
+            )  # says what does not fit, before anything is written or removed
             team.lead(lambda: self._begin(fresh))
             self._resume()
             self._log = Log(directory / "log.jsonl", self.state.step) if team.leads else None
@@ -118,7 +121,10 @@ class Run:
                 shutil.rmtree(path)
         if not fresh:
             self._spare = resume.reopen(directory, self._before, job.settings)
-        about = signed({"recipe": job.tree, "data": resume.data_of(job)})
+        if self.state.origin is None and not fresh:
+            self.state.origin = resume.origin_of(directory)
+        origin = {} if self.state.origin is None else {"init": self.state.origin}
+        about = signed({"recipe": job.tree, "data": resume.data_of(job), **origin})
         self.output.write("run.json", json.dumps(about, indent=1) + "\n")
         self.output.write("recipe.yaml", job.text)
         for name in ("log.jsonl", "log.jsonl.damaged"):
@@ -189,7 +195,7 @@ class Run:
                 self.state.save(partial / "state", team)
                 if team.leads:
                     seal(partial / "state")
-                    checkpoint.write(partial, self.job, self.state.step, averages)
+                    checkpoint.write(partial, self.job, self.state.step, averages, self.state.origin)
         except BaseException:
             if team.leads:
                 shutil.rmtree(partial, ignore_errors=True)

@@ -36,7 +36,8 @@ from edm_unified.training.statistics import LossStatistics
 class TrainState:
     """``trainee`` learns; ``model`` is the same as the processes share it, and is what is called.
 
-    ``rates``: the learning rate of each group of parameters, before the rule of the recipe.
+    ``rates``: the learning rate of each group of parameters, before the rule of the recipe. ``origin``: the file that
+    the weights began as, where they began as those of another run.
     """
 
     trainee: Trainee
@@ -47,12 +48,15 @@ class TrainState:
     statistics: LossStatistics
     rates: tuple[float, ...]
     step: int = 0
+    origin: dict[str, Any] | None = None
 
     @classmethod
-    def start(cls, job: Job, team: Team) -> TrainState:
-        """The state before the first step."""
+    def start(cls, job: Job, team: Team, fresh: bool = True) -> TrainState:
+        """The state before the first step; ``fresh``: with the weights that ``training.init`` names, where it does."""
         settings, device = job.settings, team.device
-        trainee = job.build().to(device)
+        trainee = job.build()
+        origin = settings.init.fill(trainee.network) if fresh and settings.init is not None else None
+        trainee = trainee.to(device)
         network = trainee.network
         if settings.checkpoint_activations:
             if not hasattr(network, "checkpoint_activations"):
@@ -67,7 +71,7 @@ class TrainState:
         averages = None if settings.ema is None else settings.ema.build(network)
         scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
         rates = tuple(group["lr"] for group in optimizer.param_groups)
-        return cls(trainee, model, optimizer, averages, scaler, LossStatistics(device), rates)
+        return cls(trainee, model, optimizer, averages, scaler, LossStatistics(device), rates, origin=origin)
 
     def tree(self) -> dict[str, Any]:
         """Everything by name, as tensors that :meth:`load` can fill in place."""
