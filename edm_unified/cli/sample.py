@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from edm_unified.recipe import Recipe
+    from edm_unified.recipe.prepared import Prepared
+
+
 NAMES = ("samples.npy", "labels.npy", "samples.png", "recipe.yaml", "environment.json")
 """All that a run may write, and none of them is left of an earlier one."""
 
@@ -92,8 +95,8 @@ def sample(
     if not quiet:
         shape = "×".join(map(str, samples.shape[1:]))
         click.echo(f"{n} samples of {shape}, {nfe} evaluations each, in {seconds:.2f} s")
-        if note := resolved.sampler.shortfall(resolved.schedule):
-            click.echo(f"note: {note}")
+        if short := resolved.sampler.shortfall(resolved.schedule):
+            click.echo(f"note: {short}")
         for name in files:
             click.echo(f"  {directory / name}")
         if replaced not in ("", _command()):

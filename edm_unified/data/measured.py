@@ -82,8 +82,8 @@ def described(
 
     Bytes become (b − 127.5)/127.5, unless ``extent`` (``range`` of a recipe) says what is −1 and 1; images and volumes
     of other numbers need one, or ``standardise``, where they are not in [−1, 1]. ``like``: other data, whose scale is
-    that of numbers of which nothing is said; images in [−1, 1] are still that, where those know black and white. Raises ValueError, begun with
-    ``where``, for numbers that cannot be what they should be.
+    that of numbers of which nothing is said; images in [−1, 1] are still that, where those know black and white. Raises
+    ValueError, begun with ``where``, for numbers that cannot be what they should be.
     """
     found, notes = arranged(array, layout, signals, where)
     pictures = len(found.shape) > 3 or (len(found.shape) > 2 and not signals and "L" not in (layout or ""))

@@ -182,7 +182,8 @@ class InOwnType(DenoiserWrapper):
     """``denoiser``, which is given x and σ in float32 from where on it does not take them in float64.
 
     A model of somebody else's has weights in float32 and no cast of its own, and torch refuses to multiply them with
-    the float64 in which walks are kept. What comes back is in the type of x. Where float32 is refused too, so is the run.
+    the float64 in which walks are kept. What comes back is in the type of x. Where float32 is refused too, so is the
+    run.
     """
 
     __slots__ = ("_narrow", "denoiser")

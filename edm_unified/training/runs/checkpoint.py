@@ -171,8 +171,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
     if meta["classes"] and not (len(meta["class_counts"]) == meta["classes"] and sum(meta["class_counts"])):
         raise ValueError(f"{file}: class_counts are not those of {meta['classes']} classes; it was edited")
     names, sets = meta.get("class_names", []), meta.get("class_sets", [])
-    sound = isinstance(names, list) and all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
-    if not sound or len(names) not in (0, meta["classes"]):  # none: of a checkpoint from before they were kept
+    named = isinstance(names, list) and all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
+    if not named or len(names) not in (0, meta["classes"]):  # none: of a checkpoint from before they were kept
         raise ValueError(f"{file}: class_names are not those of {meta['classes']} classes; it was edited")
     known = isinstance(sets, list) and all(isinstance(row, list) for row in sets)
     if not known or not all(type(i) is int and 0 <= i < meta["classes"] for row in sets for i in row):
