@@ -72,6 +72,10 @@ class Problem:
         denoiser = self._built[0]
         named = [] if self.label is None else [f"class {torch.as_tensor(self.label).tolist()}"]
         if isinstance(denoiser, TrainedDenoiser):
+            try:
+                _ = self.target
+            except ValueError:  # the data are not at hand, and so nothing is compared with them
+                return digest([denoiser.fingerprint, *named])
             return digest([denoiser.fingerprint, hashlib.sha256(self.target.numpy().tobytes()).hexdigest(), *named])
         images = self.dataset.images.contiguous()
         return digest([list(images.shape), hashlib.sha256(images.numpy().tobytes()).hexdigest(), *named])

@@ -57,7 +57,11 @@ def prepare(plan: Plan, problems: Problems, say: Callable[[str], object]) -> Non
             raise ValueError(f"{method.name}: {error}") from None
         if problem not in seen and set(plan.comparison.metrics) - set(ENDPOINT):
             say(f"{method.name}: drawing what its samples are compared with")
-            _ = problem.target
+            try:
+                _ = problem.target
+            except ValueError as error:
+                own = ",".join(ENDPOINT)
+                raise ValueError(f"{method.name}: {error}; without them there are --set metrics=[{own}]") from None
         seen.add(problem)
 
 

@@ -98,10 +98,15 @@ def report_data(
 
 
 def _data_samples(dataset: Dataset, count: int) -> np.ndarray | None:
-    """Some of the data; None where none are wanted, or there are none."""
+    """Some of the data, or of those that a run keeps where they are not at hand; None of none."""
     if not count or not len(dataset):
         return None
-    return batch(dataset, shown_of(dataset, count))[0].numpy()
+    try:
+        return batch(dataset, shown_of(dataset, count))[0].numpy()
+    except ValueError:
+        if dataset.measured is None:
+            raise
+        return dataset.scaling.to_unit(dataset.measured.some[:count]).numpy()
 
 
 def shown_of(dataset: Dataset, count: int) -> Tensor:

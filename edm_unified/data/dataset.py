@@ -190,7 +190,8 @@ class Dataset:
             return self
         in_memory = isinstance(self.stored, Tensor)
         stored = self.stored[indices] if in_memory else PartRows(self.stored, indices)
-        return replace(self, stored=stored, labels=None if self.labels is None else self.labels[indices])
+        labels = None if self.labels is None else self.labels[indices]
+        return replace(self, stored=stored, labels=labels, measured=None)
 
     @cached_property
     def in_whole_numbers(self) -> bool:

@@ -32,7 +32,7 @@ def in_units_of(own: Dataset, dataset: Dataset, where: str = "data") -> Dataset:
         (black, white), (low, high) = own.extent, dataset.extent
         factor = (white - black) / (high - low)  # its numbers as those of the run: black + (raw − low) factor
         scaling = Scaling((scaling.shift - black) / factor + low, scaling.scale / factor)
-    found = replace(dataset, scaling=scaling, unit=own.unit)
+    found = replace(dataset, scaling=scaling, unit=own.unit, measured=None)
     mine, theirs = measure(own).moments, measure(found).moments
     ratio = theirs.sigma_data / mine.sigma_data
     if ratio and not 1 / FAR <= ratio <= FAR:

@@ -34,9 +34,10 @@ from torch import Tensor
 from edm_unified.components.component import choice, count, positive
 from edm_unified.data import BYTES, Scaling
 from edm_unified.denoisers import exact
-from edm_unified.denoisers.denoiser import Counted, Denoiser, check_range, estimate
+from edm_unified.denoisers.denoiser import Counted, Denoiser, InOwnType, check_range, estimate
 from edm_unified.denoisers.parametrization import along
 from edm_unified.likelihood.decoder import Decoder, decoded
+from edm_unified.likelihood.flow import refuse_gradient
 from edm_unified.likelihood.prior import check_levels, isotropic
 from edm_unified.sampling.by_sample import row_sum
 from edm_unified.sampling.streams import Purpose, Source
@@ -123,9 +124,10 @@ def variational_bound(
         raise ValueError(f"levels: must be two or more, positive and finite, got {chain.tolist()[:4]}")
     else:
         low, high = float(chain[0]), float(chain[-1])
+    refuse_gradient("variational_bound", x)
     check_range(denoiser, torch.tensor([low, high], dtype=torch.float64))
     prior = isotropic(x.shape[1:]).to(x.device) if prior is None else prior
-    x, counted, kwargs = x.double(), Counted(denoiser), dict(cond or {})
+    x, counted, kwargs = x.double(), Counted(InOwnType(denoiser)), dict(cond or {})
     clean, randn = x.to(dtype), Source(seed, first, x.shape, dtype, x.device, purpose=Purpose.BOUND_NOISE)
 
     def error(sigma: Tensor) -> Tensor:

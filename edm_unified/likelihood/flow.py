@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edm_unified.denoisers.denoiser import Counted, Denoiser, check_range, estimate
+from edm_unified.denoisers.denoiser import Counted, Denoiser, InOwnType, check_range, estimate
 from edm_unified.likelihood.path import ProgressCallback, integrate
 from edm_unified.likelihood.prior import Density, PriorWarning, check_levels, isotropic, prior_error, prior_warning
 from edm_unified.likelihood.trace import Probe, Trace, estimator
@@ -84,15 +84,17 @@ def log_likelihood(
     ``probes``), ``auto``: exact for a closed form, one that has ``log_prob``, up to 128 dimensions, and for any other
     D, such as a network, up to as many dimensions as there are probes, where it costs no more. ``prior``: its
     ``log_prob(x, sigma_max)`` ends the flow; None is N(0, σ_max² I). Row i has the probes of sample ``first + i`` of
-    ``seed``, so that its value is the same in any batch, bit for bit where the rows of D are.
+    ``seed``, so that its value is the same in any batch, bit for bit where the rows of D are. There is no gradient in
+    x.
 
-    Raises ``ValueError`` for integers (see :func:`dequantize`), levels outside the range of D, and an exact trace in
-    more than 1024 dimensions; ``FloatingPointError`` for NaN. Warns where the prior's error exceeds 0.01 bits/dim, on
-    average or for single samples (three standard deviations).
+    Raises ``ValueError`` for an x that asks for a gradient, for integers (see :func:`dequantize`), levels outside the
+    range of D, and an exact trace in more than 1024 dimensions; ``FloatingPointError`` for NaN. Warns where the prior's
+    error exceeds 0.01 bits/dim, on average or for single samples (three standard deviations).
     """
     _check(x, sigma_min, sigma_max)
+    refuse_gradient("log_likelihood", x)
     check_range(denoiser, torch.tensor([sigma_min, sigma_max], dtype=torch.float64))
-    counted, kwargs = Counted(denoiser), dict(cond or {})
+    counted, kwargs = Counted(InOwnType(denoiser)), dict(cond or {})
     shape, d = x.shape, x[0].numel()
     start = x.detach().to(dtype)
     closed, evaluations = hasattr(denoiser, "log_prob"), None if tolerance is not None else 4 * steps
@@ -144,6 +146,7 @@ def encode(
 ) -> Float[Tensor, "B *shape"]:
     """Where the flow carries x (at σ_min) at σ_max; divided by σ_max, it is the noise that gives x. No gradient."""
     _check(x, sigma_min, sigma_max)
+    refuse_gradient("encode", x)
     return _carry(denoiser, x, sigma_min, sigma_max, steps, tolerance, dtype, cond)
 
 
@@ -160,6 +163,7 @@ def decode(
 ) -> Float[Tensor, "B *shape"]:
     """The inverse of :func:`encode`, to the error of the steps: from σ_max down to σ_min, without a last fall to 0."""
     _check(latent, sigma_min, sigma_max)
+    refuse_gradient("decode", latent)
     return _carry(denoiser, latent, sigma_max, sigma_min, steps, tolerance, dtype, cond)
 
 
@@ -174,13 +178,26 @@ def _carry(
     cond: Mapping[str, object] | None,
 ) -> Tensor:
     check_range(denoiser, torch.tensor([start, end], dtype=torch.float64))
-    kwargs = dict(cond or {})
+    kwargs, own = dict(cond or {}), InOwnType(denoiser)
 
     def rate(y: Tensor, sigma: Tensor) -> Tensor:
-        return y - estimate(denoiser, y.reshape(x.shape), sigma, kwargs).flatten(1)
+        return y - estimate(own, y.reshape(x.shape), sigma, kwargs).flatten(1)
 
     with torch.no_grad():
         return integrate(rate, x.to(dtype).flatten(1), start, end, steps, tolerance).reshape(x.shape)
+
+
+def refuse_gradient(name: str, x: Tensor) -> None:
+    """Raise ``ValueError`` where x asks for a gradient, which would otherwise come back without one and without a word.
+
+    Along the path only the trace is differentiated. The score at a noise level, (D(x; σ) − x)/σ², is the gradient of
+    ln p(x; σ) for an exact D, and costs one evaluation.
+    """
+    if isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            f"{name}: gives no gradient in x; pass x.detach(), and for the gradient of ln p(x; sigma) take the score, "
+            "(D(x, sigma) - x)/sigma**2"
+        )
 
 
 def _check(x: Tensor, sigma_min: float, sigma_max: float) -> None:

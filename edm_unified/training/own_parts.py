@@ -47,7 +47,9 @@ def _foreign(value: Any) -> Iterator[str]:
 
 
 def _name(part: Any) -> str:
-    return f"{type(part).__module__}.{type(part).__qualname__}"
+    """Of a function its own name, else that of the class."""
+    named = part if hasattr(part, "__qualname__") else type(part)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 class NeededError(ValueError):
