@@ -237,19 +237,21 @@ def _write_picture(
     run: Run, recipe: Recipe, denoiser: TrainedDenoiser, images: int, tell: Callable[[str], object]
 ) -> None:
     try:
-        array = _draw(denoiser, recipe, run.job).numpy()
+        drawn = _draw(denoiser, recipe, run.job)
     except (ValueError, FloatingPointError) as error:
         tell(f"no samples at {images:,} images: {error}")
         return
     import numpy as np
 
+    from edm_unified.data.units import for_pictures
     from edm_unified.report import pictured, samples_png
 
     buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
+    np.save(buffer, drawn.numpy(), allow_pickle=False)
     file = _drawn(images)
-    if pictured(array.shape[1:]):
-        run.output.write(f"{file.removesuffix('.npy')}.png", samples_png(array))
+    if pictured(drawn.shape[1:]):
+        shown = for_pictures(run.job.measured_dataset, drawn).float().numpy()
+        run.output.write(f"{file.removesuffix('.npy')}.png", samples_png(shown))
     run.output.write(file, buffer.getvalue(), sealed=True)  # the last: where it is, the picture is whole
 
 

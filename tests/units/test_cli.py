@@ -190,7 +190,7 @@ def test_sample_writes_an_array_a_picture_the_recipe_and_the_environment(tmp_pat
 
 def test_sample_of_a_class_is_of_that_class(tmp_path: Path) -> None:
     assert run("sample", "edm", "--n", "12", "--steps", "8", "--class", "4", "--set", "denoiser=empirical",
-               "--out", str(tmp_path), "--quiet") == ""  # fmt: skip
+               "--out", str(tmp_path), "--scaled", "--quiet") == ""  # fmt: skip
     data = Recipe.load("edm").data
     assert data is not None
     dataset = data.load()

@@ -47,7 +47,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_sample_is_that_of_the_guided_denoiser() -> None:
     code, _, err = run("sample", "edm", "--guidance", "classifier_free:w=2.5,low=0.1,high=5", "--class", 3, "--n", 5,
-                       "--out", "s", "--quiet")  # fmt: skip
+                       "--out", "s", "--scaled", "--quiet")  # fmt: skip
     assert (code, err) == (0, "")
     recipe = Recipe.load("s/recipe.yaml")
     assert recipe.sampler.guidance == ClassifierFree(w=2.5, low=0.1, high=5.0)

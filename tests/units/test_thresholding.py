@@ -83,7 +83,7 @@ def test_a_recipe_has_a_threshold() -> None:
 def test_the_commands_run_under_it(tmp_path) -> None:  # type: ignore[no-untyped-def]
     import numpy as np
 
-    words = ["sample", "edm", "--steps", "4", "--n", "4", "--out", str(tmp_path / "s"), "--quiet"]
+    words = ["sample", "edm", "--steps", "4", "--n", "4", "--out", str(tmp_path / "s"), "--scaled", "--quiet"]
     result = CliRunner().invoke(main, [*words, "--set", "sampler.threshold={kind: static, low: -0.25, high: 0.25}"])
     assert result.exit_code == 0, result.output
     assert float(np.abs(np.load(tmp_path / "s" / "samples.npy")).max()) <= 0.25
