@@ -160,7 +160,7 @@ class Checkpoint:
         checkpoint without data there are no samples (``len`` 0).
         """
         found = None if self.path is None else checkpoint.data(self.path, load)
-        if found is not None and (data is None or json.loads(json.dumps(encode(data))) == found[1]):
+        if found is not None and (data is None or _same_source(data, found[1])):
             return self.build(None), found[0]
         if data is None:
             trained = self.build(None)
@@ -185,6 +185,16 @@ class Checkpoint:
 
 
 AnyDenoiser = Gaussian | GaussianMixture | Empirical | Known | Checkpoint
+
+
+def _same_source(data: Any, kept: Any) -> bool:
+    """Whether ``data`` are what a run says of its own, ``kept``; fields that are newer than the run have defaults."""
+    said = json.loads(json.dumps(encode(data)))
+    if not isinstance(kept, dict) or not kept.keys() <= said.keys():
+        return False
+    newer = {name for name in said if name not in kept}
+    known = {field.name for field in dataclasses.fields(data) if getattr(data, field.name) == field.default}
+    return newer <= known and all(said[name] == value for name, value in kept.items())
 
 
 def made(denoiser: AnyDenoiser, data: Any, load: Callable[[], Dataset]) -> tuple[Any, Dataset]:
