@@ -2,7 +2,7 @@
 
 Where both sets say what is black and white (``extent``: bytes, or a ``range``), black is black and white is white. Else
 their numbers are taken as they are stored, in the unit of the run. That is refused where they cannot be: where their
-shape is another, or their spread is so far off that they are in another unit.
+shape is another, or their spread or their mean is so far off that they are in another unit.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from .dataset import Dataset, Scaling
-from .kept import Moments, measure
+from .kept import measure
 
 FAR = 16.0
-"""Data whose standard deviation is so many times that of the run, or a part so small, are in another unit."""
+"""Data whose standard deviation is so many times that of the run, or a part so small, or whose mean is so many standard
+deviations away, are in another unit."""
 NOTABLE = 2.0
 """From here on there is a note, not a refusal: data may be unlike those of the run, which is what one wants to know."""
 
@@ -25,35 +26,48 @@ def in_units_of(own: Dataset, dataset: Dataset, where: str = "data") -> Dataset:
     """``dataset`` with the scale of ``own``, the data of a run. Raises ``ValueError`` where it cannot have it."""
     if dataset.shape != own.shape:
         raise ValueError(f"{where}: samples of shape {dataset.shape}, but the denoiser is for {own.shape}")
-    if own.scaling.same(dataset.scaling):
-        return dataset
-    scaling = own.scaling
-    if own.extent is not None and dataset.extent is not None and own.extent != dataset.extent:
-        (black, white), (low, high) = own.extent, dataset.extent
-        factor = (white - black) / (high - low)  # its numbers as those of the run: black + (raw − low) factor
-        scaling = Scaling((scaling.shift - black) / factor + low, scaling.scale / factor)
-    found = replace(dataset, scaling=scaling, unit=own.unit, measured=None)
-    mine, theirs = measure(own).moments, measure(found).moments
-    ratio = theirs.sigma_data / mine.sigma_data
-    if ratio and not 1 / FAR <= ratio <= FAR:
-        theirs_raw, own_raw = _raw(found, theirs), _raw(own, mine)
+    found = dataset
+    if not own.scaling.same(dataset.scaling):
+        scaling = own.scaling
+        if own.extent is not None and dataset.extent is not None and own.extent != dataset.extent:
+            (black, white), (low, high) = own.extent, dataset.extent
+            factor = (white - black) / (high - low)  # its numbers as those of the run: black + (raw − low) factor
+            scaling = Scaling((scaling.shift - black) / factor + low, scaling.scale / factor)
+        found = replace(dataset, scaling=scaling, unit=own.unit, measured=None)
+    ratio, off = _compared(own, found)
+    if off > FAR or (ratio and not 1 / FAR <= ratio <= FAR):
         raise ValueError(
-            f"{where}: {dataset.name} have a standard deviation of {theirs_raw}, and the data of the run {own_raw}: "
-            "they are in another unit; convert them, or say what is black and white with range=[low, high]"
+            f"{where}: {dataset.name} {_moments_of(found)}, and the data of the run {_moments_of(own)}: they are in "
+            "another unit; convert them, or say what is black and white with range=[low, high]"
         )
     return found
 
 
 def difference(own: Dataset, dataset: Dataset) -> str | None:
     """A sentence where the moments of ``dataset`` are far from those of ``own``, in whose scale they are."""
-    mine, theirs = measure(own).moments, measure(dataset).moments
-    ratio = theirs.sigma_data / mine.sigma_data
-    off = float((theirs.mean - mine.mean).square().mean()) ** 0.5 / mine.sigma_data
+    ratio, off = _compared(own, dataset)
     if 1 / NOTABLE <= ratio <= NOTABLE and off <= NOTABLE:
         return None
     return (
         f"{dataset.name} are unlike the data of the run: their standard deviation is {ratio:.3g} times as large, their "
         f"mean {off:.3g} standard deviations away, in the scale of the run"
+    )
+
+
+def _compared(own: Dataset, dataset: Dataset) -> tuple[float, float]:
+    """The standard deviation of ``dataset`` in that of ``own``, and the distance of their means, of an entry, in it."""
+    mine, theirs = measure(own).moments, measure(dataset).moments
+    std = mine.variance**0.5 or 1.0
+    return theirs.variance**0.5 / std, float((theirs.mean - mine.mean).square().mean()) ** 0.5 / std
+
+
+def _moments_of(dataset: Dataset) -> str:
+    """The mean and the standard deviation of an entry as they are stored, in words."""
+    found = measure(dataset).moments
+    shift, scale = (torch.as_tensor(value, dtype=torch.float64) for value in dataset.scaling)
+    mean, std = float((found.mean * scale + shift).mean()), found.variance**0.5 * float(scale.mean())
+    return (
+        f"have a mean of {mean:.3g} and a standard deviation of {std:.3g}{f' {dataset.unit}' if dataset.unit else ''}"
     )
 
 
@@ -84,9 +98,3 @@ def for_pictures(dataset: Dataset, x: Tensor) -> Tensor:
     if (bool((black == -1).all()) and bool((white == 1).all())) or bool((white <= black).any()):
         return x
     return (2 * (x.to(torch.float64) - black) / (white - black) - 1).to(x.dtype)
-
-
-def _raw(dataset: Dataset, moments: Moments) -> str:
-    scale = torch.as_tensor(dataset.scaling.scale, dtype=torch.float64)
-    unit = f" {dataset.unit}" if dataset.unit else ""
-    return f"{moments.sigma_data * float(scale.mean()):.3g}{unit}"
