@@ -110,6 +110,7 @@ def likelihood(
     """
     from edm_unified.cli.likelihood_rows import moments_of
     from edm_unified.cli.likelihood_rows import rows as computed
+    from edm_unified.data.kept import measure
     from edm_unified.data.units import difference
     from edm_unified.likelihood.prior import prior_error
 
@@ -128,6 +129,7 @@ def likelihood(
             built, own = found.build()
         except ValueError as error:
             raise ValueError(f"{recipe}: {error}") from None
+        own = replace(own, measured=measure(own)) if len(own) else own
         dataset = own if data is None else _data(data, own)
         if not len(dataset):
             raise ValueError(f"{recipe}: data: missing; name some, as in --set 'data={{kind: digits}}', or by --data")
