@@ -155,8 +155,10 @@ def test_bytes_are_whole_numbers_however_they_are_read(tmp_path: Path) -> None:
     assert folder.in_whole_numbers
     assert standardised.in_whole_numbers
     assert not data.Arrays(str(tmp_path / "real.npy")).load().in_whole_numbers
-    result = run("edm", f"arrays:path={tmp_path}/bytes.npy,standardise=0.5", "--dequantize", "uniform", *QUICK)
+    result = run("edm", f"arrays:path={tmp_path}/bytes.npy", "--dequantize", "uniform", *QUICK)
     assert result.exit_code == 0, result.stderr
+    result = run("edm", f"arrays:path={tmp_path}/bytes.npy,standardise=0.5", "--dequantize", "uniform", *QUICK)
+    assert "standardise: the scale is that of the denoiser's own data; leave it out" in result.stderr
 
 
 def test_an_exact_trace_in_3072_dimensions_is_priced() -> None:

@@ -58,7 +58,7 @@ def test_no_part_of_a_sampler_is_dropped(name: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(loop, "sample", spy)
     recipe.sample(1)
     sampler = recipe.sampler
-    for field in set(codec.parameters(Sampler)) - {"threshold", "guidance", "analytic_start"}:
+    for field in set(codec.parameters(Sampler)) - {"threshold", "guidance", "analytic_start", "label"}:
         assert given[field] == getattr(sampler, field), field
     assert given["schedule"] == recipe.schedule
     assert (given["analytic_start"] is None) == (sampler.analytic_start is None)
