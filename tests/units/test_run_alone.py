@@ -121,7 +121,7 @@ def test_a_likelihood_has_the_scale_of_the_run(kelvin: tuple[Path, np.ndarray], 
     code, _, err = command("likelihood", run, tmp_path / "wide.npy", *quick)
     assert code == 0
     assert "are unlike the data of the run" in err
-    assert np.load(out).mean() < float(by_hand.nats.mean()) - 10
+    assert np.abs(np.load(out) - by_hand.nats.numpy()).max() > 0.5  # by their own moments they would be the same
     code, _, err = command("likelihood", run, tmp_path / "scaled.npy", *quick)
     assert code == 2
     assert "they are in another unit" in err
