@@ -6,7 +6,23 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import dots
 import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _dots_for_figures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """White pixels in the place of figures, but in files of tests that say ``FIGURES = True``: see dots.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not getattr(request.module, "FIGURES", False):
+            dots.draw_dots(patch.setattr)
+        yield
+
+
+@pytest.fixture
+def real_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For one test that looks at a figure, in a file of others that do not."""
+    dots.draw_figures(monkeypatch.setattr)
 
 
 @pytest.fixture
@@ -14,20 +30,6 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder in which the test runs, with nothing in it."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def real_figures() -> None:
-    """Asked for by a test that looks at a figure, in a file whose other tests have ``figures_are_dots``."""
-
-
-@pytest.fixture
-def figures_are_dots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages and files with one white pixel in the place of each figure; all else of them is as it is."""
-    if "real_figures" not in request.fixturenames:
-        from dots import draw_dots
-
-        draw_dots(monkeypatch.setattr)
 
 
 @pytest.fixture

@@ -31,8 +31,6 @@ from edm_unified.sampling.renoising import Churn
 from edm_unified.sampling.solvers import DDIM, RK4, Euler, EulerMaruyama, Heun
 from edm_unified.schedules import EDM, VP, BetaTable, FlowMatching
 
-pytestmark = pytest.mark.usefixtures("figures_are_dots")
-
 RECIPE = """
 title: "{title}"
 source: "made for a test"

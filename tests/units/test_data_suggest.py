@@ -19,6 +19,8 @@ from edm_unified.data.dataset import Dataset
 from edm_unified.data.suggest import Suggestion, errors, suggest
 from edm_unified.data.survey import spectrum, survey
 
+FIGURES = True  # drawn, not dots: see conftest.py
+
 
 def made(points: Any, labels: Any = None, **rest: Any) -> Dataset:
     return Dataset(torch.as_tensor(points, dtype=torch.float32), labels, "made up", **rest)

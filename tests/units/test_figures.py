@@ -21,6 +21,8 @@ from edm_unified.data import Dataset
 from edm_unified.report import ReportData, build, draw, figures, panels, plots, samples_png, tabulate
 from edm_unified.report import images as pictures
 
+FIGURES = True  # drawn, not dots: see conftest.py
+
 ROOT = Path(edm_unified.__file__).parent
 
 

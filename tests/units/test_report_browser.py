@@ -20,6 +20,8 @@ from report_example import crowded, example
 
 from edm_unified.report import build
 
+FIGURES = True  # drawn, not dots: see conftest.py
+
 CHROMIUM = next(
     (path for n in ("chromium", "chromium-browser", "google-chrome", "chrome") if (path := shutil.which(n))), None
 )

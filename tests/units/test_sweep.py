@@ -13,6 +13,8 @@ from edm_unified.compare.view import _sweep
 from edm_unified.recipe import Comparison, Recipe
 from edm_unified.report import Key, MethodView, ReportData, build, draw, figures, plots, tabulate
 
+FIGURES = True  # drawn, not dots: see conftest.py
+
 VALUES = (40.0, 0.0, 10.0)
 
 

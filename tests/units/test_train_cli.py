@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import dots
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -35,7 +36,9 @@ def invoke(*arguments: object, code: int = 0) -> str:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     (folder / "digits.yaml").write_text(DIGITS)
-    invoke("train", folder / "digits.yaml", "--out", folder / "run", "--device", "cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        dots.draw_figures(patch.setattr)  # its page is looked at
+        invoke("train", folder / "digits.yaml", "--out", folder / "run", "--device", "cpu")
     return folder / "run"
 
 
