@@ -54,8 +54,10 @@ def test_nan_names_the_move_the_level_and_the_sample() -> None:
     assert "\n" not in text
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("solver", [solvers.Heun(), solvers.DPMSolverPP2MSDE(), solvers.RK4()])
+@pytest.mark.parametrize(
+    ("solver", "bad"),
+    [(solvers.Heun(), math.nan), (solvers.DPMSolverPP2MSDE(), math.inf), (solvers.RK4(), -math.inf)],
+)
 def test_a_bad_value_is_found_with_every_solver(solver: Any, bad: float) -> None:
     with pytest.raises(FloatingPointError, match=r"^denoiser: returned NaN or infinity in move \d+ of 36 at sigma = "):
         edm.sample(below_one(lambda x: x + bad), NOISE, solver=solver, renoising=Churn(S_min=0, S_max=100))
@@ -86,25 +88,23 @@ def test_a_denoiser_that_changes_its_mind_is_said_to() -> None:
         edm.sample(once, NOISE)
 
 
-@pytest.mark.parametrize(
-    ("bad", "got"),
-    [
-        (lambda x: x[:1], r"shape \(1, 2\)"),
-        (lambda x: x[..., None], r"shape \(3, 2, 1\)"),
-        (lambda x: x.flatten(), r"shape \(6,\)"),
-        (lambda x: None, "NoneType"),
-        (lambda x: (x, x), "tuple"),
-        (lambda x: 0.0, "float"),
-    ],
-    ids=["fewer", "more axes", "flat", "None", "tuple", "number"],
-)
-def test_a_wrong_shape_names_the_move_and_the_level(bad: Any, got: str) -> None:
+WRONG_OUTPUTS: list[tuple[Any, str]] = [
+    (lambda x: x[:1], r"shape \(1, 2\)"),
+    (lambda x: x[..., None], r"shape \(3, 2, 1\)"),
+    (lambda x: x.flatten(), r"shape \(6,\)"),
+    (lambda x: None, "NoneType"),
+    (lambda x: (x, x), "tuple"),
+    (lambda x: 0.0, "float"),
+]
+
+
+def test_a_wrong_shape_names_the_move_and_the_level() -> None:
     move, sigma = first_below_one()
-    with pytest.raises(
-        ValueError, match=rf"^denoiser: returned {got} for x of shape \(3, 2\) at sigma = {sigma:.6g}"
-    ) as error:
-        edm.sample(below_one(bad), NOISE, solver=solvers.DDIM())
-    assert f"(in move {move} of 18)" in str(error.value)
+    for bad, got in WRONG_OUTPUTS:
+        words = rf"^denoiser: returned {got} for x of shape \(3, 2\) at sigma = {sigma:.6g}"
+        with pytest.raises(ValueError, match=words) as error:
+            edm.sample(below_one(bad), NOISE, solver=solvers.DDIM())
+        assert f"(in move {move} of 18)" in str(error.value)
 
 
 def writes_into_x(x: Tensor, sigma: Tensor) -> Tensor:
@@ -138,19 +138,18 @@ WAYS: dict[str, Callable[[Any], object]] = {
 """Whatever evaluates a denoiser that may be the user's."""
 
 
+SPOILING: list[tuple[Any, str]] = [
+    (writes_into_x, "^denoiser: wrote into its input x.*; compute a new tensor, as in"),
+    (writes_into_sigma, "^denoiser: wrote into its input sigma"),
+    (returns_complex, "^denoiser: returned complex numbers, torch.complex128, for x of shape"),
+]
+
+
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(
-    ("bad", "words"),
-    [
-        (writes_into_x, "^denoiser: wrote into its input x.*; compute a new tensor, as in"),
-        (writes_into_sigma, "^denoiser: wrote into its input sigma"),
-        (returns_complex, "^denoiser: returned complex numbers, torch.complex128, for x of shape"),
-    ],
-    ids=["x", "sigma", "complex"],
-)
-def test_a_denoiser_that_spoils_the_run_is_named(way: str, bad: Any, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        WAYS[way](bad)
+def test_a_denoiser_that_spoils_the_run_is_named(way: str) -> None:
+    for bad, words in SPOILING:
+        with pytest.raises(ValueError, match=words):
+            WAYS[way](bad)
 
 
 def test_a_level_that_was_written_into_is_itself_again_in_the_next_run() -> None:
@@ -199,48 +198,46 @@ def test_an_error_of_the_denoiser_itself_passes_through() -> None:
         edm.sample(broken, NOISE)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"noise": NOISE[:0]}, "^noise: .* got "),
-        ({"noise": torch.tensor(1.0)}, "^noise: "),
-        ({"noise": NOISE.numpy()}, "^noise: .* got ndarray"),
-        ({"noise": NOISE.to(torch.complex128)}, "^noise: must be a real tensor"),
-        ({"noise": NOISE * math.nan}, "^noise: holds NaN"),
-        ({"denoiser": None}, "^denoiser: must be callable"),
-        ({"dtype": torch.int64}, "^dtype: must be a floating-point type"),
-        (
-            {"dtype": torch.float16, "schedule": FlowMatching(), "steps": UniformTime(n=4)},
-            "^dtype: .* overflows torch.float16",
-        ),
-        ({"solver": "heun"}, r"^solver: must be an object such as solvers.Heun\(\), got 'heun'"),
-        ({"solver": solvers.Heun}, "^solver: must be an object"),
-        ({"steps": 18}, r"^steps: must be an object such as discretization.Karras\(n=18\), got 18"),
-        ({"schedule": "vp"}, r"^schedule: must be an object such as schedules.VP\(\), got 'vp'"),
-        ({"seed": -1}, "^seed, first: "),
-        ({"seed": 1.5}, "^seed, first: "),
-        ({"first": -1}, "^seed, first: "),
-        ({"renoising": Corrected()}, "^corrector: the walk repeats levels .* corrector=Langevin"),
-        ({"steps": UniformTime(n=4)}, "^sigma_max: the time axis of EDM has no end"),
-        ({"steps": UniformTime(n=4, t_max=1.0), "schedule": FlowMatching()}, "^t_max: sigma is inf .* such as 1e6"),
-        ({"schedule": BetaTable(betas="scaled_linear", beta_end=0.012)}, "^sigma: 80 is beyond .* lower sigma_max"),
-        (
-            {"schedule": FlowMatching(), "steps": Explicit(sigmas=(1e17, 1.0, 0.0))},
-            r"^sigma: 1e\+17 is so high .* 1e\+06",
-        ),
-        (
-            {"schedule": schedules.VP(), "steps": SimpleNamespace(levels=lambda _: TOO_HIGH)},
-            r"^sigma: 1e\+160 is so high",
-        ),
-        ({"steps": Karras(n=9999, sigma_min=1.0, sigma_max=1 + 1e-13)}, "^steps: levels must fall"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else None,
-)
-def test_bad_arguments(arguments: dict[str, Any], words: str) -> None:
-    arguments = {"denoiser": fine, "noise": NOISE, "renoising": None} | arguments
-    with pytest.raises(ValueError, match=words) as error:
-        edm.sample(**arguments)
-    assert "\n" not in str(error.value)
+BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
+    ({"noise": NOISE[:0]}, "^noise: .* got "),
+    ({"noise": torch.tensor(1.0)}, "^noise: "),
+    ({"noise": NOISE.numpy()}, "^noise: .* got ndarray"),
+    ({"noise": NOISE.to(torch.complex128)}, "^noise: must be a real tensor"),
+    ({"noise": NOISE * math.nan}, "^noise: holds NaN"),
+    ({"denoiser": None}, "^denoiser: must be callable"),
+    ({"dtype": torch.int64}, "^dtype: must be a floating-point type"),
+    (
+        {"dtype": torch.float16, "schedule": FlowMatching(), "steps": UniformTime(n=4)},
+        "^dtype: .* overflows torch.float16",
+    ),
+    ({"solver": "heun"}, r"^solver: must be an object such as solvers.Heun\(\), got 'heun'"),
+    ({"solver": solvers.Heun}, "^solver: must be an object"),
+    ({"steps": 18}, r"^steps: must be an object such as discretization.Karras\(n=18\), got 18"),
+    ({"schedule": "vp"}, r"^schedule: must be an object such as schedules.VP\(\), got 'vp'"),
+    ({"seed": -1}, "^seed, first: "),
+    ({"seed": 1.5}, "^seed, first: "),
+    ({"first": -1}, "^seed, first: "),
+    ({"renoising": Corrected()}, "^corrector: the walk repeats levels .* corrector=Langevin"),
+    ({"steps": UniformTime(n=4)}, "^sigma_max: the time axis of EDM has no end"),
+    ({"steps": UniformTime(n=4, t_max=1.0), "schedule": FlowMatching()}, "^t_max: sigma is inf .* such as 1e6"),
+    ({"schedule": BetaTable(betas="scaled_linear", beta_end=0.012)}, "^sigma: 80 is beyond .* lower sigma_max"),
+    (
+        {"schedule": FlowMatching(), "steps": Explicit(sigmas=(1e17, 1.0, 0.0))},
+        r"^sigma: 1e\+17 is so high .* 1e\+06",
+    ),
+    (
+        {"schedule": schedules.VP(), "steps": SimpleNamespace(levels=lambda _: TOO_HIGH)},
+        r"^sigma: 1e\+160 is so high",
+    ),
+    ({"steps": Karras(n=9999, sigma_min=1.0, sigma_max=1 + 1e-13)}, "^steps: levels must fall"),
+]
+
+
+def test_bad_arguments() -> None:
+    for given, words in BAD_ARGUMENTS:
+        with pytest.raises(ValueError, match=words) as error:
+            edm.sample(**({"denoiser": fine, "noise": NOISE, "renoising": None} | given))
+        assert "\n" not in str(error.value)
 
 
 class Steps:
@@ -253,12 +250,10 @@ class Steps:
         return torch.tensor(self.given, dtype=torch.float32)
 
 
-@pytest.mark.parametrize(
-    "levels", [(1.0, 2.0), (1.0, 1.0, 0.0), (math.inf, 1.0), (1.0, math.nan), (1.0, -1.0), (1.0,), ()]
-)
-def test_levels_of_a_users_own_rule_are_checked(levels: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match=r"^steps: "):
-        edm.sample(fine, NOISE, steps=Steps(*levels))
+def test_levels_of_a_users_own_rule_are_checked() -> None:
+    for levels in ((1.0, 2.0), (1.0, 1.0, 0.0), (math.inf, 1.0), (1.0, math.nan), (1.0, -1.0), (1.0,), ()):
+        with pytest.raises(ValueError, match=r"^steps: "):
+            edm.sample(fine, NOISE, steps=Steps(*levels))
 
 
 def test_a_users_own_rule_works() -> None:
@@ -283,19 +278,18 @@ def test_a_network_that_does_not_know_the_level_is_not_asked() -> None:
     edm.sample(Ranged(), NOISE, steps=Karras(sigma_max=50.0, sigma_min=0.01))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "kind", "words"),
-    [
-        ({"sigma_max": math.inf}, ValueError, "^sigma_max: "),
-        ({"sigma_min": -1.0}, ValueError, "^sigma_min: "),
-        ({"sigma_min": 90.0}, ValueError, "^sigma_min: must be below sigma_max"),
-        ({"tolerance": 0.0}, ValueError, "^tolerance: "),
-        ({"denoiser": lambda x, sigma: x[:1]}, ValueError, r"^denoiser: returned shape \(1, 2\)"),
-        ({"denoiser": lambda x, sigma: x * math.nan}, FloatingPointError, "^denoiser: returned NaN"),
-        ({"most_evaluations": 10}, FloatingPointError, "^reference: 10 evaluations were not enough"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else None,
-)
-def test_bad_arguments_of_the_reference(arguments: dict[str, Any], kind: type[Exception], words: str) -> None:
-    with pytest.raises(kind, match=words):
-        edm.reference(**({"denoiser": fine, "noise": NOISE} | arguments))
+BAD_FOR_THE_REFERENCE: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"sigma_max": math.inf}, ValueError, "^sigma_max: "),
+    ({"sigma_min": -1.0}, ValueError, "^sigma_min: "),
+    ({"sigma_min": 90.0}, ValueError, "^sigma_min: must be below sigma_max"),
+    ({"tolerance": 0.0}, ValueError, "^tolerance: "),
+    ({"denoiser": lambda x, sigma: x[:1]}, ValueError, r"^denoiser: returned shape \(1, 2\)"),
+    ({"denoiser": lambda x, sigma: x * math.nan}, FloatingPointError, "^denoiser: returned NaN"),
+    ({"most_evaluations": 10}, FloatingPointError, "^reference: 10 evaluations were not enough"),
+]
+
+
+def test_bad_arguments_of_the_reference() -> None:
+    for given, kind, words in BAD_FOR_THE_REFERENCE:
+        with pytest.raises(kind, match=words):
+            edm.reference(**({"denoiser": fine, "noise": NOISE} | given))
