@@ -98,13 +98,13 @@ def test_it_leans_on_the_class() -> None:
 
 
 def test_the_steps_lead_to_the_endpoint_of_the_guided_flow() -> None:
-    code, out, err = run("compare", "edm", "--guidance", "classifier_free:w=2,low=0.05,high=20", "--nfe", "80,160,320",
-                         "--samples", 32, "--set", "metrics=[error_median]", "--set", "rank_by=error_median", "--set",
+    code, out, err = run("compare", "edm", "--guidance", "classifier_free:w=2,low=0.05,high=20", "--nfe", "40,80,160",
+                         "--samples", 8, "--set", "metrics=[error_median]", "--set", "rank_by=error_median", "--set",
                          "grid_samples=0", "--solver", "dpmpp_2m", "--out", "o", "--json")  # fmt: skip
     assert (code, err) == (0, "")
     errors = [json.loads(line)["value"] for line in out.splitlines()]
     assert errors[2] < errors[1] / 2 < errors[0] / 4  # to the unguided endpoint it would not fall at all
-    assert errors[2] < 2e-3
+    assert errors[2] < 8e-3
 
 
 # -- what it costs -----------------------------------------------------------------------------------------------------
