@@ -14,8 +14,9 @@ from edm_unified.cli import main
 from edm_unified.recipe import Recipe
 from edm_unified.training.objective.excess import excess_of
 
-SMALL = ("--set", "training.images=4096", "--set", "training.batch=256", "--set", "network.width=16", "--set",
-         "training.rate={kind: constant}", "--set", "sampler.steps.n=3", "--quiet", "--device", "cpu")  # fmt: skip
+SMALL = ("--set", "training.images=4096", "--set", "training.save_every=4096", "--set", "training.batch=256",
+         "--set", "network.width=16", "--set", "training.rate={kind: constant}", "--set", "sampler.steps.n=3",
+         "--quiet", "--device", "cpu")  # fmt: skip
 
 
 def train(out: Path, *more: str) -> str:
