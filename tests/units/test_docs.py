@@ -35,8 +35,8 @@ def _blocks(language: str) -> list[tuple[str, str]]:
 
 COMMANDS = {line: name for name, block in reversed(_blocks("sh")) for line in block.splitlines() if line.strip()}
 PYTHON = _blocks("python")
-SHORT = ["--set", "training.images=2048", "--set", "training.save_every=2048"]
-"""Added to a training that is printed: its paths are the same, and it is over in a second."""
+SHORT = ["--set", "training.images=10240", "--set", "training.save_every=10240"]
+"""Added to a training that is printed: its paths are the same, and it takes ten steps."""
 
 
 def test_the_pages_have_what_is_tested_here() -> None:
