@@ -69,16 +69,16 @@ def test_more_hours_give_a_larger_network_and_the_numbers_have_reasons(tmp_path:
     sizes = []
     for hours in (1e-5, 1):
         out = tmp_path / f"{hours}.yaml"
-        words = ("init", "two_dimensional:name=moons,samples=2000", "--hours", hours, "--device", "cpu", "--out", out)
+        words = ("init", "two_dimensional:name=moons,samples=60", "--hours", hours, "--device", "cpu", "--out", out)
         assert command(*words, "--quiet")[0] == 0
         found = Recipe.load(out)
         assert isinstance(found.network, MLP)
         assert found.training is not None
         sizes.append((found.network.width, found.training.images))
     assert sizes[0] < sizes[1]
-    assert sizes[1][0] > 64
+    assert sizes[1][0] > 64  # of a ladder that begins with 64
     text = out.read_text()
-    levels = yaml.safe_load(command("data", "two_dimensional:name=moons,samples=2000", "--yaml")[1])
+    levels = yaml.safe_load(command("data", "two_dimensional:name=moons,samples=60", "--yaml")[1])
     tree = yaml.safe_load(text)
     assert tree["preconditioning"] == levels["preconditioning"]
     assert tree["objective"]["noise"] == levels["objective"]["noise"]
@@ -102,7 +102,9 @@ def test_what_init_refuses(tmp_path: Path, fast: list[float]) -> None:
 
 def test_a_dry_run_times_some_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "SECONDS", 0.0)
-    words = ("train", "toy/train_2d", "--dry-run", "--set", "data.samples=2048", "--device", "cpu")
+    small = ("data.samples=64", "training.batch=32", "network.width=8", "network.blocks=1")
+    sets = [word for value in small for word in ("--set", value)]
+    words = ("train", "toy/train_2d", "--dry-run", *sets, "--device", "cpu")
     code, said, err = command(*words)
     assert code == 0, err
     assert " on cpu, an estimate: " in said
