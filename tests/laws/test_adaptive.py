@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from variants import ADAPTIVE, Basis, dynamics_of, every, exact_flow, name
+from variants import ADAPTIVE, Basis, cover, dynamics_of, every, exact_flow, name
 
 import edm_unified as edm
 from edm_unified import schedules, solvers
@@ -154,14 +154,13 @@ def rational(x: Tensor, sigma: Tensor) -> Tensor:
 STEPS = [LogLinear(n=2), Karras(n=5)]
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("solver", ALL, ids=name)
+@pytest.mark.parametrize(("solver", "dtype"), cover(ALL, [torch.float64, torch.float32]), ids=name)
 def test_a_sample_is_the_same_in_any_batch_bit_for_bit(solver: Any, dtype: torch.dtype) -> None:
     """Steps, counts and numbers, in batches of 1, 3, 7 and 64, which fill vector registers otherwise."""
     shape, together = (3, 7), solvers.Ledger(solver)
     settings: dict[str, Any] = {"steps": Karras(n=3), "seed": 7, "dtype": dtype}
     in_64 = edm.sample(rational, edm.unit_noise(64, shape, seed=7), solver=together, **settings)
-    for count, firsts in ((1, (0, 30, 63)), (3, (1, 33, 61)), (7, range(0, 57, 7))):
+    for count, firsts in ((1, (0, 63)), (3, (33,)), (7, (14, 57))):
         for first in firsts:
             alone = solvers.Ledger(solver)
             noise = edm.unit_noise(count, shape, seed=7, first=first)

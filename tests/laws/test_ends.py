@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import test_unipc
 import torch
 from test_unipc import by_hand
 from torch import Tensor
-from variants import SOLVERS, Mixture, cover, every, name, slope, walk_over
+from variants import SOLVERS, Mixture, by_kind, cover, every, name, slope, walk_over
 
 import edm_unified as edm
 from edm_unified import solvers
@@ -57,10 +58,14 @@ def of_outputs(solver: Any, most: int) -> Any:
 # -- the order of the last steps ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("levels", [LEVELS, LEVELS[:-1], LEVELS[:3]], ids=["to 0", "above 0", "two steps"])
-@pytest.mark.parametrize("solver", [s for s in LOWER if not isinstance(s, solvers.UniPC)], ids=name)
-def test_each_step_is_that_of_the_order_that_the_falls_left_allow(solver: Any, levels: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("settings", by_kind(s for s in LOWER if not isinstance(s, solvers.UniPC)))
+def test_each_step_is_that_of_the_order_that_the_falls_left_allow(settings: list[Any]) -> None:
     """From the same states and past, step by step: N falls of order p have 1, 2, …, p, …, p, …, 2, 1 outputs."""
+    for solver, levels in product(settings, (LEVELS, LEVELS[:-1], LEVELS[:3])):  # to 0, above 0, two steps
+        follows_its_orders(solver, levels)
+
+
+def follows_its_orders(solver: Any, levels: tuple[float, ...]) -> None:
     dynamics, path = walk_over(levels, EDM(), D)
     falls, most = path.falls, solver.most_outputs
     others = {k: of_outputs(solver, k) for k in range(1, most + 1)}
@@ -72,16 +77,16 @@ def test_each_step_is_that_of_the_order_that_the_falls_left_allow(solver: Any, l
             after[k], states[k] = other.step(dynamics, x, a, b, states[k], lambda: NOISE)
         x, state = solver.step(dynamics, x, a, b, state, lambda: NOISE)
         expected = after[min(most, i + 1, len(falls) - i)]
-        assert torch.allclose(x, expected, rtol=1e-12, atol=1e-13)
+        assert torch.allclose(x, expected, rtol=1e-12, atol=1e-13), f"{name(solver)}, fall {i + 1} of {len(falls)}"
 
 
-@pytest.mark.parametrize("levels", [LEVELS, LEVELS[:-1]], ids=["to 0", "above 0"])
 @pytest.mark.parametrize("solver", [s for s in LOWER if isinstance(s, solvers.UniPC)], ids=name)
-def test_unipc_as_printed(solver: Any, levels: tuple[float, ...]) -> None:
-    expected = by_hand(solver.p, solver.variant, solver.corrector, levels, lower=True)
-    dynamics, path = walk_over(levels, EDM(), D)
-    mine = loop.walk(dynamics, NOISE_U * levels[0], path, solver, None, 1.0, torch.empty)
-    assert float((mine - expected).abs().max()) < 1e-10 * float(expected.abs().max())
+def test_unipc_as_printed(solver: Any) -> None:
+    for levels in (LEVELS, LEVELS[:-1]):
+        expected = by_hand(solver.p, solver.variant, solver.corrector, levels, lower=True)
+        dynamics, path = walk_over(levels, EDM(), D)
+        mine = loop.walk(dynamics, NOISE_U * levels[0], path, solver, None, 1.0, torch.empty)
+        assert float((mine - expected).abs().max()) < 1e-10 * float(expected.abs().max()), levels[-1]
 
 
 def test_to_zero_a_method_of_two_outputs_is_lower_already() -> None:
@@ -91,45 +96,51 @@ def test_to_zero_a_method_of_two_outputs_is_lower_already() -> None:
     assert torch.equal(plain, lower)
 
 
-@pytest.mark.parametrize("solver", [s for s in LOWER if not s.stochastic], ids=name)
-def test_above_zero_it_costs_the_order_what_a_plain_start_costs(solver: Any) -> None:
+@pytest.mark.parametrize("settings", by_kind(s for s in LOWER if not s.stochastic))
+def test_above_zero_it_costs_the_order_what_a_plain_start_costs(settings: list[Any]) -> None:
     """One last step of order 1 leaves an error of h², whatever came before: so it is off unless it is asked for."""
-    measured = slope({n: test_order.final_error(solver, EDM(), n) for n in (640, 1280)})
-    assert measured == pytest.approx(min(2, solver.order), abs=0.15)
+    for solver in settings:
+        measured = slope({n: test_order.final_error(solver, EDM(), n) for n in (640, 1280)})
+        assert measured == pytest.approx(min(2, solver.order), abs=0.15), name(solver)
 
 
-@pytest.mark.parametrize("solver", LOWER, ids=name)
-def test_few_steps_and_their_count(solver: Any) -> None:
-    x = {n: edm.sample(D, NOISE, solver=solver, steps=Karras(n=n)) for n in (1, 2, 3, 5)}
-    for n, samples in x.items():
-        assert bool(torch.isfinite(samples).all())
-        assert edm.count_nfe(Karras(n=n), solver) == n
-    if not getattr(solver, "corrector", False) and not isinstance(solver, solvers.TrigonometricAdams):
-        first = solvers.ExponentialAdams(order=1, eta=getattr(solver, "eta", 0.0))
-        assert torch.allclose(x[2], edm.sample(D, NOISE, solver=first, steps=Karras(n=2)))
+@pytest.mark.parametrize("settings", by_kind(LOWER))
+def test_few_steps_and_their_count(settings: list[Any]) -> None:
+    for solver in settings:
+        x = {n: edm.sample(D, NOISE, solver=solver, steps=Karras(n=n)) for n in (1, 2, 3, 5)}
+        for n, samples in x.items():
+            assert bool(torch.isfinite(samples).all()), name(solver)
+            assert edm.count_nfe(Karras(n=n), solver) == n, name(solver)
+        if not getattr(solver, "corrector", False) and not isinstance(solver, solvers.TrigonometricAdams):
+            first = solvers.ExponentialAdams(order=1, eta=getattr(solver, "eta", 0.0))
+            assert torch.allclose(x[2], edm.sample(D, NOISE, solver=first, steps=Karras(n=2))), name(solver)
 
 
-@pytest.mark.parametrize("solver", LOWER, ids=name)
-def test_sample_i_of_seed_S_in_any_batch(solver: Any) -> None:
+@pytest.mark.parametrize("settings", by_kind(LOWER))
+def test_sample_i_of_seed_S_in_any_batch(settings: list[Any]) -> None:
     def elementwise(x: Tensor, sigma: Tensor) -> Tensor:
         return x / (1 + sigma**2) + 0.1 * torch.exp(-x * x / (1 + sigma**2))
 
-    together = edm.sample(elementwise, edm.unit_noise(33, (5, 7)), solver=solver, steps=Karras(n=6))
-    for first, size in ((21, 7), (32, 1)):
-        noise = edm.unit_noise(size, (5, 7), first=first)
-        alone = edm.sample(elementwise, noise, first=first, solver=solver, steps=Karras(n=6))
-        assert torch.equal(alone, together[first : first + size])
+    noise = edm.unit_noise(33, (5, 7))
+    for solver in settings:
+        together = edm.sample(elementwise, noise, solver=solver, steps=Karras(n=6))
+        for first, size in ((21, 7), (32, 1)):
+            part = slice(first, first + size)
+            alone = edm.sample(elementwise, noise[part], first=first, solver=solver, steps=Karras(n=6))
+            assert torch.equal(alone, together[part]), name(solver)
 
 
-@pytest.mark.parametrize("solver", LOWER, ids=name)
-def test_the_history_is_let_go_where_it_is_not_used(solver: Any) -> None:
+@pytest.mark.parametrize("settings", by_kind(LOWER))
+def test_the_history_is_let_go_where_it_is_not_used(settings: list[Any]) -> None:
     dynamics, path = walk_over(LEVELS, EDM(), D)
-    x, state = NOISE * LEVELS[0], solver.init(dynamics, path)
-    for i, (a, b) in enumerate(path.falls):
-        x, state = solver.step(dynamics, x, a, b, state, lambda: NOISE)
-        assert len(state[2]) <= max(0, solver.most_outputs - 1) + getattr(solver, "corrector", False)  # D ahead
-        if isinstance(solver, solvers.LMS | solvers.IPNDM) and i == len(path.falls) - 2:
-            assert state[2] == ()
+    for solver in settings:
+        x, state = NOISE * LEVELS[0], solver.init(dynamics, path)
+        most = max(0, solver.most_outputs - 1) + getattr(solver, "corrector", False)  # D ahead
+        for i, (a, b) in enumerate(path.falls):
+            x, state = solver.step(dynamics, x, a, b, state, lambda: NOISE)
+            assert len(state[2]) <= most, name(solver)
+            if isinstance(solver, solvers.LMS | solvers.IPNDM) and i == len(path.falls) - 2:
+                assert state[2] == (), name(solver)
 
 
 # -- the start of the multistep methods of the DPM-Solver family -----------------------------------------------------
@@ -156,21 +167,28 @@ def test_the_start_of_2m_is_the_corrector_of_unipc() -> None:
 
 
 @pytest.mark.parametrize(
-    ("solver", "rule"),
-    [*((s, None) for s in every(SOLVERS)), *cover(every(SOLVERS), [Ancestral(eta=0.7), Ancestral(eta=1.5)])],
-    ids=name,
+    "runs",
+    by_kind(
+        [*((s, None) for s in every(SOLVERS)), *cover(every(SOLVERS), [Ancestral(eta=0.7), Ancestral(eta=1.5)])],
+    ),
 )
-def test_the_last_fall(solver: Any, rule: Any) -> None:
+def test_the_last_fall(runs: list[Any]) -> None:
     """``stop`` is where the walk over the levels above 0 ends, ``denoise`` is D of it, and each spends what it must."""
+    for solver, rule in runs:
+        ends_as_it_is_told(solver, rule)
+
+
+def ends_as_it_is_told(solver: Any, rule: Any) -> None:
     settings: dict[str, Any] = {"solver": solver, "renoising": rule, "steps": Karras(n=9)}
     own, denoised, stopped = (edm.sample(D, NOISE, last=last, **settings) for last in ("solver", "denoise", "stop"))
-    assert torch.equal(denoised, D(stopped, torch.tensor(LEVELS[-2], dtype=torch.float64)))
+    assert torch.equal(denoised, D(stopped, torch.tensor(LEVELS[-2], dtype=torch.float64))), name(solver, rule)
     if rule is None:
         above = edm.sample(D, NOISE, solver=solver, steps=Explicit(sigmas=LEVELS[:-1]))
-        assert torch.equal(stopped, above)
+        assert torch.equal(stopped, above), name(solver)
     counts = [edm.count_nfe(Karras(n=9), solver, renoising=rule, last=last) for last in ("solver", "denoise", "stop")]
-    assert counts[0] == counts[1] == counts[2] + 1
-    assert float((own - denoised).abs().max()) < 0.02  # they differ by what is left of σ = 0.002
+    assert counts[0] == counts[1] == counts[2] + 1, name(solver, rule)
+    off = float((own - denoised).abs().max())
+    assert off < 0.02, name(solver, rule)  # they differ by what is left of σ = 0.002
 
 
 def test_the_rule_of_lms_is_not_D_and_that_of_an_exponential_method_is() -> None:
@@ -187,14 +205,15 @@ def test_a_walk_that_ends_above_zero_has_no_last_fall() -> None:
     assert torch.equal(runs[0], runs[2])
 
 
-@pytest.mark.parametrize("solver", every(SOLVERS), ids=name)
-def test_where_d_is_the_last_fall_one_fall_is_d(solver: Any) -> None:
+@pytest.mark.parametrize("settings", by_kind(every(SOLVERS)))
+def test_where_d_is_the_last_fall_one_fall_is_d(settings: list[Any]) -> None:
     """Of N falls the solver has N − 1, which may be none."""
-    one, two = (edm.sample(D, NOISE, last="denoise", solver=solver, steps=Karras(n=n, sigma_min=0.5)) for n in (1, 2))
-    assert torch.equal(one, D(80 * NOISE, torch.tensor(80.0).double()))
-    steps = Karras(n=2, sigma_min=0.5)
-    stopped = edm.sample(D, NOISE, last="stop", solver=solver, steps=steps)
-    assert torch.equal(two, D(stopped, torch.tensor(levels_of(steps, EDM())[1]).double()))
+    one_step, two_steps = (Karras(n=n, sigma_min=0.5) for n in (1, 2))
+    for solver in settings:
+        one, two = (edm.sample(D, NOISE, last="denoise", solver=solver, steps=s) for s in (one_step, two_steps))
+        assert torch.equal(one, D(80 * NOISE, torch.tensor(80.0).double())), name(solver)
+        stopped = edm.sample(D, NOISE, last="stop", solver=solver, steps=two_steps)
+        assert torch.equal(two, D(stopped, torch.tensor(levels_of(two_steps, EDM())[1]).double())), name(solver)
 
 
 def test_one_step() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from variants import ADAPTIVE, CORRECTORS, SOLVERS, cover, every, name, one_of_each
+from variants import ADAPTIVE, CORRECTORS, SOLVERS, by_kind, cover, every, name, one_of_each
 
 import edm_unified as edm
 from edm_unified import networks, preconditioning, schedules, solvers
@@ -54,8 +54,13 @@ def test_the_test_for_waiting_can_fail() -> None:
         torch.ones(1, device=GPU).item()
 
 
-@pytest.mark.parametrize(("solver", "rule"), cover(every(SOLVERS), [None, Churn(), Corrected()]), ids=name)
-def test_the_loop_never_waits_for_the_device(solver: Any, rule: Any) -> None:
+@pytest.mark.parametrize("runs", by_kind(cover(every(SOLVERS), [None, Churn(), Corrected()])))
+def test_the_loop_never_waits_for_the_device(runs: list[Any]) -> None:
+    for solver, rule in runs:
+        never_waits(solver, rule)
+
+
+def never_waits(solver: Any, rule: Any) -> None:
     levels = levels_of(edm.discretization.Karras(n=5), schedules.EDM(), rule)
     D = lambda x, sigma: x / (1 + sigma**2)  # noqa: E731
     dynamics = Dynamics(schedules.EDM(), D, {}, GPU)
@@ -88,23 +93,27 @@ def test_a_network_in_its_preconditioning_never_waits(precondition: Any) -> None
             walk(dynamics, 10 * x, path, heun, None, 1.0, lambda: x)
 
 
-@pytest.mark.parametrize(("solver", "schedule"), cover(every(SOLVERS) + one_of_each(ADAPTIVE), SCHEDULES), ids=name)
-def test_a_sample_is_that_of_the_cpu(solver: Any, schedule: Any) -> None:
+@pytest.mark.parametrize("runs", by_kind(cover(every(SOLVERS) + one_of_each(ADAPTIVE), SCHEDULES)))
+def test_a_sample_is_that_of_the_cpu(runs: list[Any]) -> None:
     noise, steps = edm.unit_noise(16, (3,), seed=3), edm.discretization.Karras(n=8, sigma_max=70.0, sigma_min=0.02)
-    here = edm.sample(MIXTURE, noise, schedule=schedule, steps=steps, solver=solver)
-    there = edm.sample(MIXTURE.to(GPU), noise.to(GPU), schedule=schedule, steps=steps, solver=solver)
-    assert there.device.type == "cuda"
-    # an adaptive method's next step follows from its last error, down to the roundings of that small difference
-    assert float((there.cpu() - here).abs().max()) < (1e-7 if type(solver) in ADAPTIVE else 1e-9)
+    for solver, schedule in runs:
+        here = edm.sample(MIXTURE, noise, schedule=schedule, steps=steps, solver=solver)
+        there = edm.sample(MIXTURE.to(GPU), noise.to(GPU), schedule=schedule, steps=steps, solver=solver)
+        assert there.device.type == "cuda"
+        # an adaptive method's next step follows from its last error, down to the roundings of that small difference
+        bound = 1e-7 if type(solver) in ADAPTIVE else 1e-9
+        assert float((there.cpu() - here).abs().max()) < bound, name(solver, schedule)
 
 
-@pytest.mark.parametrize("solver", every(SOLVERS), ids=name)
-def test_a_sample_does_not_depend_on_its_batch(solver: Any) -> None:
+@pytest.mark.parametrize("settings", by_kind(every(SOLVERS)))
+def test_a_sample_does_not_depend_on_its_batch(settings: list[Any]) -> None:
     D = lambda x, sigma: x / (1 + sigma**2) + 0.1 * torch.exp(-x * x / (1 + sigma**2))  # noqa: E731
-    noise, options = edm.unit_noise(64, (3, 5, 7)).to(GPU), {"solver": solver, "renoising": Ancestral(eta=0.5)}
-    whole = edm.sample(D, noise, **options)
-    for i in (0, 17, 63):
-        assert torch.equal(edm.sample(D, noise[i : i + 1], first=i, **options)[0], whole[i])
+    noise = edm.unit_noise(64, (3, 5, 7)).to(GPU)
+    for solver in settings:
+        options = {"solver": solver, "renoising": Ancestral(eta=0.5)}
+        whole = edm.sample(D, noise, **options)
+        for i in (0, 17, 63):
+            assert torch.equal(edm.sample(D, noise[i : i + 1], first=i, **options)[0], whole[i]), name(solver)
 
 
 def test_the_likelihood_is_that_of_the_cpu() -> None:

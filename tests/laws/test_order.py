@@ -16,6 +16,8 @@ from variants import (
     SOLVERS,
     UNIONS,
     Mixture,
+    by_kind,
+    cover,
     dynamics_of,
     every,
     exact_flow,
@@ -65,45 +67,49 @@ def final_error(solver: Any, schedule: Any, n: int, start_exactly: bool = True, 
     return float((x - exact[-1]).square().mean().sqrt())
 
 
+SEEING = [solver for solver in every(SOLVERS) if not schedule_blind(solver)]
 CASES = [
-    (solver, schedule)
-    for solver in every(SOLVERS)
-    for schedule in ([schedules.FlowMatching()] if schedule_blind(solver) else every(SCHEDULES))
+    *((solver, schedules.FlowMatching()) for solver in every(SOLVERS) if schedule_blind(solver)),
+    *((solver, schedule) for solver in (solvers.Heun(), solvers.ReverseDiffusion()) for schedule in every(SCHEDULES)),
+    *cover([s for s in SEEING if s not in (solvers.Heun(), solvers.ReverseDiffusion())], every(SCHEDULES), times=5),
 ]
+"""Each schedule with one ODE and one SDE, and with every other solver that sees it in turn."""
 
 
-@pytest.mark.parametrize(("solver", "schedule"), CASES, ids=lambda value: name(value))
-def test_order(solver: Any, schedule: Any, table: list[tuple[str, ...]]) -> None:
-    grid = GRIDS[solver.order] if solver.order < 4 or not exact_start(solver) else (160, 320)
-    errors = {n: final_error(solver, schedule, n) for n in grid}
-    order = slope(errors)
-    table.append(
-        (name(solver), name(schedule), f"stated {solver.order}", f"measured {order:.2f}", f"{min(errors.values()):.1e}")
-    )
-    assert order == pytest.approx(solver.order, abs=0.15), errors
+@pytest.mark.parametrize("cases", by_kind(CASES))
+def test_order(cases: list[Any], table: list[tuple[str, ...]]) -> None:
+    for solver, schedule in cases:
+        grid = GRIDS[solver.order] if solver.order < 4 or not exact_start(solver) else (160, 320)
+        errors = {n: final_error(solver, schedule, n) for n in grid}
+        order, least = slope(errors), f"{min(errors.values()):.1e}"
+        table.append((name(solver), name(schedule), f"stated {solver.order}", f"measured {order:.2f}", least))
+        assert order == pytest.approx(solver.order, abs=0.15), (name(solver, schedule), errors)
 
 
-@pytest.mark.parametrize("solver", [s for s in every(SOLVERS) if exact_start(s)], ids=name)
-def test_order_on_a_grid_of_uneven_steps(solver: Any) -> None:
+@pytest.mark.parametrize("settings", by_kind(s for s in every(SOLVERS) if exact_start(s)))
+def test_order_on_a_grid_of_uneven_steps(settings: list[Any]) -> None:
     """Short and long steps by turns: nodes placed as if the steps were even show here, and not on an even grid."""
-    errors = {n: final_error(solver, schedules.EDM(), n, grid=zigzag_levels) for n in (160, 320)}
-    stated = 1 if isinstance(solver, solvers.IPNDM | solvers.PNDM) else solver.order  # theirs are so placed, as stated
-    assert slope(errors) == pytest.approx(stated, abs=0.15), errors
+    for solver in settings:
+        errors = {n: final_error(solver, schedules.EDM(), n, grid=zigzag_levels) for n in (160, 320)}
+        stated = 1 if isinstance(solver, solvers.IPNDM | solvers.PNDM) else solver.order  # theirs are so placed
+        assert slope(errors) == pytest.approx(stated, abs=0.15), (name(solver), errors)
 
 
 @pytest.mark.parametrize(
-    "solver", [s for s in every(SOLVERS) if exact_start(s) and not hasattr(s, "coordinate")], ids=name
+    "settings", by_kind(s for s in every(SOLVERS) if exact_start(s) and not hasattr(s, "coordinate"))
 )  # those: test_multistep.py, which tells the error of the start from the others
-def test_self_start_leaves_order_two(solver: Any, table: list[tuple[str, ...]]) -> None:
+def test_self_start_leaves_order_two(settings: list[Any], table: list[tuple[str, ...]]) -> None:
     """What a user sees: the first step is of order 1, one error of O(h²) that the ODE carries to the end.
 
     The drift of an SDE contracts it by (σ_N/σ_0)^{η²} and more, so that the higher order may show through.
     """
-    order = slope({n: final_error(solver, schedules.EDM(), n, start_exactly=False) for n in (160, 320)})
-    table.append((name(solver), "self-started", "stated 2", f"measured {order:.2f}", ""))
-    assert order > min(2, solver.order) - 0.15
-    if not solver.stochastic and solver.order < 4:
-        assert order == pytest.approx(solver.order if getattr(solver, "start", "plain") == "rk2" else 2, abs=0.15)
+    for solver in settings:
+        order = slope({n: final_error(solver, schedules.EDM(), n, start_exactly=False) for n in (160, 320)})
+        table.append((name(solver), "self-started", "stated 2", f"measured {order:.2f}", ""))
+        assert order > min(2, solver.order) - 0.15, name(solver)
+        if not solver.stochastic and solver.order < 4:
+            started = solver.order if getattr(solver, "start", "plain") == "rk2" else 2
+            assert order == pytest.approx(started, abs=0.15), name(solver)
 
 
 def test_reference_is_the_exact_flow_of_a_gaussian() -> None:
@@ -133,8 +139,15 @@ def test_reference_of_a_sample_does_not_lean_on_its_batch() -> None:
     assert torch.allclose(together, alone, rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize("solver", [solvers.Euler(), solvers.Heun(), solvers.RK4(), solvers.DPMSolverPP2M()], ids=name)
-@pytest.mark.parametrize("schedule", [schedules.EDM(), schedules.VP(), schedules.FlowMatching()], ids=name)
+@pytest.mark.parametrize(
+    ("solver", "schedule"),
+    cover(
+        [solvers.Euler(), solvers.Heun(), solvers.RK4(), solvers.DPMSolverPP2M()],
+        [schedules.EDM(), schedules.VP(), schedules.FlowMatching()],
+        times=2,
+    ),
+    ids=name,
+)
 def test_sample_converges_to_the_reference_at_zero(solver: Any, schedule: Any) -> None:
     """The whole of ``sample``, from σ_max to 0, on its own grid: within 1e-3 at 400 steps, and nearer than at 100."""
     noise = edm.unit_noise(8, (2,))

@@ -18,6 +18,7 @@ from variants import (
     SCHEDULES,
     SOLVERS,
     Wiener,
+    by_kind,
     cover,
     draws,
     dynamics_of,
@@ -33,6 +34,8 @@ from variants import (
 
 from edm_unified import correctors, renoising, schedules, solvers
 from edm_unified.sampling.dynamics import Dynamics
+from edm_unified.sampling.levels import Karras
+from edm_unified.sampling.loop import walk
 
 HIGH, LOW = 8.0, 0.1
 VARIANCES = (0.01, 0.25, 1.0, 4.0)
@@ -50,38 +53,32 @@ def weak_order(solver: Any) -> int:
 
 
 @pytest.mark.parametrize(
-    ("solver", "schedule"),
-    [
+    "runs",
+    by_kind(
         (solver, schedule)
         for solver in STOCHASTIC
         for schedule in (
             one_of_each(SCHEDULES)
-            if isinstance(solver, solvers.EulerMaruyama) or getattr(solver, "variance", "small") == "large"
+            if solver == solvers.EulerMaruyama() or getattr(solver, "variance", "small") == "large"
             else [schedules.EDM()]
         )
-    ],
-    ids=lambda value: name(value),
+    ),
 )
-def test_weak_order(solver: Any, schedule: Any, table: list[tuple[str, ...]]) -> None:
-    grid = (320, 640) if weak_order(solver) == 1 else (160, 320)
-    errors = {n: relative_error(log_levels(n, HIGH, LOW), solver, schedule=schedule) for n in grid}
-    order = slope(errors)
-    table.append(
-        (
-            name(solver),
-            name(schedule),
-            f"weak {weak_order(solver)}",
-            f"measured {order:.2f}",
-            f"{min(errors.values()):.1e}",
-        )
-    )
-    assert order == pytest.approx(weak_order(solver), abs=0.15), errors
+def test_weak_order(runs: list[Any], table: list[tuple[str, ...]]) -> None:
+    for solver, schedule in runs:
+        weak = weak_order(solver)
+        grid = (320, 640) if weak == 1 else (160, 320)
+        errors = {n: relative_error(log_levels(n, HIGH, LOW), solver, schedule=schedule) for n in grid}
+        order, least = slope(errors), f"{min(errors.values()):.1e}"
+        table.append((name(solver), name(schedule), f"weak {weak}", f"measured {order:.2f}", least))
+        assert order == pytest.approx(weak, abs=0.15), (name(solver, schedule), errors)
 
 
-@pytest.mark.parametrize("solver", [s for s in STOCHASTIC if getattr(s, "most_outputs", 1) > 1], ids=name)
-def test_weak_order_from_an_exact_joint_start(solver: Any) -> None:
-    errors = {n: relative_error(log_levels(n, HIGH, LOW), solver, prepared=True) for n in (160, 320)}
-    assert slope(errors) == pytest.approx(weak_order(solver), abs=0.15), errors
+@pytest.mark.parametrize("settings", by_kind(s for s in STOCHASTIC if getattr(s, "most_outputs", 1) > 1))
+def test_weak_order_from_an_exact_joint_start(settings: list[Any]) -> None:
+    for solver in settings:
+        errors = {n: relative_error(log_levels(n, HIGH, LOW), solver, prepared=True) for n in (160, 320)}
+        assert slope(errors) == pytest.approx(weak_order(solver), abs=0.15), (name(solver), errors)
 
 
 def around(rule: Any, levels: list[float]) -> list[float]:
@@ -126,11 +123,14 @@ def test_S_noise_scales_the_noise_of_every_rise_and_nothing_else() -> None:
     assert bool((unit > quiet).all())
 
 
-@pytest.mark.parametrize(("solver", "rule"), cover(every(SOLVERS), [None, *every(RENOISING)], times=2), ids=name)
-def test_noise_is_drawn_only_where_it_is_used(solver: Any, rule: Any) -> None:
+@pytest.mark.parametrize("runs", by_kind(cover(every(SOLVERS), [None, *every(RENOISING)], times=2)))
+def test_noise_is_drawn_only_where_it_is_used(runs: list[Any]) -> None:
     """One draw for each rise and repeat, one or more for each fall of an SDE solver above 0, none otherwise."""
-    from edm_unified.sampling.loop import walk
+    for solver, rule in runs:
+        draws_what_it_uses(solver, rule)
 
+
+def draws_what_it_uses(solver: Any, rule: Any) -> None:
     levels = (*tuple(log_levels(9, 80.0, 0.02)), 0.0)
     levels = levels if rule is None else rule.walk(levels)
     falls, rises, repeats = moves_of(levels)
@@ -151,7 +151,7 @@ def test_noise_is_drawn_only_where_it_is_used(solver: Any, rule: Any) -> None:
         1.0,
         randn,
     )
-    assert drawn == rises + repeats + falls * draws(solver)
+    assert drawn == rises + repeats + falls * draws(solver), name(solver, rule)
 
 
 def test_annealed_langevin_keeps_the_marginal_to_second_order_in_snr() -> None:
@@ -213,11 +213,11 @@ def test_corrector_keeps_the_marginal_in_high_dimension(corrector: Any) -> None:
     assert float(x.square().mean()) == pytest.approx(2, rel=0.05)
 
 
-@pytest.mark.parametrize("solver", STOCHASTIC, ids=name)
-def test_stochastic_solvers_reach_the_data_variance_at_zero(solver: Any) -> None:
+@pytest.mark.parametrize("settings", by_kind(STOCHASTIC))
+def test_stochastic_solvers_reach_the_data_variance_at_zero(settings: list[Any]) -> None:
     """From σ_max to 0 on ``Karras``' grid of 400 steps: the variance of the samples is that of the data to 5 %."""
-    from edm_unified.sampling.levels import Karras
-
     levels = Karras(n=400).levels(schedules.EDM()).tolist()
-    variance = exact_variance(solver, levels, (0.05, 0.25, 1.0))
-    assert torch.allclose(variance, torch.tensor([0.05, 0.25, 1.0], dtype=torch.float64), rtol=0.05)
+    for solver in settings:
+        variance = exact_variance(solver, levels, (0.05, 0.25, 1.0))
+        data = torch.tensor([0.05, 0.25, 1.0], dtype=torch.float64)
+        assert torch.allclose(variance, data, rtol=0.05), name(solver)

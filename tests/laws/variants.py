@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from itertools import count, pairwise, product
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from itertools import combinations, count, pairwise, product
 from typing import Any, get_args
 
 import numpy as np
+import pytest
 import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
@@ -229,8 +230,44 @@ def cover(longest: Sequence[Any], *others: Sequence[Any], times: int = 1) -> lis
     return [(value, *partner) for i, value in enumerate(longest) for partner in partners[i]]
 
 
-def name(value: Any) -> str:
-    """``heun``, ``ddim(eta=0.5)``: the kind, with what differs from the defaults."""
+def pairs(*axes: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Instead of a full product: rows in which any two values of two axes meet, few more than the two longest need.
+
+    For laws of which any two of the parts that are crossed may have a say in each other's, and hardly three at once.
+    Greedy, and so the same on every machine: each row begins with a pair that has not met, and takes of every other
+    axis the value that makes most new pairs.
+    """
+    sizes = [range(len(axis)) for axis in axes]
+    left = {((i, a), (j, b)) for i, j in combinations(range(len(axes)), 2) for a in sizes[i] for b in sizes[j]}
+    rows = []
+    while left:
+        row = dict(min(left))
+        for i in range(len(axes)):
+            if i not in row:
+                met = [sum(tuple(sorted(((i, a), place))) in left for place in row.items()) for a in sizes[i]]
+                row[i] = met.index(max(met))
+        left -= set(combinations(sorted(row.items()), 2))
+        rows.append(tuple(axis[row[i]] for i, axis in enumerate(axes)))
+    return rows
+
+
+def by_kind(settings: Iterable[Any]) -> list[Any]:
+    """One case of a test for all settings of a kind, with its name; the test goes through them, and says which fails.
+
+    Of rows, as :func:`cover` and :func:`pairs` make them, the first entry tells the kind.
+    """
+    groups: dict[str, list[Any]] = {}
+    for value in settings:
+        first = value[0] if isinstance(value, tuple) else value
+        groups.setdefault(getattr(first, "kind", str(first)), []).append(value)
+    return [pytest.param(group, id=kind) for kind, group in groups.items()]
+
+
+def name(*values: Any) -> str:
+    """``heun``, ``ddim(eta=0.5)``: the kind, with what differs from the defaults; of several, all of them."""
+    if len(values) != 1:
+        return ", ".join(map(name, values))
+    (value,) = values
     if not hasattr(value, "kind"):
         return str(value)
     plain = type(value)
@@ -285,7 +322,7 @@ def exact_flow(levels: list[float], start: Tensor, eta: float | Callable[[float]
     return [torch.tensor(column, dtype=torch.float64).reshape(start.shape) for column in columns]
 
 
-@lru_cache(maxsize=64)
+@cache
 def _exact_flow(
     levels: tuple[float, ...], start: tuple[float, ...], eta: float | Callable[[float], float]
 ) -> tuple[tuple[float, ...], ...]:
