@@ -128,7 +128,7 @@ def test_the_endpoint_is_the_better_the_less_is_jumped(solver: Any) -> None:
     errors = {}
     for sigma in (4.0, 8.0, 16.0):
         analytic_start = GaussianJump(sigma=sigma, mean=mean, sigma_data=math.sqrt(variance))
-        steps = Explicit(sigmas=(80.0, *np.geomspace(sigma, 0.002, 700).tolist(), 0.0))
+        steps = Explicit(sigmas=(80.0, *np.geomspace(sigma, 0.002, 2000).tolist(), 0.0))
         x = edm.sample(Mixture(), noise, steps=steps, solver=solver, analytic_start=analytic_start)
         errors[sigma] = float((x - truth).abs().median())
     assert errors[4.0] > 5 * errors[8.0] > 25 * errors[16.0]
