@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,12 +38,14 @@ def complete_data(ctx: click.Context, param: click.Parameter, incomplete: str) -
 def data(data: str, overrides: tuple[str, ...], samples: int, out: Path | None, as_yaml: bool, quiet: bool) -> None:
     """Print what DATA are like, what is wrong with them, and which noise levels suit them, with the reason for each.
 
-    DATA is a recipe (a shipped name or a YAML file), a run, or data in words: kind:name=value,name=value.
+    DATA is a file or folder, whose kind is told by its contents; data in words, kind:name=value,name=value; a recipe
+    (a shipped name or a YAML file); or a run.
 
     \b
     edm-unified data digits
     edm-unified data photo_patches:size=64 --out patches.png
     edm-unified data image_folder:path=~/pictures,size=64 --yaml
+    edm-unified data cifar10-32x32.zip
     """
     from edm_unified.data.suggest import suggest
     from edm_unified.data.survey import survey
@@ -51,7 +54,8 @@ def data(data: str, overrides: tuple[str, ...], samples: int, out: Path | None, 
         options.check_file(out, "--out")
     with options.progress(not quiet) as bar:
         bar.say("reading the data")
-        dataset = source_of(data, overrides)[1]
+        source, dataset = source_of(data, overrides)
+        written = _written(data, source)
         about = survey(dataset, samples)
         bar.say("trying noise levels")
         try:
@@ -66,7 +70,7 @@ def data(data: str, overrides: tuple[str, ...], samples: int, out: Path | None, 
         assert levels is not None
         click.echo(_snippet(data, levels), nl=False)
     elif not quiet:
-        for line in _card(about, levels, reason):
+        for line in _card(about, levels, reason, written):
             click.echo(line)
         if out is not None:
             click.echo(f"\npicture      {out}")
@@ -77,16 +81,16 @@ def source_of(text: str, overrides: tuple[str, ...] = ()) -> tuple[AnyData, Data
 
     Raises ``ValueError`` where it names neither data nor a recipe with data.
     """
-    from edm_unified.data import AnyData
-    from edm_unified.recipe import RecipeError, codec, load_any, parse_component
+    from edm_unified.recipe import RecipeError, codec, load_any, parse_data
 
     kinds = shipped.kinds("data")
     word = text.partition(":")[0].strip()
-    label, source = text, None
-    if word in kinds:
+    label, source, found = text, None, _found(text)
+    if word in kinds or found is not None:
         if overrides:
             raise ValueError(f"--set {overrides[0]}: {text} is no recipe; write {word}:name=value")
-        source = parse_component(AnyData, text, "data")
+        source = parse_data(text) if found is None else found
+        label = text if found is None else f"{source.kind}:{_field(source)}={text}"
     else:
         try:
             source = load_any(text, overrides).data
@@ -105,10 +109,32 @@ def source_of(text: str, overrides: tuple[str, ...] = ()) -> tuple[AnyData, Data
         raise ValueError(f"{label}: {fault.path + ': ' if fault.path else ''}{fault.message}") from error
 
 
-def _card(about: Survey, levels: Suggestion | None, reason: str) -> list[str]:
+def _found(text: str) -> Any | None:
+    """What reads the file or folder ``text``; None for data in words, a recipe or a run."""
+    from edm_unified.data import recognised
+
+    path = Path(text)
+    known = text in shipped.recipe_names() or path.suffix in shipped.SUFFIXES or (path / "run.json").exists()
+    return None if known or text.partition(":")[0].strip() in shipped.kinds("data") else recognised(text)
+
+
+def _field(source: Any) -> str:
+    """The field of data on a disk that says where they are."""
+    return "path" if hasattr(source, "path") else "root"
+
+
+def _written(text: str, source: Any) -> str:
+    """How a recipe names data that were found by their path alone; nothing of others."""
+    if _found(text) is None:
+        return ""
+    return f"data: {{kind: {source.kind}, {_field(source)}: {json.dumps(text, ensure_ascii=False)}}}"
+
+
+def _card(about: Survey, levels: Suggestion | None, reason: str, written: str = "") -> list[str]:
     looked = "" if about.surveyed == about.n else f"; figures of {about.surveyed:,} of them"
     lines = [
         click.style(about.name, bold=True),
+        *([_row("recipe", written)] if written else []),
         _row("samples", f"{about.n:,} of shape {'×'.join(map(str, about.shape))}{looked}"),
         _row("range", f"{about.low:.4g} to {about.high:.4g}"),
         _row("mean", _numbers(about.mean, about.shape)),

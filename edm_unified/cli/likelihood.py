@@ -11,7 +11,6 @@ import click
 
 from edm_unified.cli import options
 from edm_unified.cli.likelihood_report import contents, report, row
-from edm_unified.components import shipped
 from edm_unified.components.component import MOST, MOST_SAMPLES, MOST_SEED
 from edm_unified.components.files import write_atomic
 
@@ -100,7 +99,7 @@ def likelihood(
     """Print the mean log-likelihood of DATA under the denoiser of RECIPE, with standard errors.
 
     RECIPE is a shipped name, a YAML file or the directory of a run. DATA is another data set, in words
-    (kind:name=value) or a .npy file; without it, the recipe's own are taken. DATA are brought to the scale of the
+    (kind:name=value) or a file or folder; without it, the recipe's own are taken. DATA are brought to the scale of the
     recipe's own, by black and white where both say what that is, else as numbers in the same unit.
 
     \b
@@ -235,19 +234,12 @@ def _notes(recipe: Recipe, own: Dataset, job: LikelihoodJob, prior: str, error: 
 
 def _data(text: str, own: Dataset) -> Dataset:
     """The data that ``text`` names, in the scale of ``own``, which the denoiser is a model of."""
-    from edm_unified.data import AnyData, Arrays
+    from edm_unified.data import Arrays
     from edm_unified.data.units import in_units_of
-    from edm_unified.recipe import parse_component
+    from edm_unified.recipe import parse_data
 
-    word = text.partition(":")[0].strip()
-    if word in shipped.kinds("data"):
-        source: Any = parse_component(AnyData, text, "data")
-    elif Path(text).suffix in (".npy", ".npz", ".safetensors"):
-        source = Arrays(path=text)
-    else:
-        near = shipped.suggest(word, shipped.kinds("data"), "edm-unified list data")
-        raise ValueError(f"{text}: neither data nor a .npy file{near}")
-    if isinstance(source, Arrays) and source.standardise is not None:
+    source = parse_data(text)
+    if getattr(source, "standardise", None) is not None:
         raise ValueError(f"{text}: standardise: the scale is that of the denoiser's own data; leave it out")
     try:
         dataset = source.load(own) if isinstance(source, Arrays) else source.load()

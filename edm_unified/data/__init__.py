@@ -9,6 +9,7 @@ file. ``batch(dataset, indices)`` reads a few samples, ``prefetch`` one batch af
 from __future__ import annotations
 
 from . import order
+from .archives import ImageZip, WebDataset
 from .arrays import Arrays
 from .dataset import BYTES, Dataset, Rows, Scaling, batch, to_bytes, to_unit
 from .folders import CelebA, ImageFolder, ImageNet
@@ -16,7 +17,10 @@ from .fractal import Fractal
 from .libraries import HuggingFace, TorchVision
 from .packaged import Digits, PhotoPatches
 from .prefetch import prefetch
+from .published import Cifar, Idx, Stl10, Svhn
+from .recognise import recognised
 from .synthetic import RandomMixture, Signals, TwoDimensional
+from .tables import Parquet
 
 AnyData = (
     Digits
@@ -31,6 +35,13 @@ AnyData = (
     | CelebA
     | ImageNet
     | HuggingFace
+    | ImageZip
+    | WebDataset
+    | Parquet
+    | Cifar
+    | Svhn
+    | Stl10
+    | Idx
 )
 
 __all__ = [
@@ -38,22 +49,30 @@ __all__ = [
     "AnyData",
     "Arrays",
     "CelebA",
+    "Cifar",
     "Dataset",
     "Digits",
     "Fractal",
     "HuggingFace",
+    "Idx",
     "ImageFolder",
     "ImageNet",
+    "ImageZip",
+    "Parquet",
     "PhotoPatches",
     "RandomMixture",
     "Rows",
     "Scaling",
     "Signals",
+    "Stl10",
+    "Svhn",
     "TorchVision",
     "TwoDimensional",
+    "WebDataset",
     "batch",
     "order",
     "prefetch",
+    "recognised",
     "to_bytes",
     "to_unit",
 ]

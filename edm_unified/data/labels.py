@@ -202,13 +202,13 @@ def of_files(
         what = "no classes, as it says" if classes is None else "the classes are those of"
         return classes, () if source is not None else (f"{what} {Path(file).name}",)
     if isinstance(source, FolderNames | None):
-        if source is None and all(re.fullmatch(_SHARDED, name) for name in names):
+        if source is None and all(re.fullmatch(SHARDED, name) for name in names):
             return None, (f"no classes: the folders are shards of EDM's tools, and there is no {EDM_LABELS}",)
         return FolderNames().read(top, names, folders), ()
     return source.read(top, names), ()
 
 
-_SHARDED = r"[0-9]{5}/img[0-9]{8}\.[a-z]+"
+SHARDED = r"[0-9]{5}/img[0-9]{8}\.[a-z]+"
 
 
 def _metadata(base: Path) -> Path | None:

@@ -17,7 +17,16 @@ from __future__ import annotations
 from typing import Any
 
 from edm_unified.recipe.comparison import Comparison
-from edm_unified.recipe.loading import changed, from_tree, load_any, loads, parse_component, replace, same_range
+from edm_unified.recipe.loading import (
+    changed,
+    from_tree,
+    load_any,
+    loads,
+    parse_component,
+    parse_data,
+    replace,
+    same_range,
+)
 from edm_unified.recipe.reader import RecipeError
 from edm_unified.recipe.tree import Recipe, Sampler
 
@@ -39,6 +48,7 @@ __all__ = [
     "load_any",
     "loads",
     "parse_component",
+    "parse_data",
     "replace",
     "same_range",
     "schema",

@@ -12,6 +12,8 @@ from typing import Any, cast
 
 from edm_unified import interop
 from edm_unified.components import paths, shipped
+from edm_unified.data import AnyData
+from edm_unified.data.recognise import not_a_recipe, recognised
 from edm_unified.recipe import by_path, codec, old_forms, reader, sources
 from edm_unified.recipe import overrides as overriding
 from edm_unified.recipe.codec import Fault
@@ -81,12 +83,18 @@ def from_tree(
             raise RecipeError(f"{label}: is a comparison, not a recipe; run it with `edm-unified compare {label}`")
         raise RecipeError(f"{label}: is a recipe, not a comparison, which is a file with the key 'recipes'")
     tree = old_forms.modernised(tree, label) if found is Comparison else tree
-    whole = overriding.apply(found, tree, overrides)
+    whole = _with_data(overriding.apply(found, _with_data(tree), overrides))
     result = codec.checked(found, whole, label, lambda fault: overriding.blame(fault, overrides))
     fault = walk_fault(result) if isinstance(result, Recipe) else None
     if fault is not None:
         raise RecipeError(f"{label}: {fault.path}: {fault.message}{overriding.blame(fault, overrides)}")
     return cast("Recipe | Comparison", result)
+
+
+def _with_data(tree: dict[str, Any]) -> dict[str, Any]:
+    """``tree`` with ``data: pictures.zip``, a path or data in words, as the mapping that it stands for."""
+    named = tree.get("data")
+    return tree | {"data": codec.encode(parse_data(named), True)} if isinstance(named, str) else tree
 
 
 def walk_fault(recipe: Recipe) -> Fault | None:
@@ -172,6 +180,23 @@ def parse_component(union: Any, text: str, what: str) -> Any:
         where = "" if fault.path in ("", "kind") else f"{fault.path}: "
         raise RecipeError(f"{label}: {where}{fault.message}")
     return found
+
+
+def parse_data(text: str, what: str = "data") -> Any:
+    """Data as a command line names them: in words, ``image_folder:path=pictures,size=64``, or by the path of a file or
+    folder whose kind is told by its contents. Raises :class:`RecipeError` where that is neither.
+    """
+    word = text.partition(":")[0].strip()
+    kinds = codec.components(AnyData)
+    if word in kinds:
+        return parse_component(AnyData, text, what)
+    found = recognised(text)
+    if found is not None:
+        return found
+    if paths.expanded(text, what).exists():
+        fault = not_a_recipe(paths.expanded(text), text) or f"{text}: is of no kind that is known here, not a recipe"
+        raise RecipeError(fault.replace("not a recipe", "not data"))
+    raise RecipeError(f"{text}: neither data nor a file{shipped.suggest(word, kinds, 'edm-unified list data')}")
 
 
 def _split(text: str, texts: Sequence[str]) -> list[str]:

@@ -13,26 +13,10 @@ from typing import Any
 
 import yaml
 
+from edm_unified.data.recognise import not_a_recipe
+
 MOST_BYTES = 1_000_000
 MOST_DEPTH = 40
-
-
-_STARTS = {
-    b"PK\3\4": "a zip archive (as .npz and .pt are)",
-    b"\x1f\x8b": "a gzip archive",
-    b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"GIF8": "a GIF image",
-    b"%PDF-": "a PDF document",
-    b"\x93NUMPY": "a NumPy array",
-    b"\x80\2": "a Python pickle",
-    b"\x80\4": "a Python pickle",
-    b"\x80\5": "a Python pickle",
-    b"\x7fELF": "a program",
-    b"<!DOCTYPE": "a web page",
-    b"<html": "a web page",
-}
-"""How files begin that were named in a recipe's place."""
 
 
 class RecipeError(ValueError):
@@ -121,13 +105,15 @@ def read(path: Path, label: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise RecipeError(f"{label}: no such file; `edm-unified list recipes` names the shipped ones") from None
     except IsADirectoryError:
-        raise RecipeError(f"{label}: is a directory; name a recipe file (.yaml) in it") from None
+        what = not_a_recipe(path, label) or f"{label}: is a directory; name a recipe file (.yaml) in it"
+        raise RecipeError(what) from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise RecipeError(f"{label}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    kind = next((kind for start, kind in _STARTS.items() if raw.startswith(start)), None)
-    kind = "a safetensors file" if raw[8:10] == b'{"' and raw[6:8] == b"\0\0" else kind
-    if kind is not None:
-        raise RecipeError(f"{label}: is {kind}, not a recipe; name a YAML file")
+    what = not_a_recipe(path, label)
+    if what is not None:
+        raise RecipeError(what)
+    if b"\0" in raw[:4096] and not raw.startswith((b"\xff\xfe", b"\xfe\xff")):  # text of Windows has a mark before it
+        raise RecipeError(f"{label}: is a binary file of a kind that is not known here, not a recipe; name a YAML file")
     if len(raw) > MOST_BYTES:
         raise RecipeError(f"{label}: larger than {MOST_BYTES // 1_000_000} MB; a recipe is a few lines of YAML")
     try:
