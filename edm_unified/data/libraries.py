@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ from edm_unified.components import paths
 from edm_unified.components.component import choice, component
 
 from .classes import of_column
-from .dataset import BYTES, Dataset, Rows
+from .dataset import BYTES, Dataset
 from .folders import check_channels, check_size, directory
+from .measured import check_scale, described
 from .readers import Reading, line, pixels, readable, whole_labels
 from .rows import stacked
 
@@ -71,8 +72,9 @@ class HuggingFace:
     """A folder that the ``datasets`` library has written with ``save_to_disk``; nothing is downloaded.
 
     ``split``: which part, where the folder holds several. ``image``: the column of images, decoded when they are asked
-    for. ``label``: the column of classes, or null. ``size`` and ``channels`` as for image_folder. Needs the extra hf:
-    pip install 'edm_unified[hf]'.
+    for, or of arrays, for which ``range`` and ``standardise`` are as for arrays, and whole numbers are grey levels
+    0 … 255 where neither is given. ``label``: the column of classes, or
+    null. ``size`` and ``channels`` as for image_folder. Needs the extra hf: pip install 'edm_unified[hf]'.
     """
 
     path: str
@@ -81,11 +83,15 @@ class HuggingFace:
     label: str | None = "label"
     size: int | tuple[int, int] | None = None
     channels: Literal[1, 3] = 3
+    range: tuple[float, float] | None = None
+    standardise: float | Literal["per_axis"] | None = None
     kind: Literal["hugging_face"] = "hugging_face"
+    added_later: ClassVar[tuple[str, ...]] = ("range", "standardise")
 
     def __post_init__(self) -> None:
         check_size(self.size)
         check_channels(self.channels)
+        check_scale(self.range, self.standardise)
 
     def load(self) -> Dataset:
         """Open the folder. Raises ValueError naming the column or split that is not there."""
@@ -105,19 +111,66 @@ class HuggingFace:
         choice("image", self.image, table.column_names)
         if len(table) == 0:
             raise ValueError(f"path: {self.path}: holds no sample")
-        rows: Rows = _TableRows(table, self.image, self.size, self.channels, self.path)
+        labels, names = self._classes(table)
+        name = root.resolve().name
+        if not _holds_pictures(table.features.get(self.image)):
+            array = _TableArray(table, self.image, self.path)
+            where = f"path: {self.path}: '{self.image}'"
+            extent = self.range
+            if extent is None and self.standardise is None and array.dtype.kind in "iu" and len(array.shape) > 2:
+                extent = (0.0, 255.0)  # grey levels, that a table stores as wider numbers
+            return described(array, where, extent, self.standardise).dataset(labels, name, names)
+        if self.range is not None or self.standardise is not None:
+            field = "standardise" if self.range is None else "range"
+            raise ValueError(f"{field}: belongs to arrays, and '{self.image}' holds pictures; leave it out")
+        return Dataset(_TableRows(table, self.image, self.size, self.channels, self.path), labels, name, BYTES, names)
+
+    def _classes(self, table: Any) -> tuple[Tensor | None, tuple[str, ...]]:
         if self.label is None:
-            return Dataset(rows, None, root.resolve().name, BYTES)
+            return None, ()
         choice("label", self.label, table.column_names)
         with readable(f"label: {self.path}", f"column '{self.label}' of classes"):
             column = list(table[self.label][:])
         feature = table.features.get(self.label)
-        named = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None) or ()
+        named = tuple(
+            getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None) or ()
+        )
         if (found := of_column(column, named, f"label: {self.path} ({self.label})")) is not None:
-            return Dataset(rows, found.labels, root.resolve().name, BYTES, found.names)
+            return found.labels, found.names
         with readable(f"label: {self.path}", f"column '{self.label}' of classes"):
             labels = whole_labels(np.asarray(column), len(table), f"{self.path} ({self.label})")
-        return Dataset(rows, labels, root.resolve().name, BYTES, tuple(named))
+        return labels, named
+
+
+def _holds_pictures(feature: Any) -> bool:
+    """Whether a column is one of pictures, and not of lists of numbers."""
+    return feature is None or type(feature).__name__ == "Image"
+
+
+class _TableArray:
+    """A column of lists of numbers, all of the shape of the first, as one array that stays where it is."""
+
+    def __init__(self, table: Any, column: str, path: str) -> None:
+        self._table, self._column, self._path = table.with_format("numpy", columns=[column]), column, path
+        first = self._read([0])
+        self.shape, self.dtype = (len(table), *first.shape[1:]), first.dtype
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        chosen = range(len(self._table))[rows] if isinstance(rows, slice) else [int(i) for i in rows]
+        found = self._read(list(chosen))
+        if found.shape[1:] != self.shape[1:]:
+            raise ValueError(f"path: {self._path}: '{self._column}': its lists are not all of shape {self.shape[1:]}")
+        return found.astype(self.dtype, copy=False)
+
+    def _read(self, rows: list[int]) -> np.ndarray:
+        with readable(f"path: {self._path}", f"column '{self._column}'"):
+            found = np.asarray(self._table[rows][self._column])
+        if found.dtype.kind not in "fiub":
+            raise ValueError(
+                f"image: '{self._column}' of {self._path} holds neither pictures nor lists of numbers of one shape; "
+                "name another column"
+            )
+        return found
 
 
 class _TableRows:

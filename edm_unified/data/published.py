@@ -111,7 +111,8 @@ class Cifar:
             return []
         with readable(f"path: {file}", "file of CIFAR"):
             names = _inert(file).get(f"{what}_label_names" if hundred else "label_names", [])
-            return [str(name) for name in names] if isinstance(names, list) else []
+            plain = [name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in names]
+            return plain if isinstance(names, list) else []
 
 
 class _Dtype:

@@ -228,7 +228,9 @@ def read_numpy(file: Path, key: str | None, label_key: str | None) -> tuple[np.n
     What a header claims is compared with what is there before any memory is asked for.
     """
     with readable(f"path: {file}", "NumPy file"), file.open("rb") as opened:
-        if file.suffix.lower() == ".npy":
+        start = opened.read(2)
+        opened.seek(0)
+        if start != b"PK" and (start == b"\x93N" or file.suffix.lower() != ".npz"):
             for name, value in (("key", key), ("label_key", label_key)):
                 if value is not None:
                     raise RefusedError(f"{name}: {file} holds a single array without a name; leave it out")
