@@ -30,7 +30,10 @@ def _made(write: Callable[[io.BytesIO], object]) -> bytes:
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
-        (_made(lambda buffer: zipfile.ZipFile(buffer, "w").writestr("a", "b")), "a zip archive, not a recipe; unpack it"),
+        (
+            _made(lambda buffer: zipfile.ZipFile(buffer, "w").writestr("a", "b")),
+            "a zip archive, not a recipe; unpack it",
+        ),
         (_made(lambda buffer: torch.save({}, buffer)), "a file of torch.save, not a recipe; as data it is looked at"),
         (_made(lambda buffer: np.save(buffer, np.zeros(3))), "a NumPy array, not a recipe; it is data: try"),
         (pickle.dumps([1]), "a Python pickle, not a recipe, and is not opened"),

@@ -122,7 +122,7 @@ def test_a_likelihood_given_the_class_says_so() -> None:
         (["edm_stochastic", "--dequantize", "none"], "sampler.renoising: churn is stochastic"),
         (["edm", "wide.npy"], "wide.npy: "),
         (["edm", "other.npy"], "other.npy: samples of shape (1, 4, 4), but the denoiser is for (1, 8, 8)"),
-        (["edm", "nowhere"], "nowhere: neither data nor a .npy file"),
+        (["edm", "nowhere"], "nowhere: neither data nor a file"),
         (["edm", "--dequantize", "none", "--first", "5000"], "--first: 5000 is beyond the 1,797 samples"),
         (["edm", "--dequantize", "none", "--out", "a.txt"], "--out: a.txt must end in .npy or .jsonl"),
         (["edm", "--dequantize", "none", "--sigma-min", "90"], "sigma_min: must be below sigma_max"),
