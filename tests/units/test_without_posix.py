@@ -55,9 +55,12 @@ def test_every_module_is_imported_and_commands_run(without_posix: Path) -> None:
 
 
 def missing_on_windows(tree: ast.AST) -> Iterator[str]:
-    """``os.fork`` and the like, but for what stands under ``if hasattr(os, "fork")``."""
-    guarded = {id(below) for node in ast.walk(tree) if isinstance(node, (ast.If, ast.IfExp))
-               and "hasattr(os" in ast.unparse(node.test) for below in ast.walk(node)}  # fmt: skip
+    """``os.fork`` and the like, but for what stands under ``if hasattr(os, "fork")`` or catches the AttributeError."""
+    guarded: set[int] = set()
+    for node in ast.walk(tree):
+        asked = isinstance(node, (ast.If, ast.IfExp)) and "hasattr(os" in ast.unparse(node.test)
+        caught = isinstance(node, ast.Try) and any("AttributeError" in ast.unparse(one) for one in node.handlers)
+        guarded |= {id(below) for below in ast.walk(node)} if asked or caught else set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and id(node) not in guarded:
             lacking = {"os": OF_OS, "signal": OF_SIGNAL}.get(node.value.id, ())
