@@ -5,9 +5,10 @@ of which state, and what it is told, is its convention, a row of the design tabl
 (:mod:`edm_unified.denoisers.preconditioning`). Nothing that a file brings along is executed.
 """
 
+from edm_unified.interop.checking import check
 from edm_unified.interop.diffusers_folders import Latents
 from edm_unified.interop.source import Source
 from edm_unified.interop.sources import is_source, load, recognise
 from edm_unified.interop.wrapping import convention_of, wrap
 
-__all__ = ["Latents", "Source", "convention_of", "is_source", "load", "recognise", "wrap"]
+__all__ = ["Latents", "Source", "check", "convention_of", "is_source", "load", "recognise", "wrap"]

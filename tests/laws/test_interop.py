@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import edm_unified as edm
+from edm_unified.interop import checking
 
 
 def mixture(dtype: torch.dtype = torch.float64) -> Any:
@@ -147,6 +148,54 @@ def test_a_flow_samples_the_same_under_every_schedule_with_an_exponential_solver
     ]
     for run in runs[1:]:
         torch.testing.assert_close(run, runs[0], rtol=0, atol=1e-10)
+
+
+def checked(foreign: Foreign, reading: dict[str, Any]) -> checking.Check:
+    """The check of the exact denoiser of a mixture, exported in one convention and read in another."""
+    exact = mixture()
+
+    def D(z: Tensor, sigma: Tensor) -> Tensor:
+        """A network answers also where it is told what it never was; a formula does not."""
+        inside = sigma.abs().nan_to_num(1.0).clamp(1e-4, 1e4)
+        return exact(z.nan_to_num(0.0).clamp(-1e6, 1e6), inside)
+
+    model = edm.wrap(exported(foreign, D, torch.float64), **reading, shape=(2,))
+    return checking.check(model, exact.sample(256, seed=3))
+
+
+@pytest.mark.parametrize("name", WORLD)
+def test_the_check_finds_nothing_better_than_the_right_convention(name: str) -> None:
+    found = checked(WORLD[name], WORLD[name].reading)
+    assert found.warning is None
+    assert found.declared.loss < 1.1  # the best linear denoiser has about 1
+    assert found.nearness < 1.2
+    assert found.spread < 0.2 * found.sigma_data  # at 20 σ_d all is drowned: D is near the mean
+    if name == "ddpm, guided-diffusion":
+        assert found.between < 0.02
+
+
+@pytest.mark.parametrize(
+    ("name", "misread", "words"),
+    [
+        ("ddpm, guided-diffusion", {"prediction": "v"}, "prediction epsilon"),
+        ("diffusers v_prediction", {"prediction": "epsilon"}, "prediction v"),
+        ("diffusers sample", {"prediction": "epsilon"}, "prediction x0"),
+        ("diffusers flow, SD3", {"prediction": "velocity", "time": "t"}, "the time times 1000"),
+        (
+            "torchcfm, SiT, Lipman et al.",
+            {"prediction": "velocity"},
+            "the time from the other end, and the sign turned",
+        ),
+        ("torchcfm, SiT, Lipman et al.", {"prediction": "velocity", "toward": "data"}, "the time from the other end"),
+        ("a flow with the other sign", {"prediction": "velocity"}, "the sign of the output turned"),
+        ("EDM's F", {"prediction": "edm", "sigma_data": 1.0}, "sigma_data 0.5"),
+    ],
+)
+def test_the_check_names_the_convention_that_was_mistaken(name: str, misread: dict[str, str], words: str) -> None:
+    found = checked(WORLD[name], misread)
+    assert found.best.words == words
+    assert found.warning is not None
+    assert found.warning.startswith(f"with {words} the loss is ")
 
 
 class Odd(torch.nn.Module):

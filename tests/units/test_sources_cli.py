@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 import edm_unified as edm
 from edm_unified import cli
 from edm_unified.compare.problem import ENDPOINT, Problem, Settings
-from edm_unified.recipe.tree import MetricName
+from edm_unified.recipe.comparison import MetricName
 
 diffusers = pytest.importorskip("diffusers", reason="folders of diffusers are read with diffusers")
 
@@ -65,6 +65,21 @@ def test_show_and_what_needs_data(folder: Path) -> None:
     wanting = run("likelihood", folder)
     assert wanting.exit_code == 2
     assert "data: missing; name some, as in --set 'data={kind: digits}'" in wanting.stderr
+
+
+def test_inspect_says_what_it_is_and_checks_it(folder: Path, tmp_path: Path) -> None:
+    found = json.loads(run("inspect", folder, "--json").stdout)
+    assert (found["network"], found["scheduler"], found["loads"]) == ("UNet2DModel", "DDIMScheduler", True)
+    assert found["parameters"] == sum(weight.numel() for weight in edm.load(folder).parameters())
+    assert found["convention"]["predicts"] == "v"
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).normal(size=(8, 1, 8, 8)).astype(np.float32))
+    result = run("inspect", folder, "--check", "--data", tmp_path / "images.npy")
+    assert result.exit_code == 0, result.stderr
+    assert "as it was read" in result.stdout
+    assert "fraction against nearest step, rms/sigma" in result.stdout
+    nothing = run("inspect", tmp_path)
+    assert nothing.exit_code == 2
+    assert nothing.stderr.endswith("known are runs of edm-unified, and folders of diffusers\n")
 
 
 @pytest.mark.parametrize(
