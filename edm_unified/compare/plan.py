@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 from edm_unified.compare.sets import solver_set
+from edm_unified.denoisers.preconditioning import Consistency
 from edm_unified.recipe import Comparison, Recipe, Sampler, by_path, same_range
 from edm_unified.recipe.denoisers import Checkpoint
 from edm_unified.recipe.guidances import Autoguidance
@@ -131,7 +132,7 @@ class Plan:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A line for each budget whose walks are too short for the order of some solvers."""
+        """A line for each budget whose walks are too short for the order of some solvers; for distilled networks."""
         short: dict[int, dict[str, None]] = {}
         for cell in self.cells:
             recipe = cell.method.with_steps(cell.n)
@@ -141,7 +142,16 @@ class Plan:
             f"note: {budget} evaluations are too few for the order of {', '.join(names)}, which is lower throughout"
             for budget, names in sorted(short.items())
         ]
-        return (*too_few, *self.coincidences())
+        return (*too_few, *self._of_one_step(), *self.coincidences())
+
+    def _of_one_step(self) -> Iterator[str]:
+        """A line for each recipe whose network was distilled."""
+        distilled = {m.recipe.title for m in self.methods if isinstance(m.recipe.preconditioning, Consistency)}
+        for title in sorted(distilled):
+            yield (
+                f"note: {title}: was distilled to few steps and is no denoiser at the levels between: this says nothing "
+                "of solvers"
+            )
 
     def coincidences(self) -> Iterator[str]:
         """A line for each budget at which values of a swept parameter of the renoising give one and the same walk."""

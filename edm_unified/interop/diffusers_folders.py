@@ -275,10 +275,7 @@ def _build(name: str, config: Mapping[str, Any], weights: tuple[Path, ...], labe
     with torch.device("meta"):  # its shapes first: the memory is that of the files, whatever the configuration says
         sized = _made(cls, plain, label).state_dict()
     renamed = {_renamed(key, sized): value for key, value in tensors.items()}
-    wrong_size = [key for key, value in renamed.items() if key in sized and value.shape != sized[key].shape]
-    if wrong_size or set(sized) != set(renamed):
-        with torch.device("meta"):
-            files.fill(_made(cls, plain, label), renamed, weights[0])  # raises
+    files.check_fit(sized, renamed, weights[0])
     network = _made(cls, plain, label)
     files.fill(network, renamed, weights[0])
     return network.eval()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -113,9 +112,8 @@ def _brief(error: BaseException) -> str:
     return words[:140]
 
 
-def fill(module: nn.Module, weights: Mapping[str, Tensor], file: Path | str) -> None:
-    """Put ``weights`` into ``module``. Raises ``ValueError`` with the first three names that do not fit."""
-    wanted = module.state_dict()
+def check_fit(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], file: Path | str) -> None:
+    """Raise ``ValueError`` with the first three names unless ``weights`` have the names and shapes of ``wanted``."""
     faults = [f"no {name!r}" for name in wanted if name not in weights]
     faults += [
         f"{name!r} of shape {tuple(weights[name].shape)} for {tuple(tensor.shape)}"
@@ -126,6 +124,11 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], file: Path | str) -> 
     if faults:
         more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise ValueError(f"{file}: does not fit the network: {'; '.join(faults[:3])}{more}")
+
+
+def fill(module: nn.Module, weights: Mapping[str, Tensor], file: Path | str) -> None:
+    """Put ``weights`` into ``module``. Raises ``ValueError`` where they do not fit."""
+    check_fit(module.state_dict(), weights, file)
     module.load_state_dict(dict(weights))
 
 
@@ -146,8 +149,3 @@ def _old(opened: Any) -> bytes:
     while part := opened.read(1 << 20):
         found.update(part)
     return found.digest()
-
-
-def name_of(path: str | os.PathLike[str]) -> str:
-    """The path as it was given, for messages."""
-    return os.fspath(path)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from edm_unified.denoisers.denoiser import Preconditioned
 from edm_unified.denoisers.preconditioning import Preconditioning
 from edm_unified.interop import files
 from edm_unified.interop.calls import Call
@@ -71,7 +72,7 @@ class Source:
             )  # fmt: skip
         elif cond:
             raise ValueError(f"cond: {self.network} takes no conditions besides a class; leave out {', '.join(cond)}")
-        return as_trained(
+        made = as_trained(
             network,
             row,
             self.shape,
@@ -81,3 +82,37 @@ class Source:
             source=self.place,
             notes=list(self.notes),
         )
+        if self.clip:
+            made.denoiser = Clipped(made.denoiser)  # type: ignore[assignment]
+        return made
+
+
+class Clipped(nn.Module):
+    """D clipped to [−1, 1], of a network whose own definition of D does so."""
+
+    def __init__(self, inner: Preconditioned) -> None:
+        super().__init__()
+        self.inner = inner
+
+    @property
+    def network(self) -> Callable[..., Tensor]:
+        return self.inner.network
+
+    @property
+    def preconditioning(self) -> Preconditioning:
+        return self.inner.preconditioning
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        return self.inner.dtype
+
+    @property
+    def sigma_min(self) -> float:
+        return self.inner.sigma_min
+
+    @property
+    def sigma_max(self) -> float:
+        return self.inner.sigma_max
+
+    def forward(self, x: Tensor, sigma: float | Tensor, **cond: Any) -> Tensor:
+        return self.inner(x, sigma, **cond).clamp(-1, 1)  # type: ignore[no-any-return]

@@ -10,10 +10,13 @@ import torch
 
 from edm_unified.components import paths
 from edm_unified.denoisers.preconditioning import Preconditioning
-from edm_unified.interop import diffusers_folders
+from edm_unified.interop import diffusers_folders, terrain
 from edm_unified.interop.source import Source
 from edm_unified.training.runs import checkpoint
 from edm_unified.training.trained_denoiser import TrainedDenoiser
+
+FILES = {".onnx": terrain.recognise}
+"""Files by their suffix, and what reads each."""
 
 
 def is_source(path: str | os.PathLike[str]) -> bool:
@@ -22,7 +25,7 @@ def is_source(path: str | os.PathLike[str]) -> bool:
         place = paths.expanded(path)
     except ValueError:
         return False
-    return diffusers_folders.is_folder(place)
+    return diffusers_folders.is_folder(place) or (place.suffix in FILES and place.is_file())
 
 
 def recognise(
@@ -33,10 +36,14 @@ def recognise(
     paths.regular(place, label)
     if diffusers_folders.is_folder(place):
         return diffusers_folders.recognise(place, label, tuple(shape), convention)
+    if place.suffix in FILES and place.is_file():
+        return FILES[place.suffix](place, label)
     if not place.exists():
         raise ValueError(f"{label}: no such file or folder")
     what = "a folder without model_index.json or config.json" if place.is_dir() else "a file of no known kind"
-    raise ValueError(f"{label}: is {what}; known are runs of edm-unified, and folders of diffusers")
+    raise ValueError(
+        f"{label}: is {what}; known are runs of edm-unified, folders of diffusers, and files {', '.join(FILES)}"
+    )
 
 
 def load(

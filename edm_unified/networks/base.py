@@ -6,6 +6,7 @@ The module is called ``forward(x, noise, *, label=None, augment=None)``:
 * ``noise`` (B,), the c_noise(σ) of the preconditioning, at least float32;
 * ``label`` (B,) class indices, −1 for no class; or (B, classes), a weight for each class, of which a row of ones and
   zeros is several classes and a row of zeros none; ``None`` is no class for all;
+* ``condition`` (B, k), real numbers, of a network that takes such;
 * ``augment`` (B, k), what the augmentation did to each sample, zeros (or ``None``) for nothing.
 
 The checks look at shapes only, which costs nothing on a device and leaves ``torch.compile(fullgraph=True)`` one
@@ -98,6 +99,18 @@ def check_augment(augment: Tensor | None, width: int, batch: int) -> None:
         raise ValueError("augment: the network was built without augmentation labels (augment=0); leave them out")
     if augment.shape != (batch, width):
         raise ValueError(f"augment: must have shape ({batch}, {width}), got {tuple(augment.shape)}")
+
+
+def check_condition(condition: Tensor | None, numbers: int, batch: int) -> None:
+    """Raise ``ValueError`` unless ``condition`` is (batch, numbers), or (batch,) of one number; None of none."""
+    if condition is None:
+        if numbers:
+            raise ValueError(f"condition: the network is conditioned on {numbers} numbers a sample; give condition=")
+        return
+    if numbers == 0:
+        raise ValueError("condition: the network was built without conditions; leave it out")
+    if condition.shape != (batch, numbers) and not (numbers == 1 and condition.shape == (batch,)):
+        raise ValueError(f"condition: must have shape ({batch}, {numbers}), got {tuple(condition.shape)}")
 
 
 def run(block: Callable[..., Tensor], *inputs: Tensor, recompute: bool) -> Tensor:

@@ -516,3 +516,23 @@ def test_group_norm_is_accurate_in_every_memory_layout(shape: tuple[int, ...], m
         out = norm(laid).detach()
         assert float((out.double() - exact).abs().max()) < 4e-6 * (1 + mean / 8)
         assert out.is_contiguous(memory_format=layout) or not laid.is_contiguous(memory_format=layout)
+
+
+def test_groups_of_the_norms_and_real_conditions_of_a_sample() -> None:
+    config = UNet(channels=8, multipliers=(1, 2), blocks=1, attention_resolutions=(), norm_groups=8, conditions=2)
+    network = config.build((1, 8, 8)).double().eval()
+    assert {m.num_groups for m in network.modules() if isinstance(m, torch.nn.GroupNorm)} == {8}
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    x, noise = torch.randn(2, 1, 8, 8, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    condition = torch.tensor([[0.1, 0.2], [0.1, 0.7]], dtype=torch.float64)
+    both = network(x, noise, condition=condition)
+    again = network(x, noise, condition=condition[[0, 0]])
+    torch.testing.assert_close(both[0], again[0], rtol=0, atol=1e-12)
+    assert float((both[1] - again[1]).abs().max()) > 1e-6
+    with pytest.raises(ValueError, match=r"^condition: the network is conditioned on 2 numbers"):
+        network(x, noise)
+    with pytest.raises(ValueError, match=r"^condition: must have shape \(2, 2\), got \(2, 3\)"):
+        network(x, noise, condition=torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"^norm_groups: 3 does not divide the 8 channels"):
+        UNet(channels=8, norm_groups=3)

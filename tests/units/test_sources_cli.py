@@ -72,14 +72,14 @@ def test_inspect_says_what_it_is_and_checks_it(folder: Path, tmp_path: Path) -> 
     assert (found["network"], found["scheduler"], found["loads"]) == ("UNet2DModel", "DDIMScheduler", True)
     assert found["parameters"] == sum(weight.numel() for weight in edm.load(folder).parameters())
     assert found["convention"]["predicts"] == "v"
-    np.save(tmp_path / "images.npy", np.random.default_rng(0).normal(size=(8, 1, 8, 8)).astype(np.float32))
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).uniform(-1, 1, size=(8, 1, 8, 8)).astype(np.float32))
     result = run("inspect", folder, "--check", "--data", tmp_path / "images.npy")
     assert result.exit_code == 0, result.stderr
     assert "as it was read" in result.stdout
     assert "fraction against nearest step, rms/sigma" in result.stdout
     nothing = run("inspect", tmp_path)
     assert nothing.exit_code == 2
-    assert nothing.stderr.endswith("known are runs of edm-unified, and folders of diffusers\n")
+    assert nothing.stderr.endswith("known are runs of edm-unified, folders of diffusers, and files .onnx\n")
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,10 @@ class GroupNorm(nn.GroupNorm):
         return out.contiguous(memory_format=kept)
 
 
-def group_norm(channels: int, eps: float) -> GroupNorm:
-    """At most 32 groups of at least 4 channels: the most of them that divide ``channels`` evenly."""
+def group_norm(channels: int, eps: float, groups: int | None = None) -> GroupNorm:
+    """``groups`` of them; None: at most 32 groups of at least 4 channels, the most that divide ``channels`` evenly."""
+    if groups is not None:
+        return GroupNorm(groups, channels, eps)
     most = max(1, min(32, channels // 4))
     return GroupNorm(next(groups for groups in range(most, 0, -1) if channels % groups == 0), channels, eps)
 
@@ -91,10 +93,10 @@ class Resample(nn.Module):
 class Attention(nn.Module):
     """x + W softmax(q kᵀ/√c) v over all positions, q, k, v read from norm(x); W = 0 at first."""
 
-    def __init__(self, channels: int, heads: int, eps: float, scale: float) -> None:
+    def __init__(self, channels: int, heads: int, eps: float, scale: float, groups: int | None = None) -> None:
         super().__init__()
         self.heads, self.scale = heads, scale
-        self.norm = group_norm(channels, eps)
+        self.norm = group_norm(channels, eps, groups)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.output = nn.Linear(channels, channels)
 
@@ -128,18 +130,19 @@ class ResidualBlock(nn.Module):
         dropout: float = 0.0,
         scale: float = 1.0,
         eps: float = 1e-6,
+        groups: int | None = None,
     ) -> None:
         super().__init__()
         self.adaptive, self.scale, self.resample = adaptive, scale, resample
         self.filter = Resample(axes, taps) if resample else None
-        self.norm_in = group_norm(inputs, eps)
+        self.norm_in = group_norm(inputs, eps, groups)
         self.conv_in = conv(axes, inputs, outputs)
         self.condition = nn.Linear(embedding, outputs * (2 if adaptive else 1))
-        self.norm_out = group_norm(outputs, eps)
+        self.norm_out = group_norm(outputs, eps, groups)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = conv(axes, outputs, outputs)
         self.shortcut = conv(axes, inputs, outputs, 1) if project or inputs != outputs else None
-        self.attention = Attention(outputs, heads, eps, scale) if heads else None
+        self.attention = Attention(outputs, heads, eps, scale, groups) if heads else None
 
     def forward(self, x: Tensor, embedding: Tensor, joined: Tensor | None = None) -> Tensor:
         if joined is not None:
@@ -197,10 +200,12 @@ class SkipPyramid(nn.Module):
 class Readout(nn.Module):
     """norm, silu, conv to the sample's channels, zero at first; added to the doubled output of the level below."""
 
-    def __init__(self, axes: int, inputs: int, outputs: int, taps: tuple[float, ...], eps: float) -> None:
+    def __init__(
+        self, axes: int, inputs: int, outputs: int, taps: tuple[float, ...], eps: float, groups: int | None = None
+    ) -> None:
         super().__init__()
         self.filter = Resample(axes, taps)
-        self.norm = group_norm(inputs, eps)
+        self.norm = group_norm(inputs, eps, groups)
         self.conv = conv(axes, inputs, outputs)
 
     def forward(self, x: Tensor, below: Tensor | None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
@@ -32,7 +32,10 @@ class UNet:
     ``encoder``: ``residual`` adds a convolved copy of the level above to each level, ``skip`` one of the input;
     ``decoder: skip`` sums an output of every level. ``filter`` is the resampling filter, of even length;
     ``resample_projection`` puts a 1 × 1 convolution on the shortcuts of resampling blocks. ``rescale`` divides sums of
-    two branches by √2. ``init``: ``fan_average`` (Song et al.) or ``fan_in`` (PyTorch's); last layers are zero anyway.
+    two branches by √2. ``norm_groups`` is the number of groups of every norm, where it is not the most, up to 32, that
+    leave each at least 4 channels. ``conditions`` is how many real numbers a sample is conditioned on besides a class
+    (``condition``, (B,) or (B, k)): two layers of their own, added to the embedding of the noise level. ``init``:
+    ``fan_average`` (Song et al.) or ``fan_in`` (PyTorch's); last layers are zero anyway.
     """
 
     channels: Count = 128
@@ -59,7 +62,10 @@ class UNet:
     dropout: Dropout = 0.1
     norm_eps: Positive = 1e-6
     init: Literal["fan_average", "fan_in"] = "fan_average"
+    norm_groups: Count | None = None
+    conditions: Count | None = None
     kind: Literal["unet"] = "unet"
+    later: ClassVar[tuple[str, ...]] = ("norm_groups", "conditions")
 
     def __post_init__(self) -> None:
         if not self.multipliers:
@@ -68,6 +74,9 @@ class UNet:
             raise ValueError(f"channels: must be even, half sines and half cosines, got {self.channels}")
         if self.head_channels is not None and self.heads != 1:
             raise ValueError("head_channels: sets the number of heads; leave heads at 1")
+        widths = [self.channels * multiplier for multiplier in self.multipliers]
+        if self.norm_groups is not None and (bad := [w for w in widths if w % self.norm_groups]):
+            raise ValueError(f"norm_groups: {self.norm_groups} does not divide the {bad[0]} channels of a level")
         if not self.filter or len(self.filter) % 2 or not all(map(math.isfinite, self.filter)) or not sum(self.filter):
             raise ValueError(
                 f"filter: must be an even number of weights of sum other than zero, such as [1, 3, 3, 1], got "

@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edm_unified.networks.base import check_augment, check_input, check_label, level_sides, run
+from edm_unified.networks.base import check_augment, check_condition, check_input, check_label, level_sides, run
 from edm_unified.networks.embeddings import ClassEmbedding, ClassLinear, Fourier, Positional
 from edm_unified.networks.unet.blocks import Readout, ResidualBlock, ResidualPyramid, SkipPyramid, conv, initialise
 
@@ -41,6 +41,9 @@ class UNetModule(nn.Module):
         self.augment_embedding = nn.Linear(augment, features, bias=False) if augment else None
         self.noise_in = nn.Linear(features, width)
         self.noise_out = nn.Linear(width, width)
+        self.conditions = config.conditions or 0
+        self.condition_in = nn.Linear(self.conditions, width) if self.conditions else None
+        self.condition_out = nn.Linear(width, width) if self.conditions else None
 
         axes, widths = len(shape) - 1, [config.channels * m for m in config.multipliers]
         attends = [side in config.attention_resolutions for side in level_sides(shape, len(widths))]
@@ -68,13 +71,15 @@ class UNetModule(nn.Module):
         *,
         label: Shaped[Tensor, "B *classes"] | None = None,
         augment: Float[Tensor, "B k"] | None = None,
+        condition: Float[Tensor, "B *numbers"] | None = None,
     ) -> Float[Tensor, "B *shape"]:
         check_input(x, noise, self.shape)
+        check_condition(condition, self.conditions, len(x))
         check_label(label, self.classes, len(x))
         check_augment(augment, self.augment, len(x))
         if any(side % self.multiple for side in x.shape[2:]):
             raise ValueError(f"x: sides must be multiples of {self.multiple}, got {tuple(x.shape)}")
-        embedding = self._embed(x.dtype, noise, label, augment)
+        embedding = self._embed(x.dtype, noise, label, augment, condition)
         recompute = self.checkpoint_activations
         h = self.input(x)
         kept, pyramid = [h], x
@@ -89,7 +94,9 @@ class UNetModule(nn.Module):
         assert output is not None
         return output
 
-    def _embed(self, dtype: torch.dtype, noise: Tensor, label: Tensor | None, augment: Tensor | None) -> Tensor:
+    def _embed(
+        self, dtype: torch.dtype, noise: Tensor, label: Tensor | None, augment: Tensor | None, condition: Tensor | None
+    ) -> Tensor:
         features = self.features(noise * self.noise_scale).to(dtype)
         named = None
         if self.class_embedding is not None:
@@ -101,6 +108,9 @@ class UNetModule(nn.Module):
         embedding = self.noise_out(functional.silu(self.noise_in(features)))
         if named is not None and self.label_at == "embedding":
             embedding = embedding + named
+        if condition is not None and self.condition_in is not None and self.condition_out is not None:
+            numbers = condition.to(dtype).reshape(len(noise), self.conditions)
+            embedding = embedding + self.condition_out(functional.silu(self.condition_in(numbers)))
         return functional.silu(embedding)
 
 
@@ -120,6 +130,7 @@ def _block(
         dropout=config.dropout,
         scale=math.sqrt(0.5) if config.rescale else 1.0,
         eps=config.norm_eps,
+        groups=config.norm_groups,
     )
 
 
@@ -179,7 +190,9 @@ class _DecoderLevel(nn.Module):
             for w, other, a in zip(widths, joined, attending, strict=True)
         )
         reads = level == 0 or config.decoder == "skip"
-        self.readout = Readout(axes, width, output, config.filter, config.norm_eps) if reads else None
+        self.readout = (
+            Readout(axes, width, output, config.filter, config.norm_eps, config.norm_groups) if reads else None
+        )
 
     def forward(
         self, h: Tensor, output: Tensor | None, kept: list[Tensor], embedding: Tensor, recompute: bool
