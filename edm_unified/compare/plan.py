@@ -149,8 +149,7 @@ class Plan:
         distilled = {m.recipe.title for m in self.methods if isinstance(m.recipe.preconditioning, Consistency)}
         for title in sorted(distilled):
             yield (
-                f"note: {title}: was distilled to few steps and is no denoiser at the levels between: this says nothing "
-                "of solvers"
+                f"note: {title}: was distilled to few steps and is no denoiser in between: this says nothing of solvers"
             )
 
     def coincidences(self) -> Iterator[str]:
