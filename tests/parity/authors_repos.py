@@ -1,23 +1,27 @@
 """The authors' own code, to be run beside ours: clones under the folder that AUTHORS_REPOS names.
 
-Nothing of theirs is here. A clone is a folder with the repository's name; a test that does not find it is skipped and
-says what to clone. Their tables are in the default type of PyTorch, float32: in float64 (:func:`double`) what is left
-of a difference is a coefficient and not a rounding.
+Nothing of theirs is here. A clone is a folder with the repository's name. A test that does not find it takes the
+numbers that their code gave (:func:`golden`), or is skipped and says what to clone. Their tables are in the default
+type of PyTorch, float32: in float64 (:func:`double`) what is left of a difference is a coefficient and not a rounding.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
+import json
 import os
 import sys
 import types
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -37,13 +41,130 @@ D = edm.exact.GaussianMixture(
 )
 
 
+def place(repository: str) -> Path | None:
+    """The folder of ``owner/name``, if it is there."""
+    root = os.environ.get("AUTHORS_REPOS")
+    folder = Path(root or "") / repository.rpartition("/")[2]
+    return folder if root and folder.is_dir() else None
+
+
 def clone(repository: str) -> Path:
     """The folder of ``owner/name``, or the test is skipped."""
-    root, name = os.environ.get("AUTHORS_REPOS"), repository.rpartition("/")[2]
-    if not root or not (Path(root) / name).is_dir():
+    folder = place(repository)
+    if folder is None:
+        root, name = os.environ.get("AUTHORS_REPOS"), repository.rpartition("/")[2]
         where = f"{root}/{name}" if root else f"a folder {name} and set AUTHORS_REPOS to the one above it"
         pytest.skip(f"needs the authors' code: clone github.com/{repository} to {where}", allow_module_level=True)
-    return Path(root) / name
+    return folder
+
+
+class Absent:
+    """In place of a module of a clone that is not there: the test that wants anything of it is skipped."""
+
+    def __init__(self, repository: str) -> None:
+        self.__dict__["repository"] = repository
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return clone(self.repository)
+
+
+def loaded(repository: str, *names: str, stubs: tuple[str, ...] = ()) -> Any:
+    """The modules ``names`` of a clone, or :class:`Absent` ones; of one name, the one."""
+    folder = place(repository)
+    if folder is None:
+        found = [Absent(repository) for _ in names]
+    else:
+        with importable(folder, stubs) as load:
+            found = [load(name) for name in names]
+    return found if len(names) > 1 else found[0]
+
+
+# -- their numbers, kept -------------------------------------------------------------------------------------------
+
+GOLDEN = Path(__file__).with_name("golden_authors.npz")
+"""What functions under :func:`golden` returned in each test; ``make_golden.py`` writes it."""
+made: dict[str, Any] = {}
+"""What they returned in this process, where the clones are there."""
+
+
+def golden(repository: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """For a function that runs their code and returns numbers: tensors, floats, and lists and tuples of these.
+
+    With the clone it runs. Without, it returns what it did where the clone was, in the same test at the same call.
+    """
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def numbers(*args: Any, **kwargs: Any) -> Any:
+            key = _key()
+            if place(repository) is not None:
+                made[key] = function(*args, **kwargs)
+                return made[key]
+            kept = _kept()
+            return _restored(*kept[key]) if key in kept else clone(repository)
+
+        return numbers
+
+    return wrap
+
+
+_calls: Counter[str] = Counter()
+
+
+def _key() -> str:
+    """File, test and parameters, and which call this is in the run of that test."""
+    test = os.environ["PYTEST_CURRENT_TEST"].rpartition("/")[2].rpartition(" (")[0]
+    for other in [name for name in _calls if name != test]:
+        del _calls[other]
+    _calls[test] += 1
+    return f"{test} {_calls[test]}"
+
+
+@functools.cache
+def _kept() -> dict[str, tuple[Any, np.ndarray]]:
+    with np.load(GOLDEN) as file:
+        numbers, index = file["numbers"], json.loads(file["index"].tobytes())
+    return {key: (form, numbers[first:last]) for key, (form, first, last) in index.items()}
+
+
+def keep(found: dict[str, Any]) -> None:
+    """Write :data:`GOLDEN`: all numbers one after another, and for each key their form and places."""
+    numbers, index = list[float](), {}
+    for key in sorted(found):
+        first = len(numbers)
+        form = _form(found[key], numbers)
+        index[key] = form, first, len(numbers)
+    np.savez_compressed(GOLDEN, numbers=np.array(numbers), index=np.frombuffer(json.dumps(index).encode(), np.uint8))
+
+
+def _form(value: Any, numbers: list[float]) -> Any:
+    """null for a number, {"shape": …} for a tensor, a list of forms for a list or tuple."""
+    if isinstance(value, Tensor):
+        numbers += value.double().flatten().tolist()
+        return {"shape": list(value.shape)}
+    if isinstance(value, (list, tuple)):
+        return [_form(item, numbers) for item in value]
+    numbers.append(float(value))
+    return None
+
+
+def _restored(form: Any, numbers: np.ndarray) -> Any:
+    source = iter(numbers.tolist())
+
+    def restore(form: Any) -> Any:
+        if isinstance(form, list):
+            return [restore(item) for item in form]
+        if form is None:
+            return next(source)
+        count = int(np.prod(form["shape"]))
+        return torch.tensor([next(source) for _ in range(count)], dtype=torch.float64).reshape(form["shape"])
+
+    return restore(form)
+
+
+# -- running them ----------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -55,6 +176,7 @@ def importable(folder: Path, stubs: tuple[str, ...] = ()) -> Iterator[Callable[[
     """
     before, path = dict(sys.modules), list(sys.path)
     sys.path.insert(0, str(folder))
+    _uncover(folder)
     stubs = tuple(name for name in stubs if name not in sys.modules and importlib.util.find_spec(name) is None)
     sys.modules.update({name: _Nothing(name) for name in stubs})
     try:
@@ -62,12 +184,21 @@ def importable(folder: Path, stubs: tuple[str, ...] = ()) -> Iterator[Callable[[
             warnings.simplefilter("ignore")
             yield importlib.import_module
     finally:
-        own = [name for name, module in sys.modules.items() if name not in before and _lies(module, folder)]
+        own = [name for name, module in sys.modules.items() if before.get(name) is not module and _lies(module, folder)]
         for name in [*own, *stubs]:
             sys.modules.pop(name, None)
-            if name in before:
-                sys.modules[name] = before[name]
+        sys.modules.update({name: module for name, module in before.items() if sys.modules.get(name) is not module})
         sys.path[:] = path
+
+
+def _uncover(folder: Path) -> None:
+    """A folder of theirs without ``__init__.py`` (``datasets``) gives way to an installed package of that name."""
+    for place in folder.iterdir():
+        if next(place.glob("*.py"), None) and not (place / "__init__.py").exists():
+            for name in [name for name in sys.modules if name.partition(".")[0] == place.name]:
+                del sys.modules[name]
+            sys.modules[place.name] = types.ModuleType(place.name)
+            sys.modules[place.name].__path__ = [str(place)]
 
 
 def _lies(module: Any, folder: Path) -> bool:

@@ -1,6 +1,7 @@
-"""Write golden_edm.json: what the authors' own code gives, for machines that do not have it.
+"""Write golden_edm.json and golden_authors.npz: what the authors' own code gives, for machines that do not have it.
 
-Numbers only: the first sample of every combination of ``ablation_sampler`` of NVlabs/edm, made by running that code.
+Numbers only, made by running that code: the first sample of every combination of ``ablation_sampler`` of NVlabs/edm,
+and what the functions under ``golden`` return in the comparisons beside this file, which are run for it.
 
     AUTHORS_REPOS=FOLDER python tests/parity/make_golden.py
 """
@@ -8,15 +9,19 @@ Numbers only: the first sample of every combination of ``ablation_sampler`` of N
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
+import authors_repos
+import pytest
 from authors_repos import clone, double, importable
 from edm_walks import CHURN, COMBINATIONS, theirs
 
-GOLDEN = Path(__file__).with_name("golden_edm.json")
+HERE = Path(__file__).parent
+GOLDEN = HERE / "golden_edm.json"
 
 
-def main() -> None:
+def ablations() -> None:
     """Run their samplers and keep what they return."""
     found = {}
     with importable(clone("NVlabs/edm"), stubs=("tqdm", "PIL", "PIL.Image", "requests")) as load, double():
@@ -28,5 +33,14 @@ def main() -> None:
     GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")
 
 
+def comparisons() -> None:
+    """Run the comparisons that have numbers to keep; all of them must hold, and none may be skipped."""
+    files = [str(file) for file in sorted(HERE.glob("test_authors_*.py")) if "@golden(" in file.read_text("utf-8")]
+    if pytest.main(["-n", "0", "-q", "-rs", "--assert=plain", *files]) != 0:
+        sys.exit("nothing is kept of comparisons that fail")
+    authors_repos.keep(authors_repos.made)
+
+
 if __name__ == "__main__":
-    main()
+    ablations()
+    comparisons()

@@ -14,16 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-from authors_repos import NOISE, D, clone, difference, double, importable, ours
+from authors_repos import NOISE, D, difference, double, golden, loaded, ours
 from torch import Tensor
 
 from edm_unified import solvers
 from edm_unified.schedules import VP
 
-with importable(clone("LuChengTHU/dpm-solver")) as load:
-    dpm = load("dpm_solver_pytorch")
-with importable(clone("wl-zhao/UniPC")) as load:
-    uni = load("uni_pc")
+DPM, UNI = "LuChengTHU/dpm-solver", "wl-zhao/UniPC"
+dpm, uni = loaded(DPM, "dpm_solver_pytorch"), loaded(UNI, "uni_pc")
 
 ROUNDING = 1e-11
 SCHEDULE = VP()
@@ -69,6 +67,15 @@ def compare(solver: Any, pair: tuple[Tensor, list[float]]) -> float:
     return difference(ours(solver, levels, SCHEDULE), x)
 
 
+@golden(DPM)
+def even_levels(n: int) -> list[float]:
+    """Theirs, even in λ."""
+    sampler = dpm.DPM_Solver(noise_model, dpm.NoiseScheduleVP("linear"))
+    found: list[float] = SCHEDULE.sigma(sampler.get_time_steps("logSNR", 1.0, END, n, "cpu")).tolist()
+    return found
+
+
+@golden(DPM)
 def dpm_sample(plus: bool, **options: Any) -> tuple[Tensor, list[float]]:
     return theirs(dpm, "DPM_Solver", {"algorithm_type": "dpmsolver++" if plus else "dpmsolver"}, **options)
 
@@ -125,16 +132,12 @@ def test_singlestep(plus: bool, order: int, solver: Any) -> None:
     """On levels even in λ their places inside a step are ½, or ⅓ and ⅔."""
     pair = dpm_sample(plus, order=order, method="singlestep_fixed", steps=8 * order, skip_type="logSNR")
     x, _ = pair
-    schedule = dpm.DPM_Solver(noise_model, dpm.NoiseScheduleVP("linear"))
-    levels = SCHEDULE.sigma(schedule.get_time_steps("logSNR", 1.0, END, 8, "cpu")).tolist()
-    assert compare(solver, (x, levels)) < 1e-9  # its inner levels are those of rounded times
+    assert compare(solver, (x, even_levels(8))) < 1e-9  # its inner levels are those of rounded times
 
 
 def test_singlestep_taylor_of_order_2_is_res() -> None:
     x, _ = dpm_sample(True, order=2, method="singlestep_fixed", steps=16, skip_type="logSNR", solver_type="taylor")
-    sampler = dpm.DPM_Solver(noise_model, dpm.NoiseScheduleVP("linear"))
-    levels = SCHEDULE.sigma(sampler.get_time_steps("logSNR", 1.0, END, 8, "cpu")).tolist()
-    assert compare(solvers.RES2S(), (x, levels)) < 1e-9
+    assert compare(solvers.RES2S(), (x, even_levels(8))) < 1e-9
 
 
 @pytest.mark.parametrize("steps", [8, 20])
@@ -153,6 +156,7 @@ def test_denoise_to_zero_is_the_fall_to_0() -> None:
 def test_adaptive_takes_one_step_for_the_whole_batch() -> None:
     """The largest error of the batch decides, so that a sample's end depends on its neighbours; ours does not."""
 
+    @golden(DPM)
     def run(rows: slice) -> Tensor:
         sampler = dpm.DPM_Solver(noise_model, dpm.NoiseScheduleVP("linear"), algorithm_type="dpmsolver")
         with contextlib.redirect_stdout(io.StringIO()):
@@ -178,6 +182,7 @@ def test_adaptive_takes_one_step_for_the_whole_batch() -> None:
 # -- UniPC -------------------------------------------------------------------------------------------------------------
 
 
+@golden(UNI)
 def uni_sample(variant: str, order: int, **options: Any) -> tuple[Tensor, list[float]]:
     algorithm = {"variant": variant, "algorithm_type": "data_prediction"}
     return theirs(uni, "UniPC", algorithm, order=order, method="multistep", **options)
