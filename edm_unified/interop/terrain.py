@@ -181,9 +181,10 @@ def _norms(file: Path, graph: Graph) -> Iterator[tuple[Tensor, Tensor]]:
             continue
         numbers, here = [], node
         for op in ("Reshape", "Mul", "Add"):
-            here = takers.get(here.outputs[0] if here.outputs else "")
-            if here is None or here.op != op:
+            after = takers.get(here.outputs[0] if here.outputs else "")
+            if after is None or after.op != op:
                 raise ValueError(f"{file}: a norm is not followed by its weight and bias; it is of another exporter")
+            here = after
             numbers += [graph.tensors[name] for name in here.inputs if name in graph.tensors and op != "Reshape"]
         if len(numbers) != 2:
             raise ValueError(f"{file}: a norm has no weight and bias; it is of another exporter")
