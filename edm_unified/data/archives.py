@@ -200,7 +200,7 @@ def _value(content: bytes, key: str, where: str) -> Any:
     """The class that a member holds: a whole number, a word, or a list of words."""
     try:
         text = content.decode("utf-8").strip()
-        value = json.loads(text) if key or re.fullmatch(r"-?[0-9]{1,18}", text) else text
+        value: Any = json.loads(text) if key or re.fullmatch(r"-?[0-9]{1,18}", text) else text
         for part in key.split(".") if key else ():
             value = value[part]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -273,7 +273,7 @@ def _samples(shard: Path) -> list[_Sample]:
             if ending.lower() in members:
                 raise RefusedError(f"{where}: {member.name} is there twice; each sample needs a name of its own")
             members[ending.lower()] = _Place(member.offset_data, member.size)
-            archive.members = []  # tarfile keeps them all
+            setattr(archive, "members", [])  # noqa: B010  # tarfile keeps them all, and types do not know the list
     return [_Sample(shard, key, members) for key, members in found.items()]
 
 

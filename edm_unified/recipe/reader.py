@@ -109,9 +109,9 @@ def read(path: Path, label: str) -> dict[str, Any]:
         raise RecipeError(what) from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise RecipeError(f"{label}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    what = not_a_recipe(path, label)
-    if what is not None:
-        raise RecipeError(what)
+    fault = not_a_recipe(path, label)
+    if fault is not None:
+        raise RecipeError(fault)
     if b"\0" in raw[:4096] and not raw.startswith((b"\xff\xfe", b"\xfe\xff")):  # text of Windows has a mark before it
         raise RecipeError(f"{label}: is a binary file of a kind that is not known here, not a recipe; name a YAML file")
     if len(raw) > MOST_BYTES:
