@@ -81,9 +81,11 @@ _STARTS = (
 
 
 def format_of(path: Path) -> Format | None:
-    """What ``path`` is, or None where that cannot be told: text, an unknown kind, nothing there."""
+    """What ``path`` is, or None where that cannot be told: text, an unknown kind, a pipe or device, nothing there."""
     try:
-        return _of_folder(path) if path.is_dir() else _of_file(path)
+        if path.is_dir():
+            return _of_folder(path)
+        return _of_file(path) if path.is_file() else None
     except Exception:  # whatever a damaged archive makes a library raise
         return None
 

@@ -193,8 +193,13 @@ def parse_data(text: str, what: str = "data") -> Any:
     found = recognised(text)
     if found is not None:
         return found
-    if paths.expanded(text, what).exists():
-        fault = not_a_recipe(paths.expanded(text), text) or f"{text}: is of no kind that is known here, not a recipe"
+    place = paths.expanded(text, what)
+    if place.exists():
+        try:
+            paths.regular(place, text)
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
+        fault = not_a_recipe(place, text) or f"{text}: is of no kind that is known here, not a recipe"
         raise RecipeError(fault.replace("not a recipe", "not data"))
     raise RecipeError(f"{text}: neither data nor a file{shipped.suggest(word, kinds, 'edm-unified list data')}")
 
