@@ -81,7 +81,7 @@ _STATE = r"state/(__[0-9]+_[0-9]+\.distcp|\.metadata|sha256\.json)"
 _IN_RUN = (
     r"(run\.json|recipe\.yaml|log\.jsonl|excess\.jsonl|report\.html|samples/[0-9]{12}\.(npy|png)"
     r"|snapshots/[0-9]{12}\.safetensors|tensorboard/events\.out\.tfevents\.[^/]+"
-    rf"|checkpoints/\.?[0-9]{{12}}/({_WEIGHTS}|checkpoint\.json|recipe\.yaml|{_STATE}))"
+    rf"|checkpoints/\.?[0-9]{{12}}/({_WEIGHTS}|data\.safetensors|checkpoint\.json|recipe\.yaml|{_STATE}))"
 )
 _IN_COMPARISON = (
     r"(records\.jsonl|environment\.json|commands\.txt|report\.html|samples/[0-9a-f]{12}\.npy"

@@ -85,13 +85,16 @@ def in_data_units(dataset: Dataset, x: Tensor) -> Tensor:
 def for_pictures(dataset: Dataset, x: Tensor) -> Tensor:
     """Images x (n, C, H, W) of a network with black at −1 and white at 1, as :mod:`edm_unified.report` draws them.
 
-    Black and white are those that the data say; else the least and the greatest number of the samples that are kept.
+    Black and white are those that the data say; else the least and the greatest number of the samples that are kept,
+    or −1 and 1 where there are no data, as for a checkpoint of another library.
     What is no image comes back in the units of the data.
     """
     if len(dataset.shape) != 3:
         return in_data_units(dataset, x)
     black_white = dataset.extent
     if black_white is None:
+        if not len(dataset):
+            return x
         some = measure(dataset).some.to(torch.float64)
         black_white = float(some.min()), float(some.max())
     low, high = torch.tensor(black_white, dtype=torch.float64)

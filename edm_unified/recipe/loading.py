@@ -83,7 +83,7 @@ def from_tree(
             raise RecipeError(f"{label}: is a comparison, not a recipe; run it with `edm-unified compare {label}`")
         raise RecipeError(f"{label}: is a recipe, not a comparison, which is a file with the key 'recipes'")
     tree = old_forms.modernised(tree, label) if found is Comparison else tree
-    whole = _with_data(overriding.apply(found, _with_data(tree), overrides))
+    whole = _with_data(overriding.apply(found, _with_data(tree, label), overrides), label)
     result = codec.checked(found, whole, label, lambda fault: overriding.blame(fault, overrides))
     fault = walk_fault(result) if isinstance(result, Recipe) else None
     if fault is not None:
@@ -91,10 +91,16 @@ def from_tree(
     return cast("Recipe | Comparison", result)
 
 
-def _with_data(tree: dict[str, Any]) -> dict[str, Any]:
+def _with_data(tree: dict[str, Any], label: str) -> dict[str, Any]:
     """``tree`` with ``data: pictures.zip``, a path or data in words, as the mapping that it stands for."""
     named = tree.get("data")
-    return tree | {"data": codec.encode(parse_data(named), True)} if isinstance(named, str) else tree
+    if not isinstance(named, str):
+        return tree
+    try:
+        return tree | {"data": codec.encode(parse_data(named), True)}
+    except RecipeError as error:
+        text = str(error)
+        raise RecipeError(f"{label}: {text if text.startswith('data: ') else f'data: {text}'}") from None
 
 
 def walk_fault(recipe: Recipe) -> Fault | None:
@@ -193,12 +199,11 @@ def parse_data(text: str, what: str = "data") -> Any:
     found = recognised(text)
     if found is not None:
         return found
-    place = paths.expanded(text, what)
+    try:
+        place = paths.regular(paths.expanded(text, what), text)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
     if place.exists():
-        try:
-            paths.regular(place, text)
-        except ValueError as error:
-            raise RecipeError(str(error)) from None
         fault = not_a_recipe(place, text) or f"{text}: is of no kind that is known here, not a recipe"
         raise RecipeError(fault.replace("not a recipe", "not data"))
     raise RecipeError(f"{text}: neither data nor a file{shipped.suggest(word, kinds, 'edm-unified list data')}")

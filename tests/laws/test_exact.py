@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from edm_unified import exact
+from edm_unified.denoisers.exact import mixture_sums
 
 SIGMAS = [1e-5, 2e-3, 0.3, 4.0, 80.0, 1e6]
 F64 = torch.float64
@@ -315,7 +316,7 @@ def test_thousands_of_components_in_bounded_memory(monkeypatch: pytest.MonkeyPat
     log_p, D, _ = dense_mixture(w / w.sum(), means, full, x, 0.3)
 
     largest = 0
-    inner = _components._chunk
+    inner = mixture_sums._chunk
 
     def watched(c: Any, z: Tensor, *rest: Any) -> Any:
         nonlocal largest
@@ -323,7 +324,7 @@ def test_thousands_of_components_in_bounded_memory(monkeypatch: pytest.MonkeyPat
         largest = max(largest, 8 * len(z) * len(c.m) * r, 8 * len(c.m) * r * d)
         return inner(c, z, *rest)
 
-    monkeypatch.setattr(_components, "_chunk", watched)
+    monkeypatch.setattr(mixture_sums, "_chunk", watched)
     for M in (
         exact.GaussianMixture(w, means, full, chunk_bytes=bound),
         exact.GaussianMixture.low_rank(w, means, low, floor, chunk_bytes=bound),

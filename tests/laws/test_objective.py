@@ -338,7 +338,7 @@ def test_conditions_reach_the_denoiser_and_the_dtype_is_that_of_the_data():
         (lambda: ob.TableIndex(num_steps=0), r"^num_steps: "),
         (lambda: ob.EDMWeight(sigma_data=0), r"^sigma_data: "),
         (lambda: ob.UniformTime(shift=0.0), r"^shift: "),
-        (lambda: ob.ModeTime(scale=1.8), r"^scale: must be from -1 to 1.7519"),
+        (lambda: ob.ModeTime(scale=1.8), r"^scale: must lie in \[-1, 1.7519"),
         (lambda: ob.CosMapTime(shift=-1), r"^shift: "),
         (lambda: ob.Ladder(levels=1), r"^levels: "),
         (lambda: ob.Ladder(sigma_min=2.0), r"^sigma_min: must be below sigma_max"),

@@ -228,7 +228,7 @@ DAMAGE = {
     "tokens": (lambda f: damage(f, s_cls="VQDiffusionScheduler"), r"VQDiffusionScheduler draws tokens .* no denoiser"),
     "unknown scheduler": (lambda f: damage(f, s_cls="Odd"), r"scheduler: Odd is not known; known are "),
     "unknown prediction": (lambda f: damage(f, s_prediction_type="noise"), r"prediction_type: unknown 'noise'"),
-    "betas": (lambda f: damage(f, s_beta_end=7.0), r"scheduler: beta_end: must lie in \(0, 1\)"),
+    "betas": (lambda f: damage(f, s_beta_end=7.0), r"scheduler: beta_end: must lie in \[1e-50, 1\)"),
     "a word for a number": (lambda f: damage(f, s_beta_start="a"), r"scheduler: beta_start: must be a number, got 'a'"),
     "huge": (lambda f: damage(f, layers_per_block=10**9), r"1000000000 is beyond what any network has"),
     "other sizes": (

@@ -69,11 +69,10 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("sample edm --dtype int8", "invalid value for '--dtype': 'int8' is not one of 'float64', 'float32'; "
          "see edm-unified sample --help"),
         ("sample edm --class 3 --set denoiser=gaussian -q", "--class 3: must be None or -1: this denoiser has no classes, got 3"),
-        ("sample edm --class 12 --set denoiser=empirical -q", "--class 12: must be one of 0..9 or -1 for all, got 12"),
+        ("sample edm --class 12 --set denoiser=empirical -q", "--class 12: must be from 0 to 9, got 12"),
         ("sample edm --set data=null", "edm: data: missing; gaussian_mixture is made from data, such as data: {kind: digits}"),
-        ("sample edm --set data={kind:image_folder}", "edm: data.kind: missing; choose from digits, photo_patches, "
-         "two_dimensional, fractal, random_mixture, signals, image_folder, arrays, torchvision, celeba, imagenet, "
-         "hugging_face (with --set data={kind:image_folder})"),
+        ("sample edm --set data={kind:image_folder}", "edm: data.kind: missing; `edm-unified list` names "
+         "all 19 (with --set data={kind:image_folder})"),
         ("sample edm --out /dev/null/x", "/dev/null/x: Not a directory; name a directory to write in with --out"),
         ("sample edm --out /dev/null", "/dev/null: is a file; name a directory with --out"),
         ("sample edm --out /proc/nowhere", "/proc/nowhere: No such file or directory; name a directory to write in with --out"),

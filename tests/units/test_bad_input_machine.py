@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from command_line import run
 
+from edm_unified.cli import crash_report  # noqa: F401
 from edm_unified.components import paths
 
 pytestmark = pytest.mark.usefixtures("empty_folder")

@@ -189,6 +189,7 @@ def test_precision_is_ranked_the_highest_first() -> None:
     assert list(found) == ["high", "close", "middle", "low"]
 
 
+@pytest.mark.usefixtures("real_figures")
 def test_compare_knows_them(tmp_path: Path) -> None:
     names = ["frechet_features", "precision", "recall"]
     result = CliRunner().invoke(

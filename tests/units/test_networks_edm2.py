@@ -305,7 +305,7 @@ def test_dropout_is_for_training_only() -> None:
         ({"multipliers": ()}, "multipliers: at least one level"),
         ({"multipliers": (1, 0)}, "multipliers: must be a whole number"),
         ({"dropout": 1.0}, r"dropout: must lie in \[0, 1\)"),
-        ({"concat_balance": 1.0}, r"concat_balance: must lie in \(0, 1\)"),
+        ({"concat_balance": 1.0}, r"concat_balance: must lie strictly between 0 and 1"),
         ({"bandwidth": 0.0}, "bandwidth: must be positive"),
     ],
 )

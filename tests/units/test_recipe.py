@@ -367,7 +367,9 @@ def test_what_no_file_can_say_is_not_dumped() -> None:
 def test_every_component_survives_the_codec_and_is_named_in_the_schema() -> None:
     required = {"explicit": {"sigmas": (3.0, 1.0)}, "image_folder": {"path": "x"}, "arrays": {"path": "x"},
                 "torchvision": {"name": "MNIST", "root": "x"}, "celeba": {"root": "x"}, "imagenet": {"root": "x"},
-                "hugging_face": {"path": "x"}, "checkpoint": {"path": "x"}, "classifier_free": {"w": 2.0},
+                "hugging_face": {"path": "x"}, "image_zip": {"path": "x"}, "webdataset": {"path": "x"},
+                "parquet": {"path": "x"}, "cifar": {"path": "x"}, "svhn": {"path": "x"}, "stl10": {"path": "x"},
+                "idx": {"path": "x"}, "checkpoint": {"path": "x"}, "classifier_free": {"w": 2.0},
                 "autoguidance": {"guide": "x", "w": 2.0}}  # fmt: skip
     for family, union in FAMILIES.items():
         for kind, cls in codec.components(union).items():

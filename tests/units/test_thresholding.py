@@ -96,7 +96,7 @@ def test_the_commands_run_under_it(tmp_path) -> None:  # type: ignore[no-untyped
     ("override", "message"),
     [
         ("{kind: static, low: 1, high: -1}", "sampler.threshold.low: must be below high"),
-        ("{kind: dynamic, quantile: 0}", "sampler.threshold.quantile: must be above 0"),
+        ("{kind: dynamic, quantile: 0}", "sampler.threshold.quantile: must lie in \\(0, 1\\]"),
         ("{kind: dynamik}", "did you mean 'dynamic'"),
     ],
 )
