@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from edm_unified import interop
 from edm_unified.components import paths, shipped
+from edm_unified.components.component import shown
 from edm_unified.data import AnyData
 from edm_unified.data.recognise import not_a_recipe, recognised
 from edm_unified.recipe import by_path, codec, old_forms, reader, sources
@@ -199,14 +200,15 @@ def parse_data(text: str, what: str = "data") -> Any:
     found = recognised(text)
     if found is not None:
         return found
+    name = text if text.isprintable() else shown(text)
     try:
-        place = paths.regular(paths.expanded(text, what), text)
+        place = paths.regular(paths.expanded(text, what), name)
     except ValueError as error:
         raise RecipeError(str(error)) from None
     if place.exists():
-        fault = not_a_recipe(place, text) or f"{text}: is of no kind that is known here, not a recipe"
+        fault = not_a_recipe(place, name) or f"{name}: is of no kind that is known here, not a recipe"
         raise RecipeError(fault.replace("not a recipe", "not data"))
-    raise RecipeError(f"{text}: neither data nor a file{shipped.suggest(word, kinds, 'edm-unified list data')}")
+    raise RecipeError(f"{name}: neither data nor a file{shipped.suggest(word, kinds, 'edm-unified list data')}")
 
 
 def _split(text: str, texts: Sequence[str]) -> list[str]:
