@@ -9,11 +9,11 @@ file. ``batch(dataset, indices)`` reads a few samples, ``prefetch`` one batch af
 from __future__ import annotations
 
 from . import order
-from .archives import ImageZip, WebDataset
 from .arrays import Arrays
 from .dataset import BYTES, Dataset, Rows, Scaling, batch, to_bytes, to_unit
 from .folders import CelebA, ImageFolder, ImageNet
 from .fractal import Fractal
+from .image_zip import ImageZip
 from .libraries import HuggingFace, TorchVision
 from .packaged import Digits, PhotoPatches
 from .prefetch import prefetch
@@ -21,6 +21,7 @@ from .published import Cifar, Idx, Stl10, Svhn
 from .recognise import recognised
 from .synthetic import RandomMixture, Signals, TwoDimensional
 from .tables import Parquet
+from .webdataset import WebDataset
 
 AnyData = (
     Digits

@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from edm_unified.components import paths
-from edm_unified.components.component import component, count
+from edm_unified.components.component import component
+from edm_unified.components.constraints import Count, Seed, whole
 
-from . import containers, formats, splits
-from .classes import Classes, in_order, stated_names
-from .containers import Reader
+from . import array_files, splits
+from .classes import Classes, in_order, stated_names, whole_labels
 from .dataset import Dataset
+from .fields import Extent, Holdout, Standardise
 from .layouts import check_layout
 from .measured import check_scale, described
-from .readers import whole_labels
-
-READERS: dict[str, Reader] = {
-    "npy": containers.read_npy,
-    "npz": containers.read_npz,
-    "safetensors": containers.read_tensors,
-    "pt": containers.read_pt,
-    "hdf5": containers.read_hdf5,
-    "netcdf3": containers.read_netcdf3,
-    "zarr": containers.read_zarr,
-    "mat": containers.read_mat,
-}
-"""By the names of :mod:`edm_unified.data.formats`."""
-_SUFFIXES = {
-    ".npy": "npy", ".npz": "npz", ".safetensors": "safetensors", ".pt": "pt", ".pth": "pt", ".h5": "hdf5",
-    ".hdf5": "hdf5", ".nc": "hdf5", ".zarr": "zarr", ".mat": "mat",
-}  # fmt: skip
-"""Where contents say nothing: of an empty or a damaged file."""
 
 
 @component
@@ -65,16 +47,16 @@ class Arrays:
     path: str
     key: str | None = None
     label_key: str | None = None
-    range: tuple[float, float] | None = None
-    standardise: float | Literal["per_axis"] | None = None
+    range: Extent | None = None
+    standardise: Standardise | None = None
     signals: bool = False
-    shape: tuple[int, ...] | None = None
-    classes: int | None = None
+    shape: tuple[Count, ...] | None = None
+    classes: Annotated[int, whole(least=0)] | None = None
     unit: str = ""
     layout: str | None = None
     class_names: str | tuple[str, ...] | None = None
-    holdout: float | None = None
-    holdout_seed: int | None = None
+    holdout: Holdout | None = None
+    holdout_seed: Seed | None = None
     split: Literal["train", "held_out", "all"] | None = None
     kind: Literal["arrays"] = "arrays"
     added_later: ClassVar[tuple[str, ...]] = (
@@ -87,11 +69,6 @@ class Arrays:
         splits.check(self.holdout, self.holdout_seed, self.split, splits.HOLDOUT_CHOICES)
         if self.layout is not None and self.signals:
             raise ValueError("layout: says it all; leave out `signals`")
-        if self.shape is not None:
-            for size in self.shape:
-                count("shape", size)
-        if self.classes is not None:
-            count("classes", self.classes, least=0)
 
     def load(self, like: Dataset | None = None) -> Dataset:
         """Map and check the array. Raises ValueError naming the file and what is wrong in it.
@@ -100,7 +77,7 @@ class Arrays:
         are still what they say they are, where those others know black and white.
         """
         file = paths.regular(paths.expanded(self.path, "path"), f"path: {self.path}")
-        array, labels, notes = _reader(file, self.path)(file, self.key, self.label_key)
+        array, labels, notes = array_files.reader(file, self.path)(file, self.key, self.label_key)
         about = described(
             array,
             f"path: {self.path}",
@@ -129,22 +106,3 @@ class Arrays:
             found = in_order(Classes(dataset.labels, dataset.class_names, numbered=True), stated, "class_names")
             dataset = replace(dataset, labels=found.labels, class_names=found.names)
         return dataset.part(splits.kept(len(dataset), self.holdout, self.holdout_seed, self.split))
-
-
-def _reader(file: Path, path: str) -> Reader:
-    """What reads the file, by its contents. Raises ValueError where nothing does."""
-    if not file.exists():
-        raise ValueError(f"path: {path}: no such file")
-    kind = formats.format_of(file)
-    if kind is not None and kind.name in READERS:
-        return READERS[kind.name]
-    if file.is_dir() and file.suffix != ".zarr":
-        what = f"is {kind.words}, which kind {kind.name} reads" if kind else "is a folder; name a file"
-        raise ValueError(f"path: {path}: {what}")
-    if kind is not None and kind.name != "pickle":
-        remedy = f"; kind {kind.name} reads it" if kind.data else ""
-        raise ValueError(f"path: {path}: is {kind.words}, not a file of arrays{remedy}")
-    if file.suffix.lower() not in _SUFFIXES:
-        known = ".npy, .npz, .safetensors, .pt, HDF5, NetCDF, Zarr or .mat"
-        raise ValueError(f"path: {path}: cannot read '{file.suffix}'; use {known}")
-    return READERS[_SUFFIXES[file.suffix.lower()]]

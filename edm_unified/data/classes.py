@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -203,3 +204,28 @@ def number_of(word: str | int, names: Sequence[str], where: str = "class") -> in
     hint = f"; did you mean {near[0]!r}?" if near else ""
     known = listed(names) if not all_whole or len(names) <= _SHOWN else f"{names[0]} to {names[-1]}"
     raise ValueError(f"{where}: no class {text!r}{hint or f'; there are {known}'}")
+
+
+def whole_labels(array: np.ndarray, n: int, path: str) -> Tensor:
+    """Classes of ``n`` samples, (n,) whole numbers, or (n, C) zeros and ones where each may have several.
+
+    Raises ``ValueError`` naming the first that is not a class.
+    """
+    where = f"label_key: {path}"
+    if array.ndim == 2 and len(array) == n and array.shape[1] and array.dtype.kind in "biu" and array.max() <= 1:
+        if array.min() < 0:
+            raise ValueError(f"{where}: must be zeros and ones, where a sample may have several classes")
+        return torch.from_numpy(array.astype(bool))
+    if array.shape != (n,) or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"{where}: must hold {n} whole numbers, zero or above, got {array.dtype} of shape {array.shape}"
+        )
+    if n and array.min() < 0:
+        at = int((array < 0).argmax())
+        raise ValueError(f"{where}: must be zero or above, got {array[at]} for sample {at}")
+    if n and array.max() >= MOST_CLASSES:
+        at = int((array >= MOST_CLASSES).argmax())
+        raise ValueError(
+            f"{where}: must be below {MOST_CLASSES:,}, got {array[at]} for sample {at}; number the classes from 0"
+        )
+    return torch.from_numpy(array.astype(np.int64))

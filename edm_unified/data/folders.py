@@ -7,7 +7,6 @@ otherwise.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,15 +18,17 @@ import torch
 from torch import Tensor
 
 from edm_unified.components import paths
-from edm_unified.components.component import choice, component, count
+from edm_unified.components.component import choice, component
+from edm_unified.components.constraints import Seed
 from edm_unified.components.family import Family
 
 from . import splits
 from .classes import Classes, in_order, stated_names, together
 from .dataset import BYTES, Dataset, Rows, between
+from .fields import Channels, Extent, Holdout, Size, directory
 from .formats import IMAGE_SUFFIXES as SUFFIXES
+from .images import Decoding
 from .labels import AnyLabels, FolderNames, of_files
-from .readers import Reading
 from .rows import Files, Pages, Pictures, pictures_in_memory_or_not
 
 
@@ -56,15 +57,15 @@ class ImageFolder:
     """
 
     path: str
-    size: int | tuple[int, int] | None = None
-    channels: Literal[1, 3] = 3
+    size: Size | None = None
+    channels: Channels = 3
     in_memory: bool | None = None
     labels: Annotated[AnyLabels | None, Family("label sources")] = None
     class_names: str | tuple[str, ...] | None = None
     split: str | None = None
-    holdout: float | None = None
-    holdout_seed: int | None = None
-    range: tuple[float, float] | None = None
+    holdout: Holdout | None = None
+    holdout_seed: Seed | None = None
+    range: Extent | None = None
     pages: Literal["first", "samples", "depth"] | None = None
     kind: Literal["image_folder"] = "image_folder"
     added_later: ClassVar[tuple[str, ...]] = (
@@ -72,9 +73,6 @@ class ImageFolder:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        check_size(self.size)
-        check_channels(self.channels)
-        check_range(self.range)
         splits.check(self.holdout, self.holdout_seed, self.split)
 
     def load(self) -> Dataset:
@@ -118,8 +116,8 @@ class ImageFolder:
             pictures = Pages(files)
             labels = None if labels is None else labels.repeat_interleave(pictures.counts, 0)
         one = "first" if self.pages == "samples" else self.pages
-        reading = Reading(self.size, self.channels, self.range, one)
-        stored = pictures_in_memory_or_not(pictures, reading, self.in_memory)
+        decoding = Decoding(self.size, self.channels, self.range, one)
+        stored = pictures_in_memory_or_not(pictures, decoding, self.in_memory)
         scaling = BYTES if self.range is None else between(*self.range)
         return Dataset(stored, labels, root.resolve().name, scaling, known, notes=tuple(notes), extent=self.range)
 
@@ -150,15 +148,12 @@ class ImageNet:
     """
 
     root: str
-    size: int | tuple[int, int] = 64
+    size: Size = 64
     train: bool = True
     in_memory: bool = False
     class_names: str | tuple[str, ...] | None = None
     kind: Literal["imagenet"] = "imagenet"
     added_later: ClassVar[tuple[str, ...]] = ("class_names",)
-
-    def __post_init__(self) -> None:
-        check_size(self.size)
 
     def load(self) -> Dataset:
         """Find the files. Raises ValueError where the folders are not those of ImageNet."""
@@ -191,15 +186,11 @@ class CelebA:
     """
 
     root: str
-    size: int | tuple[int, int] = 64
+    size: Size = 64
     split: Literal["train", "valid", "test", "all"] = "train"
     attribute: str | None = None
     in_memory: bool | None = None
     kind: Literal["celeba"] = "celeba"
-
-    def __post_init__(self) -> None:
-        check_size(self.size)
-        choice("split", self.split, ("train", "valid", "test", "all"))
 
     def load(self) -> Dataset:
         """Find the files of the split. Raises ValueError naming the file that is missing or damaged."""
@@ -238,7 +229,7 @@ def _table(file: Path, head: int) -> dict[str, list[str]]:
 
 def read(files: Sequence[Path], size: int | tuple[int, int] | None, channels: int, in_memory: bool | None) -> Rows:
     """The images, kept in memory or to be read one by one."""
-    return pictures_in_memory_or_not(Files(files), Reading(size, channels), in_memory)
+    return pictures_in_memory_or_not(Files(files), Decoding(size, channels), in_memory)
 
 
 def images_in(field: str, root: Path) -> Iterator[Path]:
@@ -285,27 +276,3 @@ def _holds(folder: Path) -> Literal["images", "files", "nothing"]:
             return "images"
         others = others or bool(shown)
     return "files" if others else "nothing"
-
-
-def check_size(size: int | tuple[int, int] | None) -> None:
-    if size is not None:
-        for side in (size,) if isinstance(size, int) else size:
-            count("size", side, most=65536)
-
-
-def check_channels(channels: int) -> None:
-    if channels not in (1, 3):
-        raise ValueError(f"channels: must be 1 or 3, got {channels!r}")
-
-
-def check_range(extent: tuple[float, float] | None) -> None:
-    if extent is not None and not (all(map(math.isfinite, extent)) and extent[0] < extent[1]):
-        raise ValueError(f"range: must be two finite numbers, the lower first, got {list(extent)}")
-
-
-def directory(field: str, path: str) -> Path:
-    """The folder of that name. Raises ValueError, naming the field, where there is none."""
-    root = paths.expanded(path, field)
-    if not root.is_dir():
-        raise ValueError(f"{field}: {path}: {'a file, not a folder' if root.exists() else 'no such folder'}")
-    return root

@@ -61,7 +61,7 @@ class DatasetJson:
 
 
 @component
-class Table:
+class LabelTable:
     """A table with a row for each file: CSV, TSV, or JSON lines such as the ``metadata.jsonl`` of an imagefolder.
 
     ``path``: the table; null: metadata.jsonl or metadata.csv in the folder. ``file`` and ``label``: its columns; null:
@@ -177,7 +177,7 @@ class Unlabelled:
         return None
 
 
-AnyLabels = FolderNames | DatasetJson | Table | Pattern | Unlabelled
+AnyLabels = FolderNames | DatasetJson | LabelTable | Pattern | Unlabelled
 
 
 def of_files(
@@ -192,9 +192,9 @@ def of_files(
         asked = _brought(base) if source is None else source
         if asked is None or (isinstance(asked, DatasetJson) and not (base / EDM_LABELS).is_file() and base != root):
             continue
-        if isinstance(asked, Table) and asked.path is None and base != root and _metadata(base) is None:
+        if isinstance(asked, LabelTable) and asked.path is None and base != root and _metadata(base) is None:
             continue
-        if not isinstance(asked, DatasetJson | Table):
+        if not isinstance(asked, DatasetJson | LabelTable):
             break
         prefix = "" if base == top else f"{top.relative_to(base).as_posix()}/"
         classes = asked.read(base, [prefix + name for name in names])
@@ -215,7 +215,7 @@ def _metadata(base: Path) -> Path | None:
     return next((base / name for name in METADATA if (base / name).is_file()), None)
 
 
-def _brought(base: Path) -> DatasetJson | Table | None:
+def _brought(base: Path) -> DatasetJson | LabelTable | None:
     """The file with labels that lies in ``base``."""
     if (base / EDM_LABELS).is_file():
         return DatasetJson()
@@ -224,7 +224,7 @@ def _brought(base: Path) -> DatasetJson | Table | None:
         return None
     where = f"labels: {table}"
     rows = _json_rows(table, where, 1) if table.suffix == ".jsonl" else _csv_rows(table, where)
-    return Table() if rows and any(name in rows[0] for name in LABELS) else None
+    return LabelTable() if rows and any(name in rows[0] for name in LABELS) else None
 
 
 def edm_labels(content: bytes, names: Sequence[str], where: str) -> Classes | None:

@@ -12,11 +12,12 @@ from torch import Tensor
 from edm_unified.components import paths
 from edm_unified.components.component import choice, component
 
-from .classes import of_column
+from .classes import of_column, whole_labels
 from .dataset import BYTES, Dataset
-from .folders import check_channels, check_size, directory
+from .errors import line, readable
+from .fields import Channels, Extent, Size, Standardise, directory
+from .images import Decoding, pixels
 from .measured import check_scale, described
-from .readers import Reading, line, pixels, readable, whole_labels
 from .rows import stacked
 
 
@@ -32,9 +33,6 @@ class TorchVision:
     root: str
     train: bool = True
     kind: Literal["torchvision"] = "torchvision"
-
-    def __post_init__(self) -> None:
-        choice("name", self.name, ("MNIST", "FashionMNIST", "CIFAR10"))
 
     def load(self) -> Dataset:
         """Read the files with torchvision's own reader."""
@@ -81,16 +79,14 @@ class HuggingFace:
     split: str | None = None
     image: str = "image"
     label: str | None = "label"
-    size: int | tuple[int, int] | None = None
-    channels: Literal[1, 3] = 3
-    range: tuple[float, float] | None = None
-    standardise: float | Literal["per_axis"] | None = None
+    size: Size | None = None
+    channels: Channels = 3
+    range: Extent | None = None
+    standardise: Standardise | None = None
     kind: Literal["hugging_face"] = "hugging_face"
     added_later: ClassVar[tuple[str, ...]] = ("range", "standardise")
 
     def __post_init__(self) -> None:
-        check_size(self.size)
-        check_channels(self.channels)
         check_scale(self.range, self.standardise)
 
     def load(self) -> Dataset:
@@ -199,6 +195,6 @@ class _TableRows:
             found = self._table[indices][self._column]
             opened = [v if isinstance(v, Image.Image) else Image.fromarray(np.asarray(v, np.uint8)) for v in found]
         return [
-            pixels(image, Reading(self._size, self._channels), f"path: {self._path}: sample {i}")
+            pixels(image, Decoding(self._size, self._channels), f"path: {self._path}: sample {i}")
             for i, image in zip(indices, opened, strict=True)
         ]

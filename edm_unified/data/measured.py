@@ -6,15 +6,14 @@ Whatever file an array comes from, this is decided here, after one look at all o
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from edm_unified.components.component import positive
-
 from .dataset import AS_STORED, BYTES, Dataset, Scaling, between
+from .fields import Standardise
 from .layouts import ArrayLike, arranged
 from .rows import ArrayRows
 
@@ -22,18 +21,12 @@ AXIS_STD = 0.5
 """What ``standardise: per_axis`` brings every axis to: EDM's σ_data."""
 _CHUNK = 2**24
 """Numbers that are looked at in one go."""
-Standardise = float | Literal["per_axis"] | None
 
 
-def check_scale(extent: tuple[float, float] | None, standardise: Standardise) -> None:
-    """Raise ``ValueError`` for a ``range`` or a ``standardise`` that is none, and where both are given."""
-    if extent is not None and not (all(map(math.isfinite, extent)) and extent[0] < extent[1]):
-        raise ValueError(f"range: must be two finite numbers, the lower first, got {list(extent)}")
-    if standardise is not None:
-        if standardise != "per_axis":
-            positive("standardise", standardise)
-        if extent is not None:
-            raise ValueError("standardise: leave out `range`; the scale is taken from the data")
+def check_scale(extent: tuple[float, float] | None, standardise: Standardise | None) -> None:
+    """Raise ``ValueError`` where a ``range`` and a ``standardise`` are both given."""
+    if standardise is not None and extent is not None:
+        raise ValueError("standardise: leave out `range`; the scale is taken from the data")
 
 
 class Described(NamedTuple):
@@ -72,7 +65,7 @@ def described(
     array: ArrayLike,
     where: str,
     extent: tuple[float, float] | None = None,
-    standardise: Standardise = None,
+    standardise: Standardise | None = None,
     *,
     signals: bool = False,
     layout: str | None = None,

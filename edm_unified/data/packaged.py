@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from edm_unified.components.component import component
-from edm_unified.components.constraints import whole
+from edm_unified.components.constraints import Seed, whole
 
 from . import splits
 from .dataset import BYTES, Dataset, Scaling
+from .fields import Holdout
 
 
 @component
@@ -22,8 +23,8 @@ class Digits:
     ``holdout_seed`` (null: 0); ``split: held_out`` is that part, null what is left.
     """
 
-    holdout: float | None = None
-    holdout_seed: int | None = None
+    holdout: Holdout | None = None
+    holdout_seed: Seed | None = None
     split: Literal["train", "held_out", "all"] | None = None
     kind: Literal["digits"] = "digits"
     added_later: ClassVar[tuple[str, ...]] = ("holdout", "holdout_seed", "split")

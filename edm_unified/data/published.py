@@ -1,6 +1,6 @@
 """The files of published sets as their authors distribute them: CIFAR, SVHN, STL-10 and MNIST's format.
 
-CIFAR's Python version is pickles. They are read by :class:`_Inert`, which knows dictionaries, text, numbers and NumPy's
+CIFAR's Python version is pickles. They are read by :class:`_CifarUnpickler`, which knows dictionaries, text, numbers and NumPy's
 arrays of bytes, makes them itself, and calls nothing that a file names.
 """
 
@@ -17,13 +17,14 @@ import numpy as np
 import torch
 
 from edm_unified.components import paths
-from edm_unified.components.component import choice, component
+from edm_unified.components.component import component
 
-from .archives import existing
-from .containers import read_mat
+from .array_files.chosen import MOST_DEFLATED
+from .array_files.matlab import read_mat
+from .classes import whole_labels
 from .dataset import BYTES, Dataset
-from .folders import directory
-from .readers import MOST_DEFLATED, RefusedError, readable, whole_labels
+from .errors import RefusedError, readable
+from .fields import directory, existing
 from .rows import ArrayRows
 
 _MOST = 2**31
@@ -141,7 +142,7 @@ class _Array:
         self.value = flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
 
 
-class _Inert(pickle.Unpickler):
+class _CifarUnpickler(pickle.Unpickler):
     """Reads what CIFAR's files are made of; whatever else a file names is refused, and not so much as imported."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -172,7 +173,7 @@ def _inert(file: Path) -> dict[str, Any]:
     if file.stat().st_size > _MOST:
         raise RefusedError(f"path: {file}: is larger than 2 GiB, as no file of CIFAR is")
     with file.open("rb") as opened:
-        found = _Inert(opened, encoding="latin-1").load()
+        found = _CifarUnpickler(opened, encoding="latin-1").load()
     if not isinstance(found, dict):
         raise RefusedError(f"path: {file}: holds no dictionary; unpack the archive again")
     return {
@@ -196,9 +197,6 @@ class Svhn:
     path: str
     split: Literal["train", "test", "extra"] = "train"
     kind: Literal["svhn"] = "svhn"
-
-    def __post_init__(self) -> None:
-        choice("split", self.split, ("train", "test", "extra"))
 
     def load(self) -> Dataset:
         """Read the file of the split. Raises ValueError naming what is missing or damaged."""
@@ -229,9 +227,6 @@ class Stl10:
     path: str
     split: Literal["train", "test", "unlabeled"] = "train"
     kind: Literal["stl10"] = "stl10"
-
-    def __post_init__(self) -> None:
-        choice("split", self.split, ("train", "test", "unlabeled"))
 
     def load(self) -> Dataset:
         """Map the file of the split. Raises ValueError naming what is missing or damaged."""

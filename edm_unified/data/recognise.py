@@ -12,12 +12,14 @@ from typing import Any
 from edm_unified.components import paths
 
 from . import formats
-from .archives import ImageZip, WebDataset
-from .arrays import READERS, Arrays
+from .array_files import READERS
+from .arrays import Arrays
 from .folders import CelebA, ImageFolder, ImageNet
+from .image_zip import ImageZip
 from .libraries import HuggingFace
 from .published import Cifar, Idx, Stl10, Svhn
 from .tables import Parquet
+from .webdataset import WebDataset
 
 _KINDS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(READERS, Arrays),

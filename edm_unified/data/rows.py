@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .images import Decoding, check_header, count_pages, read_image
 from .layouts import ArrayLike
 from .prefetch import prefetch
-from .readers import Reading, check_header, count_pages, read_image
 
 IN_MEMORY = 2 * 2**30
 """Bytes of pixels up to which pictures are kept in memory once they have been decoded."""
@@ -105,8 +105,8 @@ class Pages:
 class ImageRows:
     """Pictures, decoded when they are asked for, one after the other. All must give the shape of the first."""
 
-    def __init__(self, pictures: Pictures, reading: Reading) -> None:
-        self._pictures, self._reading = pictures, reading
+    def __init__(self, pictures: Pictures, decoding: Decoding) -> None:
+        self._pictures, self._decoding = pictures, decoding
         first = self._read(0)
         self.shape, self.dtype = (len(pictures), *first.shape), first.dtype
 
@@ -120,13 +120,15 @@ class ImageRows:
         """
         height, width = self.shape[-2:]
         for i in range(len(self._pictures)):
-            found = check_header(self._pictures.open(i), self._reading, self._pictures.where(i), self._pictures.page(i))
-            if self._reading.size is None and found != (height, width):
+            found = check_header(
+                self._pictures.open(i), self._decoding, self._pictures.where(i), self._pictures.page(i)
+            )
+            if self._decoding.size is None and found != (height, width):
                 raise ValueError(self._unequal(i, (*self.shape[1:-2], *found)))
 
     def _read(self, i: int) -> Tensor:
         pictures = self._pictures
-        return read_image(pictures.open(i), self._reading, pictures.where(i), pictures.page(i))
+        return read_image(pictures.open(i), self._decoding, pictures.where(i), pictures.page(i))
 
     def _checked(self, i: int) -> Tensor:
         image = self._read(i)
@@ -174,18 +176,18 @@ class KeptRows:
 
 
 def pictures_in_memory_or_not(
-    pictures: Pictures, reading: Reading, in_memory: bool | None
+    pictures: Pictures, decoding: Decoding, in_memory: bool | None
 ) -> ImageRows | KeptRows | Tensor:
     """The pictures, to be decoded when they are asked for.
 
     ``in_memory``: None keeps up to ``IN_MEMORY`` bytes of pixels once they are decoded; true decodes all now; false
     keeps none.
     """
-    rows = ImageRows(pictures, reading)
+    rows = ImageRows(pictures, decoding)
     if in_memory:
         return gathered(rows)
     kept = in_memory is None and math.prod(rows.shape) * rows.dtype.itemsize <= IN_MEMORY
-    if kept or reading.size is None:
+    if kept or decoding.size is None:
         rows.check_headers()
     return KeptRows(rows) if kept else rows
 

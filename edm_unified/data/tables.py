@@ -15,12 +15,12 @@ import numpy as np
 from edm_unified.components import paths
 from edm_unified.components.component import choice, component
 
-from .classes import Classes, by_name
-from .containers import needs
+from .classes import Classes, by_name, whole_labels
 from .dataset import BYTES, Dataset
-from .folders import check_channels, check_size
+from .errors import needs, readable
+from .fields import Channels, Extent, Size, Standardise
+from .images import Decoding
 from .measured import check_scale, described
-from .readers import Reading, readable, whole_labels
 from .rows import pictures_in_memory_or_not
 
 IMAGE_COLUMNS = ("image", "img", "images", "picture", "jpg", "png", "pixels", "x", "data")
@@ -46,16 +46,14 @@ class Parquet:
     split: str | None = None
     image: str | None = None
     label: str | None = None
-    size: int | tuple[int, int] | None = None
-    channels: Literal[1, 3] = 3
+    size: Size | None = None
+    channels: Channels = 3
     in_memory: bool | None = None
-    range: tuple[float, float] | None = None
-    standardise: float | Literal["per_axis"] | None = None
+    range: Extent | None = None
+    standardise: Standardise | None = None
     kind: Literal["parquet"] = "parquet"
 
     def __post_init__(self) -> None:
-        check_size(self.size)
-        check_channels(self.channels)
         check_scale(self.range, self.standardise)
 
     def load(self) -> Dataset:
@@ -77,7 +75,7 @@ class Parquet:
                 if getattr(self, field) is not None:
                     raise ValueError(f"{field}: belongs to arrays, and '{column}' holds pictures; leave it out")
             pictures = _ColumnPictures(table, column)
-            stored = pictures_in_memory_or_not(pictures, Reading(self.size, self.channels), self.in_memory)
+            stored = pictures_in_memory_or_not(pictures, Decoding(self.size, self.channels), self.in_memory)
             return Dataset(stored, labels, name, BYTES, known)
         array = _ColumnArray(table, column)
         return described(array, f"path: {self.path}: '{column}'", self.range, self.standardise).dataset(

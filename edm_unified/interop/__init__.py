@@ -6,7 +6,7 @@ of which state, and what it is told, is its convention, a row of the design tabl
 """
 
 from edm_unified.interop.checking import check
-from edm_unified.interop.diffusers_folders import Latents
+from edm_unified.interop.latents import Latents
 from edm_unified.interop.source import Source
 from edm_unified.interop.sources import is_source, load, recognise
 from edm_unified.interop.wrapping import convention_of, wrap

@@ -19,7 +19,7 @@ from edm_unified.schedules import EDM as _EDM_SCHEDULE
 from edm_unified.schedules import AnySchedule, BetaTable, FlowMatching, Trigonometric
 
 
-class Reading(NamedTuple):
+class ReadScheduler(NamedTuple):
     """The convention, whether the output's sign is turned, and the schedule and levels it was made for."""
 
     convention: Preconditioning
@@ -52,7 +52,7 @@ NONE = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
 """In the place of a scheduler where the convention is given without one: for the levels."""
 
 
-def read(config: Mapping[str, Any], fourier: bool = False, told_1000: bool = True) -> Reading:
+def read(config: Mapping[str, Any], fourier: bool = False, told_1000: bool = True) -> ReadScheduler:
     """What ``config`` says. ``fourier``: the network is diffusers' NCSN++, told σ and dividing by it. ``told_1000``: a
     flow is told 1000 t, as Stable Diffusion 3 is, and not t.
 
@@ -85,7 +85,7 @@ def _count(config: Mapping[str, Any], name: str, default: int) -> int:
     return int(value)
 
 
-def _flow(config: Mapping[str, Any], fourier: bool, told_1000: bool) -> Reading:
+def _flow(config: Mapping[str, Any], fourier: bool, told_1000: bool) -> ReadScheduler:
     shift = _number(config, "shift", _number(config, "flow_shift", 1.0))
     notes: tuple[str, ...] = ()
     if config.get("use_dynamic_shifting"):
@@ -97,10 +97,10 @@ def _flow(config: Mapping[str, Any], fourier: bool, told_1000: bool) -> Reading:
         )
     scale = 1000.0 if told_1000 else 1.0
     row = OnSchedule(FlowMatching(), "velocity", "t", scale=scale)
-    return Reading(row, False, FlowMatching(shift=shift), UniformTime(n=28), notes)
+    return ReadScheduler(row, False, FlowMatching(shift=shift), UniformTime(n=28), notes)
 
 
-def _table(config: Mapping[str, Any], fourier: bool, told_1000: bool) -> Reading:
+def _table(config: Mapping[str, Any], fourier: bool, told_1000: bool) -> ReadScheduler:
     prediction = config.get("prediction_type", "epsilon")
     if prediction == "flow_prediction":
         return _flow(config, fourier, told_1000)
@@ -121,16 +121,16 @@ def _table(config: Mapping[str, Any], fourier: bool, told_1000: bool) -> Reading
     notes: tuple[str, ...] = ()
     if str(config.get("variance_type", "")).startswith("learned"):
         notes = ("its learned variances are dropped: D needs the mean alone",)
-    return Reading(row, False, table, TableSubset(n=n, spacing=spacing, offset=offset), notes)
+    return ReadScheduler(row, False, table, TableSubset(n=n, spacing=spacing, offset=offset), notes)
 
 
-def _continuous(config: Mapping[str, Any], prediction: Any) -> Reading:
+def _continuous(config: Mapping[str, Any], prediction: Any) -> ReadScheduler:
     """Euler's ``timestep_type: continuous``: told ln(σ)/4, in the state z/√(1+σ²)."""
     if prediction != "v_prediction":
         raise ValueError("scheduler: timestep_type continuous is that of v_prediction; give convention=")
     low, high = _number(config, "sigma_min", 0.002), _number(config, "sigma_max", 700.0)
     row = OnSchedule(Trigonometric(), "v", "log_sigma", scale=0.25)
-    return Reading(row, False, _EDM_SCHEDULE(), Karras(n=25, sigma_min=low, sigma_max=high))
+    return ReadScheduler(row, False, _EDM_SCHEDULE(), Karras(n=25, sigma_min=low, sigma_max=high))
 
 
 def _betas(config: Mapping[str, Any]) -> BetaTable:
@@ -181,7 +181,7 @@ def _zero_terminal(betas: Tensor) -> Tensor:
     return 1 - alpha_bar / before
 
 
-def _edm(config: Mapping[str, Any], fourier: bool, told_1000: bool) -> Reading:
+def _edm(config: Mapping[str, Any], fourier: bool, told_1000: bool) -> ReadScheduler:
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in ("epsilon", "v_prediction"):
         raise ValueError(f"scheduler: prediction_type: unknown {str(prediction)[:40]!r} of an EDM scheduler")
@@ -191,28 +191,28 @@ def _edm(config: Mapping[str, Any], fourier: bool, told_1000: bool) -> Reading:
     else:
         steps = Karras(n=18, sigma_min=low, sigma_max=high, rho=_number(config, "rho", 7.0))
     row = EDM(_number(config, "sigma_data", 0.5))
-    return Reading(row, prediction == "v_prediction", _EDM_SCHEDULE(), steps)
+    return ReadScheduler(row, prediction == "v_prediction", _EDM_SCHEDULE(), steps)
 
 
-def _cosine_dpm(config: Mapping[str, Any], fourier: bool, told_1000: bool) -> Reading:
+def _cosine_dpm(config: Mapping[str, Any], fourier: bool, told_1000: bool) -> ReadScheduler:
     if config.get("prediction_type") != "v_prediction" or _number(config, "sigma_data", 1.0) != 1.0:
         raise ValueError(
             "scheduler: CosineDPMSolverMultistep is read with v_prediction and sigma_data 1; give convention="
         )
     low, high = _number(config, "sigma_min", 0.3), _number(config, "sigma_max", 500.0)
-    return Reading(VPrediction(), False, _EDM_SCHEDULE(), LogLinear(n=25, sigma_min=low, sigma_max=high))
+    return ReadScheduler(VPrediction(), False, _EDM_SCHEDULE(), LogLinear(n=25, sigma_min=low, sigma_max=high))
 
 
-def _ve(config: Mapping[str, Any], fourier: bool, told_1000: bool) -> Reading:
+def _ve(config: Mapping[str, Any], fourier: bool, told_1000: bool) -> ReadScheduler:
     low, high = _number(config, "sigma_min", 0.01), _number(config, "sigma_max", 1348.0)
     if not fourier:
         raise ValueError(
             "scheduler: ScoreSdeVe is read with time_embedding_type fourier, which divides by σ; give convention="
         )
-    return Reading(Score(noise="sigma"), False, _EDM_SCHEDULE(), LogLinear(n=50, sigma_min=low, sigma_max=high))
+    return ReadScheduler(Score(noise="sigma"), False, _EDM_SCHEDULE(), LogLinear(n=50, sigma_min=low, sigma_max=high))
 
 
-_READERS: dict[str, Callable[[Mapping[str, Any], bool, bool], Reading]] = {
+_READERS: dict[str, Callable[[Mapping[str, Any], bool, bool], ReadScheduler]] = {
     **dict.fromkeys(TABLES, _table),
     **dict.fromkeys(FLOWS, _flow),
     "EDMEulerScheduler": _edm,

@@ -40,7 +40,7 @@ from edm_unified.likelihood.decoder import Decoder, decoded
 from edm_unified.likelihood.flow import refuse_gradient
 from edm_unified.likelihood.prior import check_levels, isotropic
 from edm_unified.sampling.by_sample import row_sum
-from edm_unified.sampling.streams import Purpose, Source
+from edm_unified.sampling.streams import NoiseStreams, Purpose
 
 
 class Bound(NamedTuple):
@@ -128,7 +128,7 @@ def variational_bound(
     check_range(denoiser, torch.tensor([low, high], dtype=torch.float64))
     prior = isotropic(x.shape[1:]).to(x.device) if prior is None else prior
     x, counted, kwargs = x.double(), Counted(InOwnType(denoiser)), dict(cond or {})
-    clean, randn = x.to(dtype), Source(seed, first, x.shape, dtype, x.device, purpose=Purpose.BOUND_NOISE)
+    clean, randn = x.to(dtype), NoiseStreams(seed, first, x.shape, dtype, x.device, purpose=Purpose.BOUND_NOISE)
 
     def error(sigma: Tensor) -> Tensor:
         """‖x − D‖²/σ² under fresh noise, less that of the control; σ () or (B,), on the device of x."""
@@ -193,7 +193,9 @@ def _continuum(
     first: int,
 ) -> _Drawn:
     """∫ error d ln σ, by one level in each of ``points`` strata of equal probability, for each sample its own."""
-    place = Source(seed, first, (len(x), points), torch.float64, torch.device("cpu"), purpose=Purpose.BOUND_LEVELS)
+    place = NoiseStreams(
+        seed, first, (len(x), points), torch.float64, torch.device("cpu"), purpose=Purpose.BOUND_LEVELS
+    )
     sums, seen = [], []
     for _ in range(repeats):
         u = (torch.arange(points) + torch.special.ndtr(place())) / points  # (B, points)

@@ -12,7 +12,7 @@ from torch import Tensor
 from edm_unified.data import Scaling
 from edm_unified.denoisers.denoiser import Denoiser, estimate
 from edm_unified.sampling.by_sample import row_sum
-from edm_unified.sampling.streams import Source
+from edm_unified.sampling.streams import NoiseStreams
 
 Decoder = Literal["gaussian", "discretized"]
 
@@ -27,7 +27,7 @@ def decoded(
     values: int,
     lowest: int,
     repeats: int,
-    randn: Source,
+    randn: NoiseStreams,
     cond: Mapping[str, object],
 ) -> Tensor:
     """L_0 for each row of x by each of ``repeats`` draws of z_1, which has noise of ``sigma``: (repeats, B), in nats.

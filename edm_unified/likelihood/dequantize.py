@@ -25,7 +25,7 @@ from torch import Tensor
 
 from edm_unified.components.component import choice, count, positive
 from edm_unified.data import BYTES, Scaling
-from edm_unified.sampling.streams import Purpose, Source
+from edm_unified.sampling.streams import NoiseStreams, Purpose
 
 DequantizationNoise = Literal["uniform", "truncated_normal"]
 
@@ -79,7 +79,7 @@ def dequantize(
     if levels is not None and not (lowest <= low and high < lowest + levels):
         wrong, most = low if low < lowest else high, lowest + levels - 1
         raise ValueError(f"raw: holds {wrong}, outside the declared range {lowest} to {most}")
-    draw = Source(seed, first, tuple(raw.shape), torch.float64, raw.device, purpose=Purpose.DEQUANTIZATION)
+    draw = NoiseStreams(seed, first, tuple(raw.shape), torch.float64, raw.device, purpose=Purpose.DEQUANTIZATION)
     u = torch.special.ndtr(draw())
     scale = torch.as_tensor(scaling.scale, dtype=torch.float64, device=raw.device).expand(raw.shape[1:])
     shift = torch.as_tensor(scaling.shift, dtype=torch.float64, device=raw.device)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edm_unified.components.component import choice, count
 from edm_unified.sampling.by_sample import row_sum
-from edm_unified.sampling.streams import Purpose, Source
+from edm_unified.sampling.streams import NoiseStreams, Purpose
 
 Trace = Literal["auto", "exact", "hutchinson"]
 Probe = Literal["rademacher", "gaussian"]
@@ -59,7 +59,7 @@ def estimator(
         )
     if trace == "exact" or (trace == "auto" and d <= (EXACT_BELOW if closed else probes)):
         return Estimator(_exact, 1, True)
-    draw = Source(seed, first, x.shape, x.dtype, x.device, purpose=Purpose.TRACE)
+    draw = NoiseStreams(seed, first, x.shape, x.dtype, x.device, purpose=Purpose.TRACE)
     drawn = torch.stack([draw() for _ in range(probes)])  # (P, B, *), the same along the whole path
     v = torch.where(drawn < 0, -1.0, 1.0).to(x.dtype) if probe == "rademacher" else drawn
 

@@ -28,10 +28,10 @@ from edm_unified.sampling.last_step import LAST, DenoisedLast, Last, prepared
 from edm_unified.sampling.levels import Karras, Steps
 from edm_unified.sampling.renoising import MOST_LEVELS, Renoising
 from edm_unified.sampling.solvers import AnySolver, Heun, Randn, Solver
-from edm_unified.sampling.streams import Purpose, Source, unit_noise
+from edm_unified.sampling.streams import NoiseStreams, Purpose, unit_noise
 from edm_unified.schedules import EDM, Schedule, is_value
 
-__all__ = ["Progress", "Source", "count_nfe", "levels_of", "sample", "unit_noise", "walk"]
+__all__ = ["NoiseStreams", "Progress", "count_nfe", "levels_of", "sample", "unit_noise", "walk"]
 
 
 class Progress(NamedTuple):
@@ -199,9 +199,11 @@ def sample(
         state = (_remembered if known else prepared)(cast(Any, solver), axis, path)
 
         def run(denoiser: Denoiser, callback: Callable[[Progress], object] | None) -> Tensor:
-            randn = Source(seed, first, noise.shape, dtype, noise.device, purpose=Purpose.STEPS)
+            randn = NoiseStreams(seed, first, noise.shape, dtype, noise.device, purpose=Purpose.STEPS)
             dynamics = Dynamics(schedule, InOwnType(denoiser), dict(cond or {}), noise.device, substitute)
-            rises = Source(seed, first, noise.shape, dtype, noise.device, purpose=Purpose.RISES) if apart else None
+            rises = (
+                NoiseStreams(seed, first, noise.shape, dtype, noise.device, purpose=Purpose.RISES) if apart else None
+            )
             return walk(dynamics, start, path, solver, corrector, S_noise, randn, callback, state, rises)
 
         x = run(denoiser, callback)

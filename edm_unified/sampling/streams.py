@@ -28,7 +28,7 @@ class Purpose(IntEnum):
     RISES = 6  # rises and corrections between the falls of an adaptive solver, which takes what it needs of STEPS
 
 
-class Source:
+class NoiseStreams:
     """Unit noise for a batch: sample i of seed S has its own stream (SFC64), seeded with (S, purpose, i).
 
     So a sample is the same bit for bit in a batch of 1 or 64, alone or on any rank, on a CPU or a GPU, and in float32
@@ -60,4 +60,4 @@ def unit_noise(n: int, shape: Sequence[int], seed: int = 0, first: int = 0) -> F
 
     Sample i is the same whatever the batch it is drawn in: ``unit_noise(64, s)[7] == unit_noise(1, s, first=7)[0]``.
     """
-    return Source(seed, first, (n, *shape), torch.float64, torch.device("cpu"), Purpose.START)()
+    return NoiseStreams(seed, first, (n, *shape), torch.float64, torch.device("cpu"), Purpose.START)()

@@ -262,7 +262,7 @@ def measure(
 ) -> tuple[float, float, float, float, list[float]]:
     """µs: the bare denoiser, the least loop, torch.randn, our draw of noise, and what each run adds per evaluation."""
     noise, repeats = torch.randn(batch, *SHAPE, device=device), 18
-    source = sampling.Source(0, 0, noise.shape, torch.float32, noise.device, sampling.Purpose.STEPS)
+    source = sampling.NoiseStreams(0, 0, noise.shape, torch.float32, noise.device, sampling.Purpose.STEPS)
 
     def bare() -> None:
         x = noise

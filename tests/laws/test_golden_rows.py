@@ -86,7 +86,7 @@ def numbers(solver: Any, run: dict[str, Any]) -> list[float]:
     listed = Listed()
     start = torch.tensor([[0.3, -1.1, 0.7]], dtype=torch.float64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edm_unified.sampling.loop.Source", lambda *args, **kwargs: listed.randn)
+        patch.setattr("edm_unified.sampling.loop.NoiseStreams", lambda *args, **kwargs: listed.randn)
         end = edm.sample(listed.denoise, start, solver=solver, **run)
     return [*end[0].tolist(), *listed.digest.tolist(), float(next(listed.asked)), float(next(listed.drawn))]
 

@@ -16,7 +16,7 @@ from variants import ADAPTIVE, CORRECTORS, SOLVERS, by_kind, cover, every, name,
 import edm_unified as edm
 from edm_unified import networks, preconditioning, schedules, solvers
 from edm_unified.sampling.dynamics import Dynamics
-from edm_unified.sampling.loop import Source, levels_of, walk
+from edm_unified.sampling.loop import NoiseStreams, levels_of, walk
 from edm_unified.sampling.renoising import Ancestral, Churn, Corrected
 from edm_unified.sampling.streams import Purpose
 
@@ -69,7 +69,7 @@ def never_waits(solver: Any, rule: Any) -> None:
     x = edm.unit_noise(2, (3, 16, 16)).to(GPU) * levels[0]
     for corrector in every(CORRECTORS) if isinstance(rule, Corrected) else [None]:
         for _ in range(2):  # the first draw of noise makes streams and pinned memory
-            randn = Source(0, 0, x.shape, x.dtype, GPU, purpose=Purpose.STEPS)
+            randn = NoiseStreams(0, 0, x.shape, x.dtype, GPU, purpose=Purpose.STEPS)
             with no_waiting():
                 walk(dynamics, x, path, solver, corrector, 1.0, randn, state=state)
 

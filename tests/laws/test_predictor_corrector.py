@@ -138,7 +138,7 @@ def test_ncsn_is_algorithm_1() -> None:
     """Song & Ermon 2020, Algorithm 1, on the scores, by hand; and one more denoising at the end."""
     ladder, repeats, epsilon = (1.0, 0.3, 0.1, 0.03, 0.01), 7, 2e-5
     start = unit_noise(3, (5,), seed=2)
-    source = loop.Source(4, 0, start.shape, torch.float64, start.device, purpose=loop.Purpose.STEPS)
+    source = loop.NoiseStreams(4, 0, start.shape, torch.float64, start.device, purpose=loop.Purpose.STEPS)
     x, D = start * ladder[0], Mixture()
     for sigma in ladder:
         alpha = epsilon * sigma**2 / ladder[-1] ** 2

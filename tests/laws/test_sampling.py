@@ -35,7 +35,7 @@ from edm_unified import correctors, schedules, solvers
 from edm_unified.sampling.by_sample import row_sum
 from edm_unified.sampling.dynamics import Dynamics
 from edm_unified.sampling.levels import Karras
-from edm_unified.sampling.loop import Progress, Source, levels_of, walk
+from edm_unified.sampling.loop import NoiseStreams, Progress, levels_of, walk
 from edm_unified.sampling.renoising import Ancestral, Churn, Corrected, Restart
 from edm_unified.sampling.streams import Purpose
 from edm_unified.schedules import EDM
@@ -133,20 +133,22 @@ def test_streams_do_not_meet() -> None:
     keys = [(0, 0), (0, 1), (1, 0), (2**32, 0), (0, 2**32), (2**32 + 5, 0), (5, 1), (2**64 + 3, 1), (3, 2)]
     draws = [edm.unit_noise(1, (4,), seed=seed, first=first) for seed, first in keys]
     draws += [
-        Source(seed, first, (1, 4), torch.float64, torch.device("cpu"), purpose=Purpose.STEPS)() for seed, first in keys
+        NoiseStreams(seed, first, (1, 4), torch.float64, torch.device("cpu"), purpose=Purpose.STEPS)()
+        for seed, first in keys
     ]
     assert len({tuple(draw.flatten().tolist()) for draw in draws}) == len(draws)
 
 
 def test_the_start_and_the_noise_on_the_way_are_independent() -> None:
     start = edm.unit_noise(4, (100,), seed=3)
-    way = Source(3, 0, (4, 100), torch.float64, torch.device("cpu"), purpose=Purpose.STEPS)()
+    way = NoiseStreams(3, 0, (4, 100), torch.float64, torch.device("cpu"), purpose=Purpose.STEPS)()
     assert abs(float((start * way).mean())) < 5 / 20
 
 
 def test_float32_noise_is_the_rounding_of_float64_noise() -> None:
     exact, rounded = (
-        Source(3, 0, (2, 9), dtype, torch.device("cpu"), Purpose.STEPS)() for dtype in (torch.float64, torch.float32)
+        NoiseStreams(3, 0, (2, 9), dtype, torch.device("cpu"), Purpose.STEPS)()
+        for dtype in (torch.float64, torch.float32)
     )
     assert torch.equal(exact.float(), rounded)
 

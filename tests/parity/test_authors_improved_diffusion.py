@@ -199,7 +199,7 @@ def test_bound(n: int, exact_normal: bool, monkeypatch: pytest.MonkeyPatch) -> N
     drawn_there = [torch.randn_like(x0) for _ in range(n)]  # from the top of the chain to its bottom
     torch.manual_seed(0)
     theirs = diffusion.calc_bpd_loop(network(schedule, Seen()), x0, clip_denoised=False)
-    monkeypatch.setattr("edm_unified.likelihood.bound.Source", lambda *_, **__: fresh)
+    monkeypatch.setattr("edm_unified.likelihood.bound.NoiseStreams", lambda *_, **__: fresh)
     noises = iter([*reversed(drawn_there[:-1]), drawn_there[-1]])  # ours asks from the bottom, and L_0 last
     found = likelihood.variational_bound(
         Seen(), x0, levels=levels[:-1], repeats=1, prior=likelihood.isotropic(x0.shape[1:], variance=1.0),

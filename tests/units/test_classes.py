@@ -89,18 +89,18 @@ def test_a_table_names_the_classes(name: str, tmp_path: Path) -> None:
     paint(top, "s0/1.png", "s0/2.png", "s1/3.png")
     inside = name.startswith("metadata")
     (top / name if inside else tmp_path / name).write_text(TABLES[name])
-    data = ImageFolder(str(top), labels=None if inside else labels.Table(str(tmp_path / name))).load()
+    data = ImageFolder(str(top), labels=None if inside else labels.LabelTable(str(tmp_path / name))).load()
     assert of(data) == ["cat", "ant", "cat"]
     assert data.class_names == ("ant", "bee", "cat")  # bee without a sample
     paint(top, "s1/4.png")
     with pytest.raises(ValueError, match=r"no label for 1 of 4 files, the first s1/4\.png"):
-        ImageFolder(str(top), labels=None if inside else labels.Table(str(tmp_path / name))).load()
+        ImageFolder(str(top), labels=None if inside else labels.LabelTable(str(tmp_path / name))).load()
 
 
 def test_several_classes_of_a_sample(tmp_path: Path) -> None:
     paint(tmp_path, "1.png", "2.png", "3.png")
     (tmp_path / "t.csv").write_text("file,tags\n1.png,red; round\n2.png,round\n3.png,;\n")
-    table = labels.Table(str(tmp_path / "t.csv"), label="tags", separator=";")
+    table = labels.LabelTable(str(tmp_path / "t.csv"), label="tags", separator=";")
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"1.png": [1, 1], "2.png": [0, 1], "3.png": [0, 0]}}))
     for data in (ImageFolder(str(tmp_path), labels=table).load(), ImageFolder(str(tmp_path)).load()):
         assert data.several
