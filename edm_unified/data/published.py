@@ -1,7 +1,7 @@
 """The files of published sets as their authors distribute them: CIFAR, SVHN, STL-10 and MNIST's format.
 
-CIFAR's Python version is pickles. They are read by :class:`_CifarUnpickler`, which knows dictionaries, text, numbers and NumPy's
-arrays of bytes, makes them itself, and calls nothing that a file names.
+CIFAR's Python version is pickles. They are read by :class:`_CifarUnpickler`, which knows dictionaries, text, numbers
+and NumPy's arrays of bytes, makes them itself, and calls nothing that a file names.
 """
 
 from __future__ import annotations
