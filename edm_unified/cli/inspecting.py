@@ -28,8 +28,10 @@ SAMPLES = 64
 @click.option(
     "--data", "data_words", metavar="DATA", help="Data for --check, as in likelihood, e.g. digits or images.npy."
 )
+@click.option("--cond", "conds", multiple=True, metavar="[NAME=]FILE",
+              help="What the network needs besides a class, for --check, as in sample; may be repeated.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def inspect(source: Path, check: bool, data_words: str | None, as_json: bool) -> None:
+def inspect(source: Path, check: bool, data_words: str | None, conds: tuple[str, ...], as_json: bool) -> None:
     """Print what SOURCE is, a run or a checkpoint of another library: its convention, shape, classes, levels, needs.
 
     --check asks the denoiser itself: D → x as σ → 0, the size of its output at high σ, and its loss on data when it is
@@ -42,12 +44,12 @@ def inspect(source: Path, check: bool, data_words: str | None, as_json: bool) ->
     """
     if check and data_words is None:
         raise ValueError("--check: needs data of the network; name some by --data, e.g. digits or images.npy")
-    if data_words is not None and not check:
-        raise ValueError("--data: is for --check; give both")
+    if not check and (data_words is not None or conds):
+        raise ValueError(f"{'--cond' if conds else '--data'}: is for --check; give both")
     about, model = _about(source)
     if check and model is not None:
         assert data_words is not None
-        about["check"] = _checked(model, data_words)
+        about["check"] = _checked(model, data_words, ",".join(conds) or None)
     if as_json:
         click.echo(json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False))
     else:
@@ -107,11 +109,12 @@ def _of_model(model: TrainedDenoiser) -> dict[str, Any]:
     }
 
 
-def _checked(model: TrainedDenoiser, words: str) -> dict[str, Any]:
+def _checked(model: TrainedDenoiser, words: str, conds: str | None) -> dict[str, Any]:
     from edm_unified.cli.likelihood import data_of
     from edm_unified.data import batch
     from edm_unified.data.survey import part
     from edm_unified.interop import checking
+    from edm_unified.recipe import condition_files
 
     dataset: Dataset = data_of(words)
     if dataset.shape != model.shape:
@@ -119,7 +122,9 @@ def _checked(model: TrainedDenoiser, words: str) -> dict[str, Any]:
     chosen = part(dataset, SAMPLES)[:SAMPLES]
     x0, labels = batch(dataset, chosen)
     known = labels is not None and model.classes and labels.ndim == 1 and int(labels.max()) < model.classes
-    found: Check = checking.check(model, x0, labels if known else None)
+    conditions = condition_files.given(conds, model, "--cond")
+    cond = None if conditions is None else conditions.rows(len(x0))
+    found: Check = checking.check(model, x0, labels if known else None, cond=cond)
     told = {
         "sigmas": [round(sigma, 6) for sigma in found.sigmas],
         "rms(D - x)/sigma at the lowest": found.nearness,

@@ -112,6 +112,7 @@ def likelihood(
     from edm_unified.data.kept import measure
     from edm_unified.data.units import difference
     from edm_unified.likelihood.prior import prior_error
+    from edm_unified.recipe import condition_files
 
     _check_options(bound, check)
     if out is not None and out.suffix not in (".npy", ".jsonl"):
@@ -132,12 +133,14 @@ def likelihood(
         dataset = own if data is None else data_of(data, own if len(own) else None)
         if not len(dataset):
             raise ValueError(f"{recipe}: data: missing; name some, as in --set 'data={{kind: digits}}', or by --data")
+        own = own if len(own) else replace(dataset, measured=measure(dataset))  # a checkpoint without data of its own
         _check_data(dataset, dequantize, data or recipe, first)
         dataset, classes = _classes(built, own, dataset, conditional, found.sampler.label, data or recipe)
+        conditions = condition_files.given(found.sampler.cond, built)
         job = _job(
             found, own, bound, (sigma_min, sigma_max), rk4_steps,
             TOLERANCE if tolerance is None and rk4_steps is None else tolerance, (trace, probe, probes), points, prior,
-            dequantize if dequantize != "none" and dataset.in_whole_numbers else None, seed, classes, where,
+            dequantize if dequantize != "none" and dataset.in_whole_numbers else None, seed, classes, conditions, where,
             precision,
         )  # fmt: skip
         denoiser: Any = built.to(where) if hasattr(built, "to") else built
@@ -273,6 +276,7 @@ def _job(
     noise: str | None,
     seed: int,
     conditional: bool,
+    conditions: Any,
     device: torch.device,
     dtype: torch.dtype,
 ) -> LikelihoodJob:
@@ -289,5 +293,5 @@ def _job(
         control = gaussian_of(moments).to(device)
     return LikelihoodJob(
         bound, low, high, steps or 1, tolerance, *trace, points, at_top.to(device), control, noise, seed, conditional,
-        device, dtype,
+        conditions, device, dtype,
     )  # fmt: skip

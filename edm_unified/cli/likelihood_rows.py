@@ -33,6 +33,7 @@ class LikelihoodJob(NamedTuple):
     noise: Any
     seed: int
     conditional: bool
+    conditions: Any
     device: torch.device
     dtype: torch.dtype
 
@@ -73,7 +74,7 @@ def rows(
         indices = torch.arange(start, min(start + batch, first + n))
         x, entropy = _points(dataset, indices, job)
         x = x.to(job.device)
-        cond = _cond(dataset, indices, job)
+        cond = _cond(dataset, indices, job, first)
         common: Any = {"sigma_min": job.sigma_min, "sigma_max": job.sigma_max, "prior": job.prior, "seed": job.seed,
                        "first": start, "cond": cond}  # fmt: skip
 
@@ -124,7 +125,11 @@ def _points(dataset: Dataset, indices: Tensor, job: LikelihoodJob) -> tuple[Tens
     return spread.x, spread.entropy
 
 
-def _cond(dataset: Dataset, indices: Tensor, job: LikelihoodJob) -> dict[str, Tensor] | None:
-    if not job.conditional or dataset.labels is None:
-        return None
-    return {"label": dataset.labels[indices].to(job.device)}
+def _cond(dataset: Dataset, indices: Tensor, job: LikelihoodJob, first: int) -> dict[str, Any] | None:
+    """The classes of the samples, and the other conditions: row 0 of these is that of the first sample asked for."""
+    more: dict[str, Any] = {}
+    if job.conditions is not None:
+        more = job.conditions.rows(len(indices), int(indices[0]) - first, job.device)
+    if job.conditional and dataset.labels is not None:
+        more["label"] = dataset.labels[indices].to(job.device)
+    return more or None

@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -52,10 +53,21 @@ def _part_options(command: F, **settings: Any) -> F:
     for path, place in reversed(shipped.index()["places"].items()):
         if place["option"]:
             kind = SolversType(path) if settings.get("multiple") and path == "sampler.solver" else PartType(path)
-            more = settings.get("help", "{}").format(place["help"])
+            own: dict[str, Any] = {"help": settings.get("help", "{}").format(place["help"])}
+            if place["joined"]:
+                own |= {"multiple": True, "callback": partial(_joined, crossing=bool(settings.get("multiple")))}
             name = path.replace(".", "__")
-            command = click.option(place["option"], name, type=kind, **settings | {"help": more})(command)
+            command = click.option(place["option"], name, type=kind, **settings | own)(command)
     return command
+
+
+def _joined(context: click.Context, option: click.Parameter, given: tuple[Part, ...], crossing: bool) -> Any:
+    """All that a repeated option was given as one value, with commas between; one to cross, or the only one."""
+    if not given or context.resilient_parsing:
+        return given if crossing else None
+    texts = [part.text for part in given if part.value is not None]
+    whole = Part(given[0].path, ",".join(texts) or None, ",".join(texts))
+    return (whole,) if crossing else whole
 
 
 def swaps(command: F) -> F:

@@ -55,6 +55,7 @@ class Method:
         whole += [label(sampler.guidance)] if sampler.guidance is not None else []
         whole += [f"{label(sampler.threshold)} threshold"] if sampler.threshold is not None else []
         whole += [f"class {sampler.label}"] if sampler.label is not None else []
+        whole += [f"cond {sampler.cond}"] if sampler.cond is not None else []
         noise = [label(part) for part in (sampler.renoising, sampler.corrector) if part is not None]
         return {
             "recipe": self.name,

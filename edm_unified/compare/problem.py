@@ -15,7 +15,7 @@ from edm_unified.compare.plan import digest
 from edm_unified.data import AnyData, Dataset, batch, order
 from edm_unified.data.classes import matched
 from edm_unified.metrics import Estimate, Features, LowRank
-from edm_unified.recipe import Recipe, Sampler, conditions
+from edm_unified.recipe import Recipe, Sampler, condition_files, conditions
 from edm_unified.recipe.guidances import AnyGuidance, Guide
 from edm_unified.sampling.analytic_starts import AnalyticStart, AnyAnalyticStart
 from edm_unified.training.trained_denoiser import TrainedDenoiser
@@ -60,9 +60,14 @@ class Problem:
         """The class that all samples are conditioned on, and that they are measured against."""
         return conditions.label_of(self._recipe.sampler.label, *self._built, where="sampler.label")
 
+    @cached_property
+    def conditions(self) -> condition_files.Conditions | None:
+        """What the denoiser is told besides a class."""
+        return condition_files.given(self._recipe.sampler.cond, self._built[0])
+
     def check(self, sampler: Sampler) -> None:
         """Load the data and build the denoiser and its guidance. Raises ``ValueError`` naming what is wrong."""
-        _ = self._built, self.guide(sampler), self.label
+        _ = self._built, self.guide(sampler), self.label, self.conditions
         if self.label is not None:
             _ = self.target
 
@@ -71,6 +76,7 @@ class Problem:
         """Changes when the data change, or the weights of a trained network."""
         denoiser = self._built[0]
         named = [] if self.label is None else [f"class {torch.as_tensor(self.label).tolist()}"]
+        named += [] if self.conditions is None else [self.conditions.fingerprint]
         if isinstance(denoiser, TrainedDenoiser):
             try:
                 _ = self.target
@@ -94,15 +100,22 @@ class Problem:
         """That of the exact solution: no less than a network in float32 is smooth to."""
         return max(wanted, NETWORK_TOLERANCE) if isinstance(self.denoiser, TrainedDenoiser) else wanted
 
-    def cond(self, sampler: Sampler, count: int, seed: int, first: int = 0) -> dict[str, Tensor] | None:
-        """What samples ``first`` … of ``seed`` are conditioned on: a class, where network or guidance need one."""
+    def cond(self, sampler: Sampler, count: int, seed: int, first: int = 0) -> dict[str, Any] | None:
+        """What samples ``first`` … of ``seed`` are conditioned on: a class, where network or guidance need one, and
+        what the sampler names besides."""
+        device = self._settings.device
+        more: dict[str, Any] = {} if self.conditions is None else self.conditions.rows(count, first, device)
+        label = self._labels(sampler, count, seed, first)
+        return (more if label is None else more | {"label": label.to(device)}) or None
+
+    def _labels(self, sampler: Sampler, count: int, seed: int, first: int) -> Tensor | None:
         if self.label is not None:
-            return {"label": conditions.rows(self.label, count).to(self._settings.device)}
+            return conditions.rows(self.label, count)
         guide = self.guide(sampler)
         label = None if guide is None else guide.labels_for(count, seed, first)
         if label is None and isinstance(self.denoiser, TrainedDenoiser):
             label = self.denoiser.labels_for(count, seed, first)
-        return None if label is None else {"label": label.to(self._settings.device)}
+        return label
 
     def analytic_start(self, sampler: Sampler) -> AnalyticStart | None:
         """The analytic start of ``sampler`` with the Gaussian of these data, where it gives no other."""
@@ -220,7 +233,7 @@ class Problem:
 
 
 class Problems:
-    """One :class:`Problem` for each (data, denoiser, class) among the recipes."""
+    """One :class:`Problem` for each (data, denoiser, class, other conditions) among the recipes."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -228,7 +241,7 @@ class Problems:
         self._features: dict[AnyData | None, Features | None] = {}
 
     def of(self, recipe: Recipe) -> Problem:
-        key = (recipe.data, recipe.denoiser, recipe.sampler.label)
+        key = (recipe.data, recipe.denoiser, recipe.sampler.label, recipe.sampler.cond)
         if key not in self._problems:
             self._problems[key] = Problem(recipe, self._settings, self._features)
         return self._problems[key]

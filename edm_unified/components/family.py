@@ -19,8 +19,10 @@ from dataclasses import dataclass
 class Family:
     """``plural``: its name for ``list`` (None: that of the field). ``help``: of its option. ``option``: the option's
     name where it is not that of the field, as ``--steps`` is the number of steps and ``--steps-rule`` their rule.
+    ``joined``: the option may be given several times, and means all that it was given.
     """
 
     plural: str | None = None
     help: str | None = None
     option: str | None = None
+    joined: bool = False

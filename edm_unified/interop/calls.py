@@ -58,12 +58,25 @@ class Call(nn.Module):
         self.label, self.null, self.integer, self.negate = label, null, integer, negate
         self.cond, self.needs = dict(cond or {}), tuple(needs)
 
+    def takes(self, name: str) -> bool:
+        """Whether the network has a keyword of that name for a condition; one with ``**keywords`` takes all."""
+        call = self.network.forward if isinstance(self.network, nn.Module) else self.network
+        try:
+            parameters = inspect.signature(call).parameters.values()
+        except (TypeError, ValueError):
+            return True
+        if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+            return True
+        own = set(self.arguments.values()) if isinstance(self.arguments, Mapping) else set()
+        others = [parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.POSITIONAL_ONLY]
+        return name in others[0 if own else 2 :] and name not in own | {self.label}
+
     def forward(self, x: Tensor, noise: Tensor, *, label: Tensor | None = None, **cond: Any) -> Tensor:
         given = {name: _rows(value, x) for name, value in {**self.cond, **cond}.items() if value is not None}
         if missing := next((name for name in self.needs if name not in given), None):
             raise ValueError(
-                f"{missing}: this network needs it; give D(x, sigma, {missing}=...), or "
-                f"edm.load(SOURCE, cond={{'{missing}': ...}})"
+                f"{missing}: this network needs it; give --cond {missing}=FILE, or in Python D(x, sigma, "
+                f"{missing}=...) or edm.load(SOURCE, cond={{'{missing}': ...}})"
             )
         if self.label is not None:
             given[self.label] = self._classes(x, label)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -154,8 +155,15 @@ def neighbours(row: Preconditioning) -> list[Neighbour]:
 
 
 @torch.no_grad()
-def check(model: TrainedDenoiser, x0: Tensor, label: Tensor | None = None, seed: int = 0) -> Check:
-    """How well the convention of ``model`` fits, on ``x0`` (B, *shape) of its data; ``label`` (B,) their classes.
+def check(
+    model: TrainedDenoiser,
+    x0: Tensor,
+    label: Tensor | None = None,
+    seed: int = 0,
+    cond: Mapping[str, Any] | None = None,
+) -> Check:
+    """How well the convention of ``model`` fits, on ``x0`` (B, *shape) of its data; ``label`` (B,) their classes, and
+    ``cond`` their other conditions.
 
     Levels are spread evenly in ln σ where the data are neither drowned nor clean: σ from 0.05 to 20 times their
     standard deviation, within what the network knows.
@@ -173,11 +181,11 @@ def check(model: TrainedDenoiser, x0: Tensor, label: Tensor | None = None, seed:
         )
     sigmas = torch.exp(torch.linspace(math.log(low), math.log(high), LEVELS, dtype=torch.float64))
     noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    cond: dict[str, Any] = {} if model.classes == 0 else {"label": _labels(model, len(x0), label)}
+    told = dict(cond or {}) | ({} if model.classes == 0 else {"label": _labels(model, len(x0), label)})
 
     def denoised(row: Preconditioning, negate: bool, sigma: Tensor) -> Tensor:
         network = Negated(inner.network) if negate else inner.network
-        return Preconditioned(network, row, inner.dtype)(x0 + sigma * noise, sigma, **cond)  # type: ignore[no-any-return]
+        return Preconditioned(network, row, inner.dtype)(x0 + sigma * noise, sigma, **told)  # type: ignore[no-any-return]
 
     def fit(words: str, row: Preconditioning, negate: bool) -> Fit:
         losses = []

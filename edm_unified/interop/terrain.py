@@ -56,6 +56,10 @@ class Conditioned(nn.Module):
         super().__init__()
         self.network = network
 
+    def takes(self, name: str) -> bool:
+        """It has one condition."""
+        return name == "difficulty"
+
     def forward(self, x: Tensor, noise: Tensor, difficulty: float | Tensor = DIFFICULTY) -> Tensor:
         condition = torch.as_tensor(difficulty, device=x.device, dtype=x.dtype)
         return self.network(x, noise, condition=condition.expand(len(x)))  # type: ignore[no-any-return]

@@ -76,6 +76,8 @@ def _parts(recipe: Recipe) -> Iterator[list[Any]]:
         if field.family is None:
             if field.path == "sampler.label" and value is not None:
                 yield ["class", str(value), [], ""]
+            elif field.path == "sampler.cond" and value is not None:
+                yield ["cond", str(value), [], ""]
             elif value in _LAST:
                 yield [name, _LAST[value], [], ""]
             continue

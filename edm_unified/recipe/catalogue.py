@@ -22,7 +22,8 @@ class RecipeField(NamedTuple):
     """A field of the tree: ``path`` in a recipe, its annotation, and what is said of it.
 
     ``family`` is null for a field that holds no component, such as ``sampler.last``; ``option`` is null for what a
-    trained network depends on. ``optional``: it may be null.
+    trained network depends on. ``optional``: it may be null. ``joined`` is that of the
+    :class:`~edm_unified.components.family.Family`.
     """
 
     path: str
@@ -31,6 +32,7 @@ class RecipeField(NamedTuple):
     option: str | None
     help: str
     optional: bool
+    joined: bool = False
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -58,7 +60,7 @@ def _fields_under(cls: type, above: str) -> list[RecipeField]:
             family = (mark.plural or name) if by_kind else None
             words = mark.help or f"Another {name.replace('_', ' ')}."
             optional = type(None) in codec.members(hint)
-            found.append(RecipeField(path, hint, family, option if swapped else None, words, optional))
+            found.append(RecipeField(path, hint, family, option if swapped else None, words, optional, mark.joined))
     return found
 
 

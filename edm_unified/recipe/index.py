@@ -52,6 +52,7 @@ def _families() -> dict[str, Any]:
             "help": field.help,
             "optional": field.optional,
             "words": list(field.words),
+            "joined": field.joined,
         }
         for kind, cls in codec.components(field.hint).items() if field.family else ():
             found["components"][f"{field.family}/{kind}"] = _component(cls)

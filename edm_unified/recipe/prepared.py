@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edm_unified.data import Dataset
 from edm_unified.denoisers.denoiser import Counted
-from edm_unified.recipe import conditions
+from edm_unified.recipe import condition_files, conditions
 from edm_unified.recipe.guidances import Guide
 from edm_unified.recipe.tree import Recipe
 from edm_unified.sampling.analytic_starts import AnalyticStart
@@ -27,7 +27,8 @@ class LabelledSamples(NamedTuple):
 class Prepared:
     """``recipe`` with ``denoiser``, a model of ``dataset``, on ``device``; ``nfe`` counts the evaluations of it.
 
-    ``label``: the class that the recipe names, as the denoiser is told it; None where it names none.
+    ``label``: the class that the recipe names, as the denoiser is told it; None where it names none. ``conditions``:
+    what it is told besides.
 
     Raises ``ValueError`` where the denoiser cannot be guided as the recipe says, or has no such class.
     """
@@ -39,6 +40,7 @@ class Prepared:
         self._counted = Counted(denoiser)
         self.label: int | Tensor | None = None
         self.label = self.resolved(recipe.sampler.label, "sampler.label")
+        self.conditions = condition_files.given(recipe.sampler.cond, denoiser)
 
     @classmethod
     def of(cls, recipe: Recipe, device: torch.device | str = "cpu") -> Prepared:
@@ -95,6 +97,8 @@ class Prepared:
     ) -> LabelledSamples:
         """Samples ``first`` … of ``seed`` in one batch, on the device; the same ones in any batch."""
         labels = self.labels(n, seed, first, label)
+        cond: dict[str, Any] = {} if self.conditions is None else self.conditions.rows(n, first, self.device)
+        cond |= {} if labels is None else {"label": labels}
         x = self.recipe.sampler.sample(
             self._counted,
             unit_noise(n, self.dataset.shape, seed=seed, first=first).to(self.device),
@@ -104,7 +108,7 @@ class Prepared:
             seed=seed,
             first=first,
             dtype=dtype,
-            cond=None if labels is None else {"label": labels},
+            cond=cond or None,
             callback=callback,
         )
         return LabelledSamples(x, labels)

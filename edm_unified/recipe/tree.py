@@ -47,6 +47,8 @@ class Sampler:
     ``solver``'s own rule, ``denoise`` (D at the last level above 0) or ``stop`` (x as it is there). ``guidance`` leans
     on a class or away from a lesser network; ``threshold`` keeps what comes of it within the range of the data.
     ``label``: the class that all samples are conditioned on, by its name or its number; of several, ``red,circle``.
+    ``cond``: files of what a network needs besides, ``FILE`` or ``NAME=FILE`` with commas between
+    (:mod:`~edm_unified.recipe.condition_files`).
     """
 
     steps: Annotated[
@@ -86,7 +88,15 @@ class Sampler:
         str | int | None,
         Family(help="Condition on this class, by its name or its number, or none.", option="--class"),
     ] = None
-    added_later: ClassVar[tuple[str, ...]] = ("analytic_start", "last", "threshold", "guidance", "label")
+    cond: Annotated[
+        str | None,
+        Family(
+            help="What the network needs besides a class, such as embeddings of a text: FILE (.npz, .safetensors, "
+            ".npy) or NAME=FILE; may be repeated.",
+            joined=True,
+        ),
+    ] = None
+    added_later: ClassVar[tuple[str, ...]] = ("analytic_start", "last", "threshold", "guidance", "label", "cond")
 
     def analytic_start_for(self, dataset: Dataset) -> AnalyticStart | None:
         """The analytic start with the Gaussian that it goes by, estimated from the data where it gives no numbers."""
@@ -127,6 +137,11 @@ class Sampler:
             raise ValueError(
                 f"label: the sampler names {self.label!r}, and its number is known to the denoiser; give "
                 "cond={'label': ...}, or draw with Recipe.sample"
+            )
+        if self.cond is not None and not set(cond or {}) - {"label"}:
+            raise ValueError(
+                f"cond: the sampler names {self.cond}, whose arrays are read by Recipe.sample; draw with that, or give "
+                "cond={NAME: array}"
             )
         if (guide is None) != (self.guidance is None):
             raise ValueError(

@@ -47,6 +47,17 @@ class TrainedDenoiser(DenoiserWrapper, nn.Module):
         """Whether there is no answer without a class."""
         return self.classes > 0 and not self.about["label_dropout"]
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The conditions besides a class without which there is no answer."""
+        given = getattr(self.denoiser.network, "cond", {})
+        return tuple(name for name in getattr(self.denoiser.network, "needs", ()) if name not in given)
+
+    def takes(self, name: str) -> bool:
+        """Whether the network takes a condition of that name, besides x, the time and a class."""
+        takes = getattr(self.denoiser.network, "takes", None)
+        return takes is not None and bool(takes(name))
+
     def labels_for(self, count: int, seed: int = 0, first: int = 0) -> Tensor | None:
         """Classes for samples ``first`` … of ``seed``, as frequent as in the data; None where none is needed.
 
