@@ -140,6 +140,14 @@ def _card(about: Survey, levels: Suggestion | None, reason: str, written: str = 
         _row("mean", _numbers(about.mean, about.shape)),
         _row("std", _numbers(about.std, about.shape) + f"   σ_data {about.sigma_data:.4g} over all"),
         _row("classes", _classes(about.counts)),
+        *(
+            _row(
+                "condition",
+                f"{kind} of shape {'×'.join(map(str, own.shape))}, {own.name}: {own.low:.4g} to "
+                f"{own.high:.4g}, std {own.sigma_data:.4g}",
+            )
+            for kind, own in about.conditions.items()
+        ),
         *(_row("note", text) for text in about.problems),
     ]
     if levels is None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from . import order
 from .arrays import Arrays
-from .dataset import BYTES, Dataset, Rows, Scaling, batch, to_bytes, to_unit
+from .dataset import BYTES, Dataset, Rows, Scaling, batch, conditions_of, to_bytes, to_unit
 from .folders import CelebA, ImageFolder, ImageNet
 from .fractal import Fractal
 from .image_zip import ImageZip
 from .libraries import HuggingFace, TorchVision
 from .packaged import Digits, PhotoPatches
+from .pairs import Pairs
 from .prefetch import prefetch
 from .published import Cifar, Idx, Stl10, Svhn
 from .recognise import recognised
@@ -43,6 +44,7 @@ AnyData = (
     | Svhn
     | Stl10
     | Idx
+    | Pairs
 )
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "ImageFolder",
     "ImageNet",
     "ImageZip",
+    "Pairs",
     "Parquet",
     "PhotoPatches",
     "RandomMixture",
@@ -71,6 +74,7 @@ __all__ = [
     "TwoDimensional",
     "WebDataset",
     "batch",
+    "conditions_of",
     "order",
     "prefetch",
     "recognised",

@@ -12,11 +12,11 @@ The two are one invertible map, ``Scaling``: unit = (raw − shift) / scale. Byt
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -112,6 +112,10 @@ def to_bytes(unit: Tensor) -> Tensor:
     return BYTES.to_raw(unit).round().clamp(0, 255).to(torch.uint8)
 
 
+ConditionKind = Literal["vector", "image", "tokens"]
+"""What a sample's condition besides its class may be; a denoiser takes it by that name."""
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """What ``load()`` returns: images (N, C, H, W), signals (N, C, L) or vectors (N, d).
@@ -124,7 +128,13 @@ class Dataset:
     ``unit``: of what is stored, such as K, where it is known. ``extent``: black and white, the two numbers that the
     source says its samples lie between, as they are stored; 0 and 255 of bytes. ``whole``: whether they are whole
     numbers; None, to see for oneself (:attr:`in_whole_numbers`). ``measured``: what a run keeps of data that may not be
-    at hand. Raises ValueError where labels and samples do not match.
+    at hand. ``names``: of each sample, where the source has one, such as the path of a picture without its suffix.
+
+    ``conditions``: what is known of each sample besides its class, by the name under which a denoiser takes it:
+    ``vector`` (N, K), ``image`` (N, C, *sides), as large as the sample, ``tokens`` (N, L, K). Each is a data set of its
+    own, with its scale and unit, whose sample i belongs to sample i here; :func:`conditions_of` reads them.
+
+    Raises ValueError where labels, names or conditions do not match the samples.
     """
 
     stored: Rows
@@ -138,8 +148,16 @@ class Dataset:
     extent: tuple[float, float] | None = None
     whole: bool | None = None
     measured: Measured | None = field(default=None, repr=False)
+    names: tuple[str, ...] | None = field(default=None, repr=False)
+    conditions: Mapping[ConditionKind, Dataset] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        if self.names is not None and len(self.names) != len(self):
+            raise ValueError(f"names: must be {len(self)}, one for each sample, got {len(self.names)}")
+        for kind, condition in self.conditions.items():
+            check_condition(kind, condition.shape, self.shape)
+            if len(condition) != len(self):
+                raise ValueError(f"conditions: {kind}: must be {len(self)}, one for each sample, got {len(condition)}")
         if self.extent is None and self.scaling is BYTES:
             object.__setattr__(self, "extent", (0.0, 255.0))
         if self.labels is None:
@@ -191,7 +209,9 @@ class Dataset:
         in_memory = isinstance(self.stored, Tensor)
         stored = self.stored[indices] if in_memory else PartRows(self.stored, indices)
         labels = None if self.labels is None else self.labels[indices]
-        return replace(self, stored=stored, labels=labels, measured=None)
+        names = None if self.names is None else tuple(self.names[i] for i in indices.tolist())
+        conditions = {kind: condition.part(indices) for kind, condition in self.conditions.items()}
+        return replace(self, stored=stored, labels=labels, measured=None, names=names, conditions=conditions)
 
     @cached_property
     def in_whole_numbers(self) -> bool:
@@ -235,3 +255,33 @@ def prepared(dataset: Dataset, indices: Tensor, raw: Tensor) -> tuple[Tensor, Te
     """What :func:`batch` gives, where the samples at ``indices`` have been read: ``raw``, as they are stored."""
     samples = dataset.scaling.to_unit(raw).contiguous()
     return samples, None if dataset.labels is None else dataset.labels[indices]
+
+
+def conditions_of(dataset: Dataset, indices: Tensor) -> dict[str, Tensor]:
+    """What a denoiser is told of the samples at ``indices`` (B,) long: ``label`` and each of the conditions, by name.
+
+    Labels are (B,) long, or (B, classes) bool; conditions (B, *shape) float32, in the scale of the network.
+    """
+    found = {} if dataset.labels is None else {"label": dataset.labels[indices]}
+    return found | {kind: batch(condition, indices)[0] for kind, condition in dataset.conditions.items()}
+
+
+def check_condition(kind: str, shape: tuple[int, ...], sample: tuple[int, ...]) -> None:
+    """Raise ``ValueError`` unless a condition of that ``kind`` may have ``shape`` for samples of shape ``sample``."""
+    if kind == "image":
+        if len(shape) != len(sample) or len(shape) < 2 or shape[1:] != sample[1:]:
+            raise ValueError(
+                f"conditions: image: is of shape {_by(shape)} and its sample of {_by(sample)}: an image is as large as "
+                "the sample, but for its channels; resize one, or take another kind of condition"
+            )
+        return
+    axes = {"vector": 1, "tokens": 2}.get(kind)
+    if axes is None:
+        raise ValueError(f"conditions: unknown {kind!r}; must be one of vector, image, tokens")
+    if len(shape) != axes:
+        what = "a vector (K,)" if kind == "vector" else "a list of vectors (L, K)"
+        raise ValueError(f"conditions: {kind}: must be {what}, and is of shape {_by(shape)}")
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "()"

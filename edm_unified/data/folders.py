@@ -7,11 +7,12 @@ otherwise.
 
 from __future__ import annotations
 
+import builtins
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -85,11 +86,15 @@ class ImageFolder:
         files: list[Path] = []
         parts: list[tuple[Classes | None, tuple[str, ...]]] = []
         names: list[str] = []
+        titles: list[str] = []
         for top in tops:
             own = sorted(images_in("path", top))
             if own:
                 files, inside = files + own, [file.relative_to(top).as_posix() for file in own]
                 names += inside
+                titles += [
+                    PurePath(top.name if len(tops) > 1 else "", name).with_suffix("").as_posix() for name in inside
+                ]
                 parts.append(self._classes(top, root, inside, beside))
         if not files:
             where = self.path if tops == [root] else str(tops[0])
@@ -109,17 +114,25 @@ class ImageFolder:
         keep = splits.kept(names, self.holdout, self.holdout_seed, self.split)
         labels, known = (None, ()) if classes is None else classes[:2]
         if keep is not None:
-            files = [files[i] for i in keep.tolist()]
+            files, titles = [files[i] for i in keep.tolist()], [titles[i] for i in keep.tolist()]
             labels = None if labels is None else labels[keep]
         pictures: Pictures = Files(files)
         if self.pages == "samples":
             pictures = Pages(files)
             labels = None if labels is None else labels.repeat_interleave(pictures.counts, 0)
+            titles = [
+                f"{title}, page {page + 1}"
+                for title, pages in zip(titles, pictures.counts.tolist(), strict=True)
+                for page in builtins.range(pages)
+            ]
         one = "first" if self.pages == "samples" else self.pages
         decoding = Decoding(self.size, self.channels, self.range, one)
         stored = pictures_in_memory_or_not(pictures, decoding, self.in_memory)
         scaling = BYTES if self.range is None else between(*self.range)
-        return Dataset(stored, labels, root.resolve().name, scaling, known, notes=tuple(notes), extent=self.range)
+        return Dataset(
+            stored, labels, root.resolve().name, scaling, known, notes=tuple(notes), extent=self.range,
+            names=tuple(titles),
+        )  # fmt: skip
 
     def _classes(
         self, top: Path, root: Path, names: Sequence[str], beside: Mapping[str, Path]
@@ -206,7 +219,8 @@ class CelebA:
         labels = None if self.attribute is None else self._labels(root / "list_attr_celeba.txt", names, self.attribute)
         stored = read([pictures / name for name in names], self.size, 3, self.in_memory)
         named = () if labels is None else (f"not {self.attribute}", str(self.attribute))
-        return Dataset(stored, labels, f"celeba {self.split}", BYTES, named)
+        titles = tuple(PurePath(name).stem for name in names)
+        return Dataset(stored, labels, f"celeba {self.split}", BYTES, named, names=titles)
 
     def _labels(self, file: Path, names: Sequence[str], attribute: str) -> Tensor:
         rows = _table(file, 2)

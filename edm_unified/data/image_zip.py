@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from edm_unified.components.component import component
@@ -57,7 +57,8 @@ class ImageZip:
             classes = by_name([part[depth] for part in parts]) if all(len(part) > depth for part in parts) else None
         stored = pictures_in_memory_or_not(pictures, Decoding(self.size, self.channels), self.in_memory)
         labels, known = (None, ()) if classes is None else classes[:2]
-        return Dataset(stored, labels, file.stem, BYTES, known, notes=tuple(notes))
+        titles = tuple(PurePath(name).with_suffix("").as_posix() for name in names)
+        return Dataset(stored, labels, file.stem, BYTES, known, notes=tuple(notes), names=titles)
 
 
 class _ZipPictures:

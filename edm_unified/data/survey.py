@@ -6,7 +6,9 @@ Large sets are judged by a part of them, drawn by the seeded order that training
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.fft
@@ -35,6 +37,8 @@ class Survey(NamedTuple):
     counts: dict[str, int]
     duplicates: int
     problems: tuple[str, ...]
+    conditions: Mapping[Any, Survey] = MappingProxyType({})
+    """Of pairs, the figures of what each sample comes with, by the name under which a denoiser takes it."""
 
 
 def survey(dataset: Dataset, samples: int = 10_000) -> Survey:
@@ -69,6 +73,14 @@ def survey(dataset: Dataset, samples: int = 10_000) -> Survey:
     spread = np.sqrt(np.maximum(second - mean**2, 0))
     problems = _problems(dataset, sigma_data, float(mean.mean()), (low, high), counts)
     problems += _uneven(dataset, spread, sigma_data)
+    conditions = {kind: survey(condition, samples) for kind, condition in dataset.conditions.items()}
+    known = set(problems)
+    problems += [
+        f"condition: {problem}"
+        for about in conditions.values()
+        for problem in about.problems
+        if f"condition: {problem}" not in known
+    ]
     if first_bad is not None:
         problems.insert(0, f"NaN or inf, first in sample {first_bad}: training would stop there")
     if duplicates:
@@ -76,6 +88,7 @@ def survey(dataset: Dataset, samples: int = 10_000) -> Survey:
     return Survey(
         dataset.name, len(dataset), numbers, dataset.shape, low, high,
         tuple(mean.tolist()), tuple(spread.tolist()), sigma_data, counts, duplicates, tuple(problems),
+        conditions,
     )  # fmt: skip
 
 

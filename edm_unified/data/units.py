@@ -26,14 +26,15 @@ def in_units_of(own: Dataset, dataset: Dataset, where: str = "data") -> Dataset:
     """``dataset`` with the scale of ``own``, the data of a run. Raises ``ValueError`` where it cannot have it."""
     if dataset.shape != own.shape:
         raise ValueError(f"{where}: samples of shape {dataset.shape}, but the denoiser is for {own.shape}")
-    found = dataset
-    if not own.scaling.same(dataset.scaling):
-        scaling = own.scaling
-        if own.extent is not None and dataset.extent is not None and own.extent != dataset.extent:
-            (black, white), (low, high) = own.extent, dataset.extent
-            factor = (white - black) / (high - low)  # its numbers as those of the run: black + (raw − low) factor
-            scaling = Scaling((scaling.shift - black) / factor + low, scaling.scale / factor)
-        found = replace(dataset, scaling=scaling, unit=own.unit, measured=None)
+    found = _scaled(own, dataset)
+    conditions = dict(dataset.conditions)
+    for kind, condition in own.conditions.items():
+        theirs = conditions.get(kind)
+        if theirs is not None and theirs.shape != condition.shape:
+            raise ValueError(f"{where}: {kind}: of shape {theirs.shape}, but the denoiser takes {condition.shape}")
+        if theirs is not None:
+            conditions[kind] = _scaled(condition, theirs)
+    found = replace(found, conditions=conditions)
     found = replace(found, measured=measure(found))  # once
     ratio, off = _compared(own, found)
     if off > FAR or (ratio and not 1 / FAR <= ratio <= FAR):
@@ -42,6 +43,18 @@ def in_units_of(own: Dataset, dataset: Dataset, where: str = "data") -> Dataset:
             "another unit; convert them, or say what is black and white with range=[low, high]"
         )
     return found
+
+
+def _scaled(own: Dataset, dataset: Dataset) -> Dataset:
+    """``dataset`` with the scale of ``own``."""
+    if own.scaling.same(dataset.scaling):
+        return dataset
+    scaling = own.scaling
+    if own.extent is not None and dataset.extent is not None and own.extent != dataset.extent:
+        (black, white), (low, high) = own.extent, dataset.extent
+        factor = (white - black) / (high - low)  # its numbers as those of the run: black + (raw − low) factor
+        scaling = Scaling((scaling.shift - black) / factor + low, scaling.scale / factor)
+    return replace(dataset, scaling=scaling, unit=own.unit, measured=None)
 
 
 def difference(own: Dataset, dataset: Dataset) -> str | None:

@@ -22,13 +22,12 @@ from edm_unified.recipe.loading import (
     from_tree,
     load_any,
     loads,
-    parse_component,
-    parse_data,
     replace,
     same_range,
 )
 from edm_unified.recipe.reader import RecipeError
 from edm_unified.recipe.tree import Recipe, Sampler
+from edm_unified.recipe.words import parse_component, parse_data
 
 
 def schema() -> dict[str, Any]:

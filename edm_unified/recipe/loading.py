@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,10 +11,8 @@ from typing import Any, cast
 
 from edm_unified import interop
 from edm_unified.components import paths, shipped
-from edm_unified.components.component import shown
 from edm_unified.data import AnyData
-from edm_unified.data.recognise import not_a_recipe, recognised
-from edm_unified.recipe import by_path, codec, old_forms, reader, sources
+from edm_unified.recipe import by_path, codec, old_forms, reader, sources, words
 from edm_unified.recipe import overrides as overriding
 from edm_unified.recipe.codec import Fault
 from edm_unified.recipe.comparison import Comparison
@@ -95,13 +92,12 @@ def from_tree(
 def _with_data(tree: dict[str, Any], label: str) -> dict[str, Any]:
     """``tree`` with ``data: pictures.zip``, a path or data in words, as the mapping that it stands for."""
     named = tree.get("data")
-    if not isinstance(named, str):
+    if not isinstance(named, (str, dict)):
         return tree
     try:
-        return tree | {"data": codec.encode(parse_data(named), True)}
+        return tree | {"data": words.spelled(AnyData, named, "data")}
     except RecipeError as error:
-        text = str(error)
-        raise RecipeError(f"{label}: {text if text.startswith('data: ') else f'data: {text}'}") from None
+        raise RecipeError(f"{label}: {error}") from None
 
 
 def walk_fault(recipe: Recipe) -> Fault | None:
@@ -159,73 +155,3 @@ def same_range(steps: Steps, schedule: Schedule) -> Steps:
         bottom = float(schedule.sigma(steps.t_min)) if steps.t_min is not None else steps.sigma_min
         return UniformTime(n=steps.n, sigma_max=float(steps.levels(schedule)[0]), sigma_min=bottom)
     return steps
-
-
-def parse_component(union: Any, text: str, what: str) -> Any:
-    """A component from the command line: ``heun``, ``second_order:alpha=0.5`` or ``karras:n=10,rho=5``.
-
-    ``union`` is one of the family unions, such as ``AnySolver``; ``what`` (``--solver``) starts the message of what is
-    wrong. Values are YAML, so ``explicit:sigmas=[80, 1, 0]`` works; text is taken as it is written, with its commas and
-    zeros: ``image_folder:path=a,b/007,size=8``. In quotes it may also have what looks like another parameter.
-    """
-    kind, _, rest = text.strip().partition(":")
-    label = f"{what} {text}"
-    value: dict[str, Any] = {"kind": kind.strip()}
-    known = codec.parameters(codec.components(union)[kind.strip()]) if kind.strip() in codec.components(union) else {}
-    texts = [name for name, hint in known.items() if str in codec.members(hint)]
-    for item in _split(rest, texts):
-        key, equals, number = item.partition("=")
-        if not equals or not key.strip():
-            raise RecipeError(f"{label}: {item.strip()!r} is not a parameter; write {kind}:name=value,name=value")
-        if key.strip() in value:
-            raise RecipeError(f"{label}: {key.strip()}: is given twice")
-        value[key.strip()] = codec.from_words(known.get(key.strip(), Any), number, f"{label}: {key.strip()}")
-    faults: list[Fault] = []
-    found = codec.decode(union, value, "", faults)
-    if faults:
-        fault = faults[0]
-        where = "" if fault.path in ("", "kind") else f"{fault.path}: "
-        raise RecipeError(f"{label}: {where}{fault.message}")
-    return found
-
-
-def parse_data(text: str, what: str = "data") -> Any:
-    """Data as a command line names them: in words, ``image_folder:path=pictures,size=64``, or by the path of a file or
-    folder whose kind is told by its contents. Raises :class:`RecipeError` where that is neither.
-    """
-    word = text.partition(":")[0].strip()
-    kinds = codec.components(AnyData)
-    if word in kinds:
-        return parse_component(AnyData, text, what)
-    found = recognised(text)
-    if found is not None:
-        return found
-    name = text if text.isprintable() else shown(text)
-    try:
-        place = paths.regular(paths.expanded(text, what), name)
-    except ValueError as error:
-        raise RecipeError(str(error)) from None
-    if place.exists():
-        fault = not_a_recipe(place, name) or f"{name}: is of no kind that is known here, not a recipe"
-        raise RecipeError(fault.replace("not a recipe", "not data"))
-    raise RecipeError(f"{name}: neither data nor a file{shipped.suggest(word, kinds, 'edm-unified list data')}")
-
-
-def _split(text: str, texts: Sequence[str]) -> list[str]:
-    """``text`` at its commas, but for those in brackets or quotes.
-
-    In a value of ``texts``, the parameters that are text, a comma ends the value only where ``name=`` follows.
-    """
-    parts, depth, quote = [""], 0, ""
-    for i, character in enumerate(text):
-        opens = character in "\"'" and parts[-1].rstrip().endswith("=")
-        quote = "" if character == quote else quote or (character if opens else "")
-        depth += 0 if quote else (character in "[{") - (character in "]}" and depth > 0)
-        written = parts[-1].partition("=")[0].strip() in texts
-        ends = re.match(r"\s*\w+\s*=", text[i + 1 :]) if written else depth == 0
-        if character == "," and not quote and ends:
-            parts.append("")
-            depth = 0
-        else:
-            parts[-1] += character
-    return parts if text.strip() else []

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from edm_unified.recipe import words
 from edm_unified.recipe.codec import Fault, components, encode, from_words, join, parameters, pick, unknown_key
 from edm_unified.recipe.reader import RecipeError
 
@@ -42,6 +43,8 @@ def _set(cls: type, tree: dict[str, Any], path: list[str], text: str, at: str, l
         raise RecipeError(f"{label}: {join(at, name)}: {unknown_key(cls, name)}")
     by_kind, here = components(fields[name]), join(at, name)
     value = from_words(fields[name], text, label)
+    if by_kind and not rest and isinstance(value, str) and value not in by_kind and words.are_data(fields[name]):
+        return tree | {name: words.spelled(fields[name], value, f"{label}: {here}")}
     if by_kind and not rest and isinstance(value, str):  # sampler.solver=heun is short for sampler.solver.kind=heun
         rest = ["kind"]
     if not rest:

@@ -1,15 +1,16 @@
 """What a checkpoint keeps of its data, so that it stands on its own: ``data.safetensors``.
 
 The scale, black and white, the unit, the number, the classes by name and of every sample, the moments, and a few
-samples for pictures. Numbers that fill arrays are tensors, the rest is JSON in the header. The samples themselves stay
-where the recipe says; they are looked for when somebody asks for one of them.
+samples for pictures; of pairs, the same of their conditions. Numbers that fill arrays are tensors, the rest is JSON in
+the header. The samples themselves stay where the recipe says; they are looked for when somebody asks for one of them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +29,34 @@ def write(directory: Path, dataset: Dataset, source: Any) -> dict[str, str]:
     """Write ``directory``/data.safetensors; what ``checkpoint.json`` says of it. ``source``: the data in the recipe."""
     from safetensors.torch import save
 
+    about, tensors = _plain(dataset)
+    about["source"] = source
+    if dataset.conditions:
+        about["conditions"] = {}
+    for kind, condition in dataset.conditions.items():
+        about["conditions"][kind], inner = _plain(condition)
+        tensors |= {f"{kind}/{name}": value for name, value in inner.items()}
+    found = {name: value.detach().cpu().contiguous() for name, value in tensors.items() if value is not None}
+    content = save(found, metadata={"about": json.dumps(about)})
+    write_atomic(directory / FILE, content)
+    return {"file": FILE, "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _plain(dataset: Dataset) -> tuple[dict[str, Any], dict[str, Tensor | None]]:
+    """What is kept of ``dataset`` but for its conditions: what goes into the header, and the arrays."""
     measured = measure(dataset)
     own = measured.moments
     about = {
         "name": dataset.name, "number": len(dataset), "class_names": list(dataset.class_names), "unit": dataset.unit,
         "extent": dataset.extent, "whole": dataset.in_whole_numbers, "variance": own.variance, "squared": own.squared,
-        "measured": own.samples, "notes": list(dataset.notes), "source": source,
+        "measured": own.samples, "notes": list(dataset.notes),
     }  # fmt: skip
     tensors: dict[str, Tensor | None] = {
         "some": measured.some, "some_labels": _small(measured.labels), "mean": own.mean, "covariance": own.covariance,
         "shift": torch.as_tensor(dataset.scaling.shift, dtype=torch.float64),
         "scale": torch.as_tensor(dataset.scaling.scale, dtype=torch.float64), "labels": _small(dataset.labels),
     }  # fmt: skip
-    found = {name: value.detach().cpu().contiguous() for name, value in tensors.items() if value is not None}
-    content = save(found, metadata={"about": json.dumps(about)})
-    write_atomic(directory / FILE, content)
-    return {"file": FILE, "sha256": hashlib.sha256(content).hexdigest()}
+    return about, tensors
 
 
 def _small(labels: Tensor | None) -> Tensor | None:
@@ -77,20 +90,35 @@ def read(folder: Path, said: dict[str, Any], load: Callable[[], Dataset]) -> tup
     try:
         tensors = parse(content)
         about = json.loads(json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]["about"])
-        own = Moments(
-            tensors["mean"], about["variance"], about["squared"], about["measured"], tensors.get("covariance")
-        )
-        measured = Measured(own, tensors["some"], _long(tensors.get("some_labels")))
-        number, shape, labels = about["number"], tuple(measured.some.shape[1:]), _long(tensors.get("labels"))
-        kept = Dataset(
-            LaterRows(number, shape, lambda: _opened(load, number, shape, labels)), labels, about["name"],
-            _scaling(tensors["shift"], tensors["scale"]), tuple(about["class_names"]), notes=tuple(about["notes"]),
-            unit=about["unit"], extent=None if about["extent"] is None else tuple(about["extent"]),
-            whole=about["whole"], measured=measured,
-        )  # fmt: skip
+        conditions = {
+            kind: _kept(
+                inner,
+                {
+                    name.removeprefix(f"{kind}/"): value
+                    for name, value in tensors.items()
+                    if name.startswith(f"{kind}/")
+                },
+                lambda kind=kind: load().conditions[kind],
+            )
+            for kind, inner in about.get("conditions", {}).items()
+        }
+        kept = replace(_kept(about, tensors, load), conditions=conditions)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{file}: cannot be read ({str(error)[:120]}); copy it again") from None
     return kept, about["source"]
+
+
+def _kept(about: dict[str, Any], tensors: Mapping[str, Tensor], load: Callable[[], Dataset]) -> Dataset:
+    """What :func:`_plain` took apart, whose samples are those that ``load`` finds."""
+    own = Moments(tensors["mean"], about["variance"], about["squared"], about["measured"], tensors.get("covariance"))
+    measured = Measured(own, tensors["some"], _long(tensors.get("some_labels")))
+    number, shape, labels = about["number"], tuple(measured.some.shape[1:]), _long(tensors.get("labels"))
+    return Dataset(
+        LaterRows(number, shape, lambda: _opened(load, number, shape, labels)), labels, about["name"],
+        _scaling(tensors["shift"], tensors["scale"]), tuple(about["class_names"]), notes=tuple(about["notes"]),
+        unit=about["unit"], extent=None if about["extent"] is None else tuple(about["extent"]),
+        whole=about["whole"], measured=measured,
+    )  # fmt: skip
 
 
 def _long(labels: Tensor | None) -> Tensor | None:

@@ -68,10 +68,13 @@ def data_of(job: Job) -> dict[str, Any]:
     counts = dataset.class_counts
     while counts and not counts[-1]:  # as they were written before classes without samples were counted
         counts.pop()
-    return {
+    about: dict[str, Any] = {
         "samples": len(dataset), "shape": list(job.shape), "classes": dataset.classes, "counts": counts,
         "names": list(dataset.class_names),
     }  # fmt: skip
+    if dataset.conditions:
+        about["conditions"] = {kind: list(condition.shape) for kind, condition in dataset.conditions.items()}
+    return about
 
 
 def origin_of(directory: Path) -> dict[str, Any] | None:
