@@ -44,6 +44,7 @@ _MODULES = {
 """Public modules, ``edm.solvers``, and where they live."""
 
 _NAMES = {
+    "Anchored": "denoisers.anchored",
     "Counted": "denoisers.denoiser",
     "Denoiser": "denoisers.denoiser",
     "Preconditioned": "denoisers.denoiser",
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
         training,
     )
     from edm_unified.denoisers import exact, guidance, parametrization, preconditioning, thresholding
+    from edm_unified.denoisers.anchored import Anchored
     from edm_unified.denoisers.denoiser import Counted, Denoiser, Preconditioned
     from edm_unified.interop import load, wrap
     from edm_unified.likelihood import log_likelihood

@@ -40,6 +40,7 @@ from edm_unified.likelihood.decoder import Decoder, decoded
 from edm_unified.likelihood.flow import refuse_gradient
 from edm_unified.likelihood.prior import check_levels, isotropic
 from edm_unified.sampling.by_sample import row_sum
+from edm_unified.sampling.dynamics import checked_anchor
 from edm_unified.sampling.streams import NoiseStreams, Purpose
 
 
@@ -86,18 +87,20 @@ def variational_bound(
     first: int = 0,
     dtype: torch.dtype = torch.float64,
     cond: Mapping[str, object] | None = None,
+    anchor: Float[Tensor, "B *shape"] | None = None,
 ) -> Bound:
     """The bound for each row of x (B, *shape), clean data in the units of D.
 
     ``levels``: those of a chain, such as the σ_k of a table of betas (ends included), or None for the continuum from
     ``sigma_min`` to ``sigma_max`` by ``points`` strata. Either is done ``repeats`` times with fresh noise, from which
-    comes the standard error. ``prior``: N(μ, C) whose noisy version stands at the top; None is N(0, 0). ``control``: a
-    Gaussian like the data, for less variance; any is unbiased. ``sigma_data``: √v of the importance sampling, None for
-    levels uniform in ln σ. ``decoder``: ``gaussian`` for real data, ``discretized`` for images of ``values`` grey
-    levels from ``lowest`` on (Ho et al. 2020, Eq. 13, with mean D and variance σ_1²). ``decoder_sigma`` is another
-    standard deviation for the latter: √β̃_2 of the chain (0.0074 for DDPM's table, where σ_1 is 0.01) gives the L_0 of
-    the codes of Ho et al. and of Nichol & Dhariwal. Row i has the noise of sample ``first + i`` of ``seed``. ``dtype``
-    is that of the noisy samples, as in :func:`log_likelihood`; the sums are float64.
+    comes the standard error. ``prior``: N(μ, C) whose noisy version stands at the top; None is N(0, 0), and with an
+    ``anchor`` y it is that of x − y. ``control``: a Gaussian like the data, for less variance; any is unbiased.
+    ``sigma_data``: √v of the importance sampling, None for levels uniform in ln σ. ``decoder``: ``gaussian`` for real
+    data, ``discretized`` for images of ``values`` grey levels from ``lowest`` on (Ho et al. 2020, Eq. 13, with mean D
+    and variance σ_1²). ``decoder_sigma`` is another standard deviation for the latter: √β̃_2 of the chain (0.0074 for
+    DDPM's table, where σ_1 is 0.01) gives the L_0 of the codes of Ho et al. and of Nichol & Dhariwal. Row i has the
+    noise of sample ``first + i`` of ``seed``. ``dtype`` is that of the noisy samples, as in :func:`log_likelihood`; the
+    sums are float64.
 
     Raises ``ValueError`` for integers, levels outside the range of D, or too few; ``FloatingPointError`` for NaN.
     """
@@ -139,7 +142,7 @@ def variational_bound(
         return out / sigma.square()
 
     with torch.no_grad():
-        top = _prior_term(x, prior, high)
+        top = _prior_term(x if anchor is None else x - checked_anchor(anchor, x), prior, high)
         if chain is None:
             drawn = _continuum(error, x, low, high, points, repeats, sigma_data, seed, first)
             known = top.new_zeros(()) if control is None else _integral(x, control, high) - _integral(x, control, low)

@@ -32,6 +32,7 @@ from edm_unified.likelihood.path import ProgressCallback, integrate
 from edm_unified.likelihood.prior import Density, PriorWarning, check_levels, isotropic, prior_error, prior_warning
 from edm_unified.likelihood.trace import Probe, Trace, estimator
 from edm_unified.sampling.by_sample import row_sum
+from edm_unified.sampling.dynamics import checked_anchor
 
 
 class LogLikelihood(NamedTuple):
@@ -75,6 +76,7 @@ def log_likelihood(
     first: int = 0,
     dtype: torch.dtype = torch.float64,
     cond: Mapping[str, object] | None = None,
+    anchor: Float[Tensor, "B *shape"] | None = None,
     callback: ProgressCallback | None = None,
 ) -> LogLikelihood:
     """ln p(x; σ_min) of the probability-flow ODE for each row of x (B, *shape), clean data in the units of D.
@@ -83,7 +85,8 @@ def log_likelihood(
     ``tolerance``. ``trace``: ``exact`` (d backward passes for each evaluation), ``hutchinson`` (one for each of
     ``probes``), ``auto``: exact for a closed form, one that has ``log_prob``, up to 128 dimensions, and for any other
     D, such as a network, up to as many dimensions as there are probes, where it costs no more. ``prior``: its
-    ``log_prob(x, sigma_max)`` ends the flow; None is N(0, σ_max² I). Row i has the probes of sample ``first + i`` of
+    ``log_prob(x, sigma_max)`` ends the flow; None is N(0, σ_max² I). With an ``anchor`` y (B, *shape) it is that of
+    x − y: a process anchored at y starts from N(y, σ_max² I). Row i has the probes of sample ``first + i`` of
     ``seed``, so that its value is the same in any batch, bit for bit where the rows of D are. There is no gradient in
     x.
 
@@ -100,26 +103,28 @@ def log_likelihood(
     closed, evaluations = hasattr(denoiser, "log_prob"), None if tolerance is not None else 4 * steps
     how = estimator(start, trace, probe, probes, closed, evaluations, seed, first)
     given, prior = prior is not None, isotropic(shape[1:]).to(x.device) if prior is None else prior
-    error = prior_error(x, prior, sigma_max)
+    y = None if anchor is None else checked_anchor(anchor, x).to(dtype)
+    error = prior_error(x if y is None else x - y, prior, sigma_max)
     if (words := prior_warning(error, d, sigma_max)) is not None:
         remedy = "" if given else ", or give prior=likelihood.prior_of(images), with the mean and variance of the data"
         warnings.warn(words + remedy, PriorWarning, stacklevel=2)
 
-    def rate(y: Tensor, sigma: Tensor) -> Tensor:
+    def rate(now: Tensor, sigma: Tensor) -> Tensor:
         with torch.enable_grad():
-            state = y[:, :d].reshape(shape).detach().requires_grad_(True)
+            state = now[:, :d].reshape(shape).detach().requires_grad_(True)
             out = estimate(counted, state.clone(), sigma, kwargs)  # a leaf that is written into is torch's error
             if not out.requires_grad:
                 raise ValueError("denoiser: its output carries no gradient, which the trace needs; drop torch.no_grad")
             traces = how.of(out, state)
         return torch.cat([(state - out).detach().flatten(1), d - traces.detach()], 1)
 
-    y = torch.cat([start.flatten(1), start.new_zeros(len(x), how.probes)], 1)
+    path = torch.cat([start.flatten(1), start.new_zeros(len(x), how.probes)], 1)
     with torch.no_grad():
-        y = integrate(rate, y, sigma_min, sigma_max, steps, tolerance, callback)
-        latent, gained = y[:, :d].reshape(shape), y[:, d:].double()
+        path = integrate(rate, path, sigma_min, sigma_max, steps, tolerance, callback)
+        latent, gained = path[:, :d].reshape(shape), path[:, d:].double()
+        deviation = latent if y is None else latent - y
         # row by row, and sums in order: the last bit must not depend on the batch either
-        at_top = torch.cat([prior.log_prob(row, sigma_max).double() for row in latent.split(1)])
+        at_top = torch.cat([prior.log_prob(row, sigma_max).double() for row in deviation.split(1)])
         gain = row_sum(gained) / how.probes
         nats = at_top + gain
     if not bool(torch.isfinite(nats).all()):

@@ -9,6 +9,10 @@ variable in which a Runge–Kutta method takes its straight steps: x_t = s x aga
 
     dx_t/dt = (s'/s) x_t + (σ'/σ) (x_t − s D(x_t/s; σ))              (Karras et al. 2022, Eq. 4, in log-rates).
 
+**Anchored processes**, x_t = y + s (x_0 − y) + s σ n, decay to an observation y in place of zero. Then x_t − y is an
+ordinary process of x_0 − y, and the walk is made on z = x − y = (x_t − y)/s with D_z(z; σ) = D(z + y; σ) − y. D itself
+is told x = x_0 + σ n, as ever. So no solver, renoising rule or corrector knows of y: this file adds and subtracts it.
+
 Everything that depends on levels alone is computed here and in ``solver.init`` in float64 on the CPU, once, before the
 loop. The loop itself only combines tensors with Python numbers, so it never waits for the device.
 """
@@ -155,13 +159,14 @@ def _restore(level: Level) -> None:
 
 @dataclass(frozen=True)
 class Dynamics:
-    """A denoiser with its conditioning, under a schedule."""
+    """A denoiser with its conditioning, under a schedule; of a process that is anchored, with its y, ``anchor``."""
 
     schedule: Schedule
     denoiser: Denoiser
     cond: Mapping[str, object]
     device: torch.device
     substitute: Substitute | None = None
+    anchor: Tensor | None = None
     last_output: list[Any] = field(default_factory=lambda: [_nothing, 0], compare=False, repr=False)
     """A weak reference to it, and how often it had been written into when it was returned."""
 
@@ -181,7 +186,16 @@ class Dynamics:
     def denoise(self, x: Tensor, level: Level) -> Tensor:
         """D(x; σ) in the dtype of x. Raises :class:`OutputError` for what :func:`estimate` refuses, and where D has
         written into what it returned the last time (a buffer of its own) and somebody still holds.
+
+        Of an anchored process, x is x − y, and so is what is returned.
         """
+        return self._denoise(x, level) if self.anchor is None else self._denoise(x + self.anchor, level) - self.anchor
+
+    def in_data_units(self, x: Tensor) -> Tensor:
+        """The state of a walk as x = x_0 + σ n: with the anchor, where there is one."""
+        return x if self.anchor is None else x + self.anchor
+
+    def _denoise(self, x: Tensor, level: Level) -> Tensor:
         if self.substitute is not None and level.sigma >= self.substitute.sigma:
             return self.substitute.denoise(x, level.sigma)
         try:
@@ -203,3 +217,16 @@ class Dynamics:
     def velocity(self, x: Tensor, level: Level) -> Tensor:
         """dx/dσ = (x − D(x; σ))/σ = ε."""
         return (x - self.denoise(x, level)) / level.sigma
+
+
+def checked_anchor(anchor: object, like: Tensor) -> Tensor:
+    """``anchor`` on the device of ``like``. Raises ``ValueError`` unless it is real, finite and of the same shape."""
+    if not isinstance(anchor, Tensor) or not anchor.is_floating_point() or anchor.shape != like.shape:
+        got = f"{anchor.dtype} of {tuple(anchor.shape)}" if isinstance(anchor, Tensor) else type(anchor).__name__
+        raise ValueError(
+            f"anchor: must be a floating-point tensor of the samples' shape {tuple(like.shape)}, one row for each, "
+            f"got {got}"
+        )
+    if not bool(torch.isfinite(anchor).all()):
+        raise ValueError("anchor: holds NaN or infinity")
+    return anchor.to(like.device)

@@ -23,7 +23,7 @@ from edm_unified.denoisers import exact
 from edm_unified.denoisers.denoiser import Counted, Denoiser, InOwnType, OutputError, check_range
 from edm_unified.sampling.analytic_starts import AnalyticStart, Fitted, applied
 from edm_unified.sampling.correctors import Corrector
-from edm_unified.sampling.dynamics import Axis, Dynamics, Walk
+from edm_unified.sampling.dynamics import Axis, Dynamics, Walk, checked_anchor
 from edm_unified.sampling.last_step import LAST, DenoisedLast, Last, prepared
 from edm_unified.sampling.levels import Karras, Steps
 from edm_unified.sampling.renoising import MOST_LEVELS, Renoising
@@ -105,7 +105,7 @@ def walk(
             elif corrector is not None:
                 x = corrector.step(dynamics, x, a, noise_of_rises)
             if callback is not None:
-                callback(Progress(move, len(moves), b.sigma, x))
+                callback(Progress(move, len(moves), b.sigma, dynamics.in_data_units(x)))
     except OutputError as error:
         raise ValueError(f"{error} (in move {move} of {len(moves)})") from None
     return x
@@ -139,6 +139,7 @@ def sample(
     first: int = 0,
     dtype: torch.dtype = torch.float64,
     cond: Mapping[str, object] | None = None,
+    anchor: Float[Tensor, "B *shape"] | None = None,
     callback: Callable[[Progress], object] | None = None,
 ) -> Float[Tensor, "B *shape"]:
     """Turn unit normal ``noise`` (B, *shape) into samples x_0 of the same shape, in ``dtype`` and in data units.
@@ -149,7 +150,9 @@ def sample(
     ``last`` is what becomes of the fall to 0: the ``solver``'s own rule, ``denoise`` (return D of the last level above
     0), or ``stop`` (leave out the fall and return x at that level, with its noise). ``seed`` and ``first`` determine
     the noise drawn on the way: row i of the batch is sample ``first + i`` of ``seed``, bit for bit the same in any
-    batch. ``callback`` is told of every move; of a method with a corrector it is shown the predicted states.
+    batch. ``anchor`` y, of the shape of the noise, is what x_t decays to, x_t = y + s (x_0 − y) + s σ n: the run starts
+    from y + σ_0 · noise. ``callback`` is told of every move; of a method with a corrector it is shown the predicted
+    states.
 
     No gradient is recorded unless ``noise`` requires one. It is the derivative of what is returned; an adaptive solver,
     whose result jumps wherever another step is taken, has none and refuses.
@@ -164,6 +167,7 @@ def sample(
         raise ValueError(f"noise: must be a real tensor of unit normal noise, (B, *shape) with B ≥ 1, got {got}")
     if not dtype.is_floating_point:
         raise ValueError(f"dtype: must be a floating-point type, got {dtype}")
+    anchor = None if anchor is None else checked_anchor(anchor, noise).to(dtype)
     for name, value in (("schedule", schedule), ("steps", steps), ("solver", solver)):
         method, example = _CHOICES[name]
         if isinstance(value, type) or not callable(getattr(value, method, None)):
@@ -189,7 +193,9 @@ def sample(
         path = axis.walk(levels)
         start, substitute = noise.to(dtype) * all_levels[0], None
         if analytic_start is not None:
+            start = start if anchor is None else start + anchor
             start, substitute = applied(analytic_start, start, all_levels, own, getattr(solver, "adaptive", False))
+            start = start if anchor is None else start - anchor
         # a step-size control draws as often as the slowest of its batch needs, and nobody else may notice
         apart = getattr(solver, "adaptive", False) and getattr(solver, "stochastic", False)
         known = type(solver) in _SHIPPED and is_value(schedule)  # a solver of the user's own may change between runs
@@ -200,11 +206,12 @@ def sample(
 
         def run(denoiser: Denoiser, callback: Callable[[Progress], object] | None) -> Tensor:
             randn = NoiseStreams(seed, first, noise.shape, dtype, noise.device, purpose=Purpose.STEPS)
-            dynamics = Dynamics(schedule, InOwnType(denoiser), dict(cond or {}), noise.device, substitute)
+            dynamics = Dynamics(schedule, InOwnType(denoiser), dict(cond or {}), noise.device, substitute, anchor)
             rises = (
                 NoiseStreams(seed, first, noise.shape, dtype, noise.device, purpose=Purpose.RISES) if apart else None
             )
-            return walk(dynamics, start, path, solver, corrector, S_noise, randn, callback, state, rises)
+            x = walk(dynamics, start, path, solver, corrector, S_noise, randn, callback, state, rises)
+            return dynamics.in_data_units(x)
 
         x = run(denoiser, callback)
         # The only wait for the device, after the last step. A finite sum has finite terms; any other may just be large.

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from edm_unified.components.component import falling, nonnegative, positive
 from edm_unified.denoisers.denoiser import Denoiser, estimate
+from edm_unified.sampling.dynamics import checked_anchor
 
 
 def reference(
@@ -29,10 +30,13 @@ def reference(
     sigma_floor: float = 1e-5,
     tolerance: float = 1e-10,
     cond: Mapping[str, object] | None = None,
+    anchor: Float[Tensor, "B *shape"] | None = None,
     most_evaluations: int = 100_000,
     callback: Callable[[float], object] | None = None,
 ) -> Float64[Tensor, "B *shape"]:
-    """The exact flow from x = σ_max · noise to σ_min: DOP853 in ln σ at relative and absolute ``tolerance``.
+    """The exact flow from x = σ_max · noise, or y + σ_max · noise with an ``anchor`` y, to σ_min.
+
+    By DOP853 in ln σ at relative and absolute ``tolerance``.
 
     ``noise`` is unit normal, (B, *shape); the result is float64. For ``sigma_min`` = 0 the flow is followed to
     ``sigma_floor`` and closed with x = D, whose error is of the order σ_floor² times the curvature of ln p: choose
@@ -72,7 +76,9 @@ def reference(
         return out
 
     with torch.no_grad(), np.errstate(over="ignore", invalid="ignore"):  # what overflows is reported by slope
-        start = (noise.double() * sigma_max).reshape(-1).cpu().numpy()
+        x_max = noise.double() * sigma_max
+        x_max = x_max if anchor is None else x_max + checked_anchor(anchor, noise)
+        start = x_max.reshape(-1).cpu().numpy()
         # scipy's error norm is the RMS over the whole vector: tighten it so that each sample meets the tolerance
         tight = tolerance / math.sqrt(shape[0])
         span = (-math.log(sigma_max), -math.log(end))

@@ -18,6 +18,9 @@ schedule                s(t)                     σ(t)                          
 :class:`FlowMatching`   1/(1+σ)                  m t/(1−t)                       flow matching, shift m
 :class:`BetaTable`      √ᾱ                       √((1−ᾱ)/ᾱ)                      DDPM, DDIM, Stable Diffusion
 :class:`SDE`            exp ∫ f                  √∫ g²/s²                        any f, g (Python only)
+:class:`OUVE`           e^{−θt}                  √(… (e^{2(θ+L)t} − 1))          SGMSE; anchored at y
+:class:`BBED`           1 − t                    √(c ∫ k^{2u}/(1−u)²)            BBED; anchored at y
+bridges                 b (1 − v/V)              √(v V/(V−v))                    :mod:`.bridges`; anchored at y
 ======================  =======================  ==============================  ================================
 
 All functions of t and σ take floats or tensors and return float64 tensors.
@@ -26,13 +29,33 @@ All functions of t and σ take floats or tensors and return float64 tensors.
 from typing import get_args
 
 from edm_unified.schedules.base import PRACTICAL_INFINITY, Schedule
+from edm_unified.schedules.bridges import DDBM, I2SB, BrownianBridge, GOUBridge, VEBridge
 from edm_unified.schedules.flow import FlowMatching, Trigonometric
+from edm_unified.schedules.ornstein_uhlenbeck import BBED, OUVE
 from edm_unified.schedules.sde import SDE, from_sde
 from edm_unified.schedules.table import BetaTable, beta_table, table_sigmas
 from edm_unified.schedules.variance_exploding import EDM, VE, ExponentialVE, GeometricVE
 from edm_unified.schedules.variance_preserving import VP, Cosine, SubVP
 
-AnySchedule = EDM | VE | GeometricVE | ExponentialVE | VP | SubVP | Cosine | Trigonometric | FlowMatching | BetaTable
+AnySchedule = (
+    EDM
+    | VE
+    | GeometricVE
+    | ExponentialVE
+    | VP
+    | SubVP
+    | Cosine
+    | Trigonometric
+    | FlowMatching
+    | BetaTable
+    | OUVE
+    | BBED
+    | VEBridge
+    | BrownianBridge
+    | I2SB
+    | DDBM
+    | GOUBridge
+)
 
 
 def is_value(schedule: Schedule) -> bool:
@@ -45,20 +68,27 @@ def is_value(schedule: Schedule) -> bool:
 
 
 __all__ = [
+    "BBED",
+    "DDBM",
     "EDM",
+    "I2SB",
+    "OUVE",
     "PRACTICAL_INFINITY",
     "SDE",
     "VE",
     "VP",
     "AnySchedule",
     "BetaTable",
+    "BrownianBridge",
     "Cosine",
     "ExponentialVE",
     "FlowMatching",
+    "GOUBridge",
     "GeometricVE",
     "Schedule",
     "SubVP",
     "Trigonometric",
+    "VEBridge",
     "beta_table",
     "from_sde",
     "is_value",

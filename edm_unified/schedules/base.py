@@ -48,10 +48,18 @@ class Schedule(ABC):
     @abstractmethod
     def _time(self, sigma: Tensor) -> Tensor: ...
 
+    def _std(self, t: Tensor) -> Tensor:
+        return self._s(t) * self._sigma(t)
+
     @property
-    def sigma_max(self) -> float:
+    def sigma_end(self) -> float:
         """σ(t_max): the level from which the published method starts; ``inf`` where the time axis has no end."""
         return float(self._sigma(float64(self.t_max))) if math.isfinite(self.t_max) else math.inf
+
+    @property
+    def sigma_max(self) -> float:
+        """``sigma_end``, but for :class:`OUVE`, whose paper calls a parameter so."""
+        return self.sigma_end
 
     @property
     def reaches_zero(self) -> bool:
@@ -65,6 +73,16 @@ class Schedule(ABC):
     def sigma(self, t: float | Tensor) -> Tensor:
         """The noise level σ(t), relative to the data: x_t = s (x_0 + σ n)."""
         return self._sigma(float64(t))
+
+    def std(self, t: float | Tensor) -> Tensor:
+        """s(t) σ(t): the standard deviation of x_t given x_0."""
+        return self._std(float64(t))
+
+    def mean(self, t: float | Tensor, x_0: Tensor, anchor: Tensor | None = None) -> Tensor:
+        """The mean of x_t given x_0 (B, *), t () or (B,): s x_0; y + s (x_0 − y) where the process is anchored at y."""
+        s = self.s(t).to(x_0.device, x_0.dtype)
+        s = s.view(-1, *[1] * (x_0.ndim - 1)) if s.ndim else s
+        return s * x_0 if anchor is None else torch.lerp(anchor, x_0, s)
 
     def log_s_rate(self, t: float | Tensor) -> Tensor:
         """s'(t)/s(t)."""

@@ -67,11 +67,13 @@ def final_error(solver: Any, schedule: Any, n: int, start_exactly: bool = True, 
     return float((x - exact[-1]).square().mean().sqrt())
 
 
+SMOOTH = [schedule for schedule in every(SCHEDULES) if not isinstance(schedule, schedules.I2SB)]
+"""I²SB's β has a corner at t = ½, at which a Runge–Kutta method in t loses its order."""
 SEEING = [solver for solver in every(SOLVERS) if not schedule_blind(solver)]
 CASES = [
     *((solver, schedules.FlowMatching()) for solver in every(SOLVERS) if schedule_blind(solver)),
-    *((solver, schedule) for solver in (solvers.Heun(), solvers.ReverseDiffusion()) for schedule in every(SCHEDULES)),
-    *cover([s for s in SEEING if s not in (solvers.Heun(), solvers.ReverseDiffusion())], every(SCHEDULES), times=5),
+    *((solver, schedule) for solver in (solvers.Heun(), solvers.ReverseDiffusion()) for schedule in SMOOTH),
+    *cover([s for s in SEEING if s not in (solvers.Heun(), solvers.ReverseDiffusion())], SMOOTH, times=5),
 ]
 """Each schedule with one ODE and one SDE, and with every other solver that sees it in turn."""
 

@@ -35,7 +35,7 @@ def times(schedule: Any, n: int = 41) -> Tensor:
 
 
 def reach(schedule: Any) -> float:
-    return min(schedule.sigma_limit, schedule.sigma_max, 1e4)
+    return min(schedule.sigma_limit, schedule.sigma_end, 1e4)
 
 
 @pytest.mark.parametrize("schedule", ALL, ids=name)
@@ -122,7 +122,7 @@ def test_a_level_beyond_a_table_is_refused_with_the_remedy(schedule: Any) -> Non
 
 def on_short_axis(schedule: Any) -> float:
     """The quadrature is asked for at most what it promises: an axis that ends where σ is finite."""
-    return min(schedule.t_max, float(schedule.time(min(1e3, schedule.sigma_max))))
+    return min(schedule.t_max, float(schedule.time(min(1e3, schedule.sigma_end))))
 
 
 @pytest.mark.parametrize("schedule", [s for s in ALL if not isinstance(s, BetaTable)], ids=name)

@@ -38,6 +38,13 @@ SCHEDULES: dict[type, tuple[Any, ...]] = {
         schedules.BetaTable(betas="scaled_linear", beta_start=0.00085, beta_end=0.012),
         schedules.BetaTable(betas="cosine"),
     ),
+    schedules.OUVE: (schedules.OUVE(),),
+    schedules.BBED: (schedules.BBED(),),
+    schedules.VEBridge: (schedules.VEBridge(),),
+    schedules.BrownianBridge: (schedules.BrownianBridge(),),
+    schedules.I2SB: (schedules.I2SB(),),
+    schedules.DDBM: (schedules.DDBM(end=3.0),),
+    schedules.GOUBridge: (schedules.GOUBridge(),),
 }
 
 SOLVERS: dict[type, tuple[Any, ...]] = {

@@ -81,7 +81,7 @@ class OnSchedule:
 
     @property
     def sigma_max(self) -> float:
-        return self.schedule.sigma_max
+        return self.schedule.sigma_end
 
     def _time(self, sigma: float | Tensor) -> Tensor:
         return self.schedule.time(float64(sigma).clamp(max=self.schedule.sigma_limit))
