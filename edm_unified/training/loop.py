@@ -158,8 +158,18 @@ def _inputs(
             cond["augment"] = augment_labels
     if settings.channels_last and x0.ndim == 4:
         x0 = x0.to(memory_format=torch.channels_last)
-    torch.manual_seed(random_numbers.seed_of(seed, TrainingPurpose.NETWORK, step, first))  # for dropout
+    _seed(device, random_numbers.seed_of(seed, TrainingPurpose.NETWORK, step, first))  # for dropout
     return x0, u, n, cond
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """Seed the generators that draw here, as ``torch.manual_seed`` does.
+
+    That one also keeps, for each kind of device that is not in use, the call and a stack trace: a millisecond a step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed_all(seed)
 
 
 def _copied_to_cpu(numbers: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:

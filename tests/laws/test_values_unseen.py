@@ -7,14 +7,13 @@ for it, is an error there. So the machine needs no GPU to see it. The loop over 
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any, get_args
 
 import pytest
 import torch
 from test_objective import NOISES, WEIGHTS
 from torch import Tensor
-from variants import SCHEDULES, every, name
+from variants import SCHEDULES, every, name, pairs
 
 import edm_unified as edm
 from edm_unified import preconditioning
@@ -24,6 +23,10 @@ from edm_unified.training.objective import LikelihoodWeight
 
 PRECONDITIONINGS = [choice() for choice in get_args(preconditioning.AnyPreconditioning)]
 META = torch.device("meta")
+MET: dict[Any, list[Any]] = {}
+"""With which schedules and weights a noise distribution is tried: any two of the three meet."""
+for _noise, *_others in pairs(NOISES, every(SCHEDULES), WEIGHTS):
+    MET.setdefault(_noise, []).append(_others)
 
 
 def levels(shape: tuple[int, ...]) -> Tensor:
@@ -50,7 +53,7 @@ def test_preconditioning(c: Any, shape: tuple[int, ...]) -> None:
 def test_losses(noise: Any) -> None:
     D = edm.Preconditioned(lambda x, noise: x * noise[:, None], preconditioning.EDM())
     x0, n = torch.empty(2, 3, 2, device=META)
-    for schedule, weight in product(every(SCHEDULES), WEIGHTS):
+    for schedule, weight in MET[noise]:
         if isinstance(weight, LikelihoodWeight) and isinstance(schedule, BetaTable):
             continue  # the time of a level is that of a root
         found = Objective(noise=noise, weight=weight).losses(D, x0, levels((3,)), n, schedule)

@@ -35,8 +35,11 @@ def _blocks(language: str) -> list[tuple[str, str]]:
 
 COMMANDS = {line: name for name, block in reversed(_blocks("sh")) for line in block.splitlines() if line.strip()}
 PYTHON = _blocks("python")
-SHORT = ["--set", "training.images=10240", "--set", "training.save_every=10240"]
-"""Added to a training that is printed: its paths are the same, and it takes ten steps."""
+SHORT = {
+    "train": ["--set", "training.images=2560", "--set", "training.batch=256", "--set", "training.save_every=2560"],
+    "compare": ["--samples", "16", "--set", "reference_tolerance=1e-4"],
+}
+"""Added to a command that is printed: its paths are the same, and it takes ten steps, or draws few samples."""
 
 
 def test_the_pages_have_what_is_tested_here() -> None:
@@ -56,7 +59,7 @@ def test_the_two_commands_are_the_ones_that_ci_runs() -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ``run`` that pages train in one command and use in another, only shorter."""
     path = tmp_path_factory.mktemp("trained") / "run"
-    args = ["train", "toy/train_2d", "--out", str(path), *SHORT, "--quiet"]
+    args = ["train", "toy/train_2d", "--out", str(path), *SHORT["train"], "--quiet"]
     for command in (args, ["ema", str(path), "--std", "0.15", "--quiet"]):
         assert CliRunner().invoke(cli.main, command).exit_code == 0
     return path
@@ -66,7 +69,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_command_runs(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    """As it is printed; a training is checked as it is printed, and then run with fewer images."""
+    """As it is printed, but with fewer samples; a training is checked as it is printed, and run with fewer images."""
     monkeypatch.chdir(tmp_path)
     program, *args = shlex.split(command)
     if "run" in args[1:] and (args[0] != "train" or "--init" in args):
@@ -77,7 +80,8 @@ def test_every_command_runs(
         return
     assert program == "edm-unified"
     trains = args[0] == "train" and "--dry-run" not in args
-    for words in ([*args, "--dry-run"], [*args, *SHORT]) if trains else (args,):
+    short = [*args, *SHORT.get(args[0], ())]
+    for words in ([*args, "--dry-run"], short) if trains else (args if "--dry-run" in args else short,):
         result = CliRunner().invoke(cli.main, words)
         assert result.exit_code == 0, result.stderr
         assert result.stdout
