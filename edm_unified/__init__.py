@@ -47,6 +47,7 @@ _NAMES = {
     "Anchored": "denoisers.anchored",
     "Counted": "denoisers.denoiser",
     "Denoiser": "denoisers.denoiser",
+    "Graphs": "sampling.graphs",
     "Preconditioned": "denoisers.denoiser",
     "Recipe": "recipe",
     "count_nfe": "sampling.loop",
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
     from edm_unified.recipe import Recipe, guidances
     from edm_unified.sampling import analytic_starts, correctors, dynamics, renoising, solvers
     from edm_unified.sampling import levels as discretization
+    from edm_unified.sampling.graphs import Graphs
     from edm_unified.sampling.loop import count_nfe, sample, unit_noise
     from edm_unified.sampling.reference import reference
 

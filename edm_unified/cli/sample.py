@@ -43,6 +43,8 @@ NAMES = ("samples.npy", "labels.npy", "samples.png", "recipe.yaml", "environment
 @click.option("--out", type=options.PATH, help="Directory for the results  [default: edm-samples/RECIPE]")
 @click.option("--scaled", is_flag=True, help="Write samples.npy in the scale of the network, not in the data's units.")
 @click.option("--batch", type=click.IntRange(1, MOST), default=256, show_default=True, help="Samples at a time.")
+@click.option("--compile", "compiled", is_flag=True,
+              help="Compile the network, and on a GPU replay whole runs as CUDA graphs; for many batches.")  # fmt: skip
 @options.threads
 @options.device
 @options.dtype
@@ -55,6 +57,7 @@ def sample(
     out: Path | None,
     scaled: bool,
     batch: int,
+    compiled: bool,
     threads: int | None,
     device: str,
     dtype: str,
@@ -84,9 +87,11 @@ def sample(
             output.check_ours(name)
         bar.say("making the denoiser")
         prepared = _prepared(recipe, resolved, where)
+        if compiled:
+            prepared.compile()
         for note in [] if quiet else notes_on_sampling(resolved, prepared.dataset):
             click.echo(f"note: {note}", err=True)
-        samples, labels, seconds = _draw(recipe, prepared, n, seed, batch, threads, precision, bar)
+        samples, labels, seconds = _draw(recipe, prepared, n, seed, batch, compiled, threads, precision, bar)
         nfe = prepared.nfe // -(-n // batch)
         run = {"nfe": nfe, "seconds": round(seconds, 3), "seed": seed, "class": resolved.sampler.label}
         files = _files(prepared, samples, labels, run, precision, scaled)
@@ -131,6 +136,7 @@ def _draw(
     n: int,
     seed: int,
     batch: int,
+    compiled: bool,
     threads: int | None,
     dtype: torch.dtype,
     bar: options.ProgressDisplay,
@@ -142,17 +148,21 @@ def _draw(
 
     parts, labels = [], []
     began = time.perf_counter()
+    batch = min(batch, n)
     for first in range(0, n, batch):
         size = min(batch, n - first)
+        rows = batch if compiled else None  # of the last batch too: another size would be compiled once more
 
         def moved(progress: Progress, first: int = first, size: int = size) -> None:
             bar.update(first + size * progress.move / progress.moves, n, f"sigma {progress.sigma:.3g}")
 
         part = f"{name}: samples {first} to {first + size - 1}" if size < n else name
         with _naming(part), options.few_threads(_size(prepared.denoiser), threads):
-            drawn = prepared.sample(size, seed, first, dtype=dtype, callback=moved)
+            drawn = prepared.sample(size, seed, first, dtype=dtype, callback=moved, rows=rows)
         parts.append(drawn.samples.cpu())
         labels += [] if drawn.labels is None else [drawn.labels.cpu()]
+        if compiled:
+            bar.update(first + size, n, f"{first + size} samples")
     classes = torch.cat(labels) if labels else None
     return torch.cat(parts), classes, time.perf_counter() - began
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edm_unified.components.component import component
 from edm_unified.components.constraints import Finite, Nonnegative, Positive
@@ -31,12 +31,14 @@ class Guide:
 
     ``fingerprint`` changes when a second network's weights do. ``class_counts``: how often the data have each class,
     where every sample has to have one; else None. ``class_sets``: the classes of some samples, where they have several.
+    ``second``: the second network, if there is one.
     """
 
     guided: Callable[[Denoiser], Denoiser]
     fingerprint: str = ""
     class_counts: tuple[int, ...] | None = None
     class_sets: tuple[tuple[int, ...], ...] = ()
+    second: nn.Module | None = None
 
     def labels_for(self, count: int, seed: int = 0, first: int = 0) -> Tensor | None:
         """Classes for samples ``first`` … of ``seed``, as frequent as in the data; None where none is needed."""
@@ -138,7 +140,7 @@ class Autoguidance:
             guide = denoiser.sharing_count(lesser) if isinstance(denoiser, Counted) else lesser
             return guidance.Autoguidance(denoiser, guide, self.w, _interval(self))
 
-        return Guide(guided, lesser.fingerprint, counts, () if counts is None else _sets(model))
+        return Guide(guided, lesser.fingerprint, counts, () if counts is None else _sets(model), lesser)
 
 
 AnyGuidance = ClassifierFree | Autoguidance

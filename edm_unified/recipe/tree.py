@@ -25,6 +25,7 @@ from edm_unified.sampling import loop
 from edm_unified.sampling.analytic_starts import AnalyticStart, AnyAnalyticStart
 from edm_unified.sampling.correctors import AnyCorrector
 from edm_unified.sampling.dynamics import Axis
+from edm_unified.sampling.graphs import Graphs
 from edm_unified.sampling.last_step import Last
 from edm_unified.sampling.levels import AnySteps
 from edm_unified.sampling.loop import Progress, count_nfe, levels_of
@@ -124,6 +125,7 @@ class Sampler:
         dtype: torch.dtype = torch.float64,
         cond: Mapping[str, object] | None = None,
         callback: Callable[[Progress], object] | None = None,
+        graphs: Graphs | None = None,
     ) -> Tensor:
         """Samples from unit normal ``noise`` with every part of this sampler: :func:`edm_unified.sample` of them all.
 
@@ -164,6 +166,7 @@ class Sampler:
             dtype=dtype,
             cond=cond,
             callback=callback,
+            graphs=graphs,
         )
 
     def levels(self, schedule: AnySchedule) -> tuple[float, ...]:

@@ -24,6 +24,7 @@ from edm_unified.denoisers.denoiser import Counted, Denoiser, InOwnType, OutputE
 from edm_unified.sampling.analytic_starts import AnalyticStart, Fitted, applied
 from edm_unified.sampling.correctors import Corrector
 from edm_unified.sampling.dynamics import Axis, Dynamics, Walk, checked_anchor
+from edm_unified.sampling.graphs import Graphs
 from edm_unified.sampling.last_step import LAST, DenoisedLast, Last, prepared
 from edm_unified.sampling.levels import Karras, Steps
 from edm_unified.sampling.renoising import MOST_LEVELS, Renoising
@@ -141,6 +142,7 @@ def sample(
     cond: Mapping[str, object] | None = None,
     anchor: Float[Tensor, "B *shape"] | None = None,
     callback: Callable[[Progress], object] | None = None,
+    graphs: Graphs | None = None,
 ) -> Float[Tensor, "B *shape"]:
     """Turn unit normal ``noise`` (B, *shape) into samples x_0 of the same shape, in ``dtype`` and in data units.
 
@@ -152,7 +154,8 @@ def sample(
     the noise drawn on the way: row i of the batch is sample ``first + i`` of ``seed``, bit for bit the same in any
     batch. ``anchor`` y, of the shape of the noise, is what x_t decays to, x_t = y + s (x_0 − y) + s σ n: the run starts
     from y + σ_0 · noise. ``callback`` is told of every move; of a method with a corrector it is shown the predicted
-    states.
+    states. ``graphs`` (:mod:`~edm_unified.sampling.graphs`) keeps runs as CUDA graphs and replays them, without
+    callbacks.
 
     No gradient is recorded unless ``noise`` requires one. It is the derivative of what is returned; an adaptive solver,
     whose result jumps wherever another step is taken, has none and refuses.
@@ -188,6 +191,15 @@ def sample(
             "solver: no gradient goes through an adaptive solver, whose result jumps wherever a small change of the "
             "noise changes its steps; take one of fixed steps, such as solvers.RK4(), or pass noise.detach()"
         )
+    if graphs is not None and (recorded or callback is not None or getattr(solver, "adaptive", False)):
+        why = (
+            "gradients are recorded"
+            if recorded
+            else "there is a callback"
+            if callback is not None
+            else ("an adaptive solver chooses its steps on the way")
+        )
+        raise ValueError(f"graphs: {why}, and a CUDA graph replays what was recorded; leave graphs out")
     with torch.set_grad_enabled(recorded):
         axis = Axis(schedule, noise.device)
         path = axis.walk(levels)
@@ -213,7 +225,21 @@ def sample(
             x = walk(dynamics, start, path, solver, corrector, S_noise, randn, callback, state, rises)
             return dynamics.in_data_units(x)
 
-        x = run(denoiser, callback)
+        if graphs is None:
+            x = run(denoiser, callback)
+        else:
+
+            def take(start: Tensor, given: Mapping[str, Any], randn: Randn) -> Tensor:
+                cond = {name: given[f"cond.{name}"] for name in cond_names}
+                dynamics = Dynamics(schedule, InOwnType(denoiser), cond, noise.device, substitute, given.get("anchor"))
+                x = walk(dynamics, start, path, solver, corrector, S_noise, randn, None, state)
+                return dynamics.in_data_units(x)
+
+            cond_names = tuple(cond or ())
+            given = {f"cond.{name}": value for name, value in (cond or {}).items()}
+            given |= {} if anchor is None else {"anchor": anchor}
+            randn = NoiseStreams(seed, first, noise.shape, dtype, noise.device, purpose=Purpose.STEPS)
+            x = graphs.run((schedule, solver, corrector, S_noise, levels, own, analytic_start), take, start, given, randn)
         # The only wait for the device, after the last step. A finite sum has finite terms; any other may just be large.
         if not math.isfinite(x.detach().sum()) and not bool(torch.isfinite(x).all()):
             if not bool(torch.isfinite(noise).all()):

@@ -128,3 +128,24 @@ def test_noise_on_the_cpu_and_a_network_on_the_device() -> None:
     mixed, there = edm.sample(D, noise, steps=steps), edm.sample(D, noise.to(GPU), steps=steps)
     assert mixed.device.type == "cpu"
     assert float((mixed - there.cpu()).abs().max()) < 1e-3 * float(there.abs().max())
+
+
+@pytest.mark.parametrize("settings", by_kind(every(SOLVERS)))
+def test_a_replayed_run_is_the_run(settings: list[Any]) -> None:
+    D, steps = denoiser(preconditioning.EDM()), edm.discretization.Karras(n=4)
+    noise = [edm.unit_noise(3, (3, 16, 16), first=first).to(GPU) for first in (0, 3, 6)]
+    for solver in settings:
+        graphs = edm.Graphs()
+        for turn, start in enumerate(noise):
+            options = {"steps": steps, "solver": solver, "first": 3 * turn, "renoising": Ancestral(eta=0.5)}
+            plain = edm.sample(D, start, **options)
+            assert torch.equal(edm.sample(D, start, graphs=graphs, **options), plain), name(solver)
+        assert len(graphs) == 1
+
+
+def test_a_run_that_waits_for_the_device_cannot_be_recorded() -> None:
+    D = lambda x, sigma: x / (1 + float(sigma) ** 2)  # noqa: E731
+    graphs, noise = edm.Graphs(), edm.unit_noise(2, (3,)).to(GPU)
+    edm.sample(D, noise, graphs=graphs)
+    with pytest.raises(ValueError, match="graphs: the run cannot be recorded as a CUDA graph"):
+        edm.sample(D, noise, graphs=graphs)

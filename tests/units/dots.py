@@ -35,7 +35,7 @@ _HOLDERS = [
     (module, name)
     for module in list(sys.modules.values())
     for name in ("svg", "png")
-    if module.__name__.startswith("edm_unified.")
+    if getattr(module, "__name__", "").startswith("edm_unified.")  # some packages put other things among the modules
     and module is not draw
     and getattr(module, name, None) is getattr(draw, name)
 ]
