@@ -239,7 +239,8 @@ def sample(
             given = {f"cond.{name}": value for name, value in (cond or {}).items()}
             given |= {} if anchor is None else {"anchor": anchor}
             randn = NoiseStreams(seed, first, noise.shape, dtype, noise.device, purpose=Purpose.STEPS)
-            x = graphs.run((schedule, solver, corrector, S_noise, levels, own, analytic_start), take, start, given, randn)
+            settings = (schedule, solver, corrector, S_noise, levels, own, analytic_start)
+            x = graphs.run(settings, take, start, given, randn)
         # The only wait for the device, after the last step. A finite sum has finite terms; any other may just be large.
         if not math.isfinite(x.detach().sum()) and not bool(torch.isfinite(x).all()):
             if not bool(torch.isfinite(noise).all()):

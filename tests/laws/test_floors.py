@@ -18,7 +18,7 @@ FLOORS = (
     {"denoisers", "data", "networks"},
     {"sampling"},
     {"sampling.solvers", "sampling.correctors"},
-    {"sampling.renoising", "sampling.last_step"},
+    {"sampling.renoising", "sampling.last_step", "sampling.graphs"},
     {"sampling.loop", "sampling.reference", "training", "likelihood"},
     {"metrics", "interop"},
     {"recipe"},
