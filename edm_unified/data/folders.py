@@ -155,9 +155,10 @@ class ImageNet:
     """ImageNet (ILSVRC 2012) on disk: ``root``/train/n01440764/*.JPEG and the like, its 1000 classes 0 … 999.
 
     The classes are numbered in the order of their folders' names, as everybody does. Of a part of the 1000, state all
-    of them in ``class_names``, a list or a text file with one a line, and each keeps its number. ``train`` false reads
-    ``root``/val, whose images must have been moved into the same folders. ``size``: each image is resized to cover it
-    and cropped about the centre. Read file by file unless ``in_memory``.
+    of them in ``class_names``, a list or a text file with one a line, and each keeps its number. ``split: val`` reads
+    ``root``/val, whose images must have been moved into the same folders; so does ``train`` false. ``holdout``: a share
+    of train/ is held out, by the names of the files and ``holdout_seed`` (null: 0); ``split: held_out`` is that part.
+    ``size``: each image is resized to cover it and cropped about the centre. Read file by file unless ``in_memory``.
     """
 
     root: str
@@ -165,12 +166,19 @@ class ImageNet:
     train: bool = True
     in_memory: bool = False
     class_names: str | tuple[str, ...] | None = None
+    split: Literal["train", "val", "held_out"] | None = None
+    holdout: Holdout | None = None
+    holdout_seed: Seed | None = None
     kind: Literal["imagenet"] = "imagenet"
-    added_later: ClassVar[tuple[str, ...]] = ("class_names",)
+    added_later: ClassVar[tuple[str, ...]] = ("class_names", "split", "holdout", "holdout_seed")
+
+    def __post_init__(self) -> None:
+        splits.check(self.holdout, self.holdout_seed, self.split)
+        splits.check_train(self.train, self.split)
 
     def load(self) -> Dataset:
         """Find the files. Raises ValueError where the folders are not those of ImageNet."""
-        part = "train" if self.train else "val"
+        part = "val" if self.split == "val" or not self.train else "train"
         root = directory("root", str(paths.expanded(self.root, "root") / part))
         seen = sorted(f for f in root.iterdir() if not f.name.startswith("."))
         strange = [f.name for f in seen if not (f.is_dir() and re.fullmatch(r"n\d{8}", f.name))]
@@ -179,37 +187,47 @@ class ImageNet:
                 f"root: {root}: holds {strange[0]!r}; it must hold one folder per class, such as n01440764"
             )
         dataset = ImageFolder(
-            str(root), self.size, 3, self.in_memory, labels=FolderNames(), class_names=self.class_names
-        ).load()
+            str(root), self.size, 3, self.in_memory, labels=FolderNames(), class_names=self.class_names,
+            holdout=self.holdout if part == "train" else None,
+            holdout_seed=self.holdout_seed if part == "train" else None,
+            split=self.split if self.split == splits.HELD_OUT else None,
+        ).load()  # fmt: skip
         notes = (
             (f"{dataset.classes:,} of the 1000 classes, numbered from 0; state all with class_names to keep theirs",)
             if dataset.classes != 1000 and self.class_names is None
             else ()
         )
-        return replace(dataset, name=f"imagenet {part}", notes=notes)
+        return replace(dataset, name=f"imagenet {part}{' held out' * (self.split == splits.HELD_OUT)}", notes=notes)
 
 
 @component
 class CelebA:
     """CelebA, aligned and cropped, on disk as torchvision lays it out: ``root``/celeba/img_align_celeba/000001.jpg …
 
-    ``split`` as list_eval_partition.txt beside that folder says. ``attribute``: one of the 40 of list_attr_celeba.txt,
-    such as Smiling, as two classes (0 without, 1 with); null gives no classes. The pictures are 178 × 218; ``size``:
-    each is resized to cover it and cropped about the centre.
+    ``split`` as list_eval_partition.txt beside that folder says. ``holdout``: a share of those for training is held
+    out, by the names of the files and ``holdout_seed`` (null: 0); ``split: held_out`` is that part. ``attribute``: one
+    of the 40 of list_attr_celeba.txt, such as Smiling, as two classes (0 without, 1 with); null gives no classes. The
+    pictures are 178 × 218; ``size``: each is resized to cover it and cropped about the centre.
     """
 
     root: str
     size: Size = 64
-    split: Literal["train", "valid", "test", "all"] = "train"
+    split: Literal["train", "valid", "test", "all", "held_out"] = "train"
     attribute: str | None = None
     in_memory: bool | None = None
+    holdout: Holdout | None = None
+    holdout_seed: Seed | None = None
     kind: Literal["celeba"] = "celeba"
+    added_later: ClassVar[tuple[str, ...]] = ("holdout", "holdout_seed")
+
+    def __post_init__(self) -> None:
+        splits.check(self.holdout, self.holdout_seed, self.split)
 
     def load(self) -> Dataset:
         """Find the files of the split. Raises ValueError naming the file that is missing or damaged."""
         root = directory("root", str(paths.expanded(self.root, "root") / "celeba"))
         pictures = directory("root", str(root / "img_align_celeba"))
-        wanted = {"train": "0", "valid": "1", "test": "2"}.get(self.split)
+        wanted = {"train": "0", "held_out": "0", "valid": "1", "test": "2"}.get(self.split)
         rows = _table(root / "list_eval_partition.txt", 0)
         names = sorted(name for name, values in rows.items() if wanted is None or values[:1] == [wanted])
         missing = next((name for name in names if not (pictures / name).is_file()), None)
@@ -220,7 +238,8 @@ class CelebA:
         stored = read([pictures / name for name in names], self.size, 3, self.in_memory)
         named = () if labels is None else (f"not {self.attribute}", str(self.attribute))
         titles = tuple(PurePath(name).stem for name in names)
-        return Dataset(stored, labels, f"celeba {self.split}", BYTES, named, names=titles)
+        found = Dataset(stored, labels, f"celeba {self.split.replace('_', ' ')}", BYTES, named, names=titles)
+        return splits.without_held_out(found, self.holdout, self.holdout_seed, self.split)
 
     def _labels(self, file: Path, names: Sequence[str], attribute: str) -> Tensor:
         rows = _table(file, 2)

@@ -90,6 +90,7 @@ def pixels(opened: Image.Image, decoding: Decoding, where: str) -> Tensor:
     """An opened picture as :func:`read_image` gives it."""
     from PIL import Image, ImageOps
 
+    _check_depth(opened, where)
     with readable(where, "image", _MEND):
         ImageOps.exif_transpose(opened, in_place=True)  # as a viewer shows it
         image: Image.Image = opened
@@ -111,6 +112,19 @@ def pixels(opened: Image.Image, decoding: Decoding, where: str) -> Tensor:
     elif decoding.range is not None:
         found = _in_range(found.to(torch.float32), decoding.range, where)
     return found.expand(decoding.channels, *found.shape) if found.ndim == 2 else found.movedim(2, 0)
+
+
+def _check_depth(opened: Image.Image, where: str) -> None:
+    """Refuse several channels of more than 8 bits, of which Pillow keeps 8: its mode says 8, its decoder 16."""
+    for tile in getattr(opened, "tile", ()):
+        args = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        raw, most = str(args[0]) if args else "", args[1] if len(args) > 1 else 0
+        deep_ppm = str(tile[0]).startswith("ppm") and isinstance(most, int) and most > 255
+        if opened.mode in ("RGB", "RGBA", "RGBX", "LA", "CMYK") and (";16" in raw or deep_ppm):
+            raise ValueError(
+                f"{where}: has 16 bits in each of several channels, of which 8 would be read; save it with 8, or all "
+                "of them as one array, which kind arrays reads with `range: [0, 65535]`"
+            )
 
 
 def _numbers_of(image: Image.Image) -> tuple[int, int]:
@@ -189,6 +203,7 @@ def check_header(source: Path | IO[bytes], decoding: Decoding, where: str, page:
                 opened.seek(page)
         elif page is None:
             _check_pages(opened, decoding, where)
+        _check_depth(opened, where)
         what = None if decoding.range is not None else _without_range(opened)
         if what is not None:
             raise ValueError(_no_range(where, what))

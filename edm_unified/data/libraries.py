@@ -11,11 +11,13 @@ from torch import Tensor
 
 from edm_unified.components import paths
 from edm_unified.components.component import choice, component
+from edm_unified.components.constraints import Seed
 
+from . import splits
 from .classes import of_column, whole_labels
 from .dataset import BYTES, Dataset
 from .errors import line, readable
-from .fields import Channels, Extent, Size, Standardise, directory
+from .fields import Channels, Extent, Holdout, Size, Standardise, directory
 from .images import Decoding, pixels
 from .measured import check_scale, described
 from .rows import stacked
@@ -26,27 +28,36 @@ class TorchVision:
     """A dataset of torchvision that is already on disk under ``root``; nothing is downloaded.
 
     MNIST and FashionMNIST give (N, 1, 28, 28), CIFAR10 (N, 3, 32, 32), with classes 0…9. For the larger ones see
-    celeba and imagenet.
+    celeba and imagenet. ``split: test`` reads the part for tests; so does ``train`` false. ``holdout``: a share of the
+    part for training is held out, by place and ``holdout_seed`` (null: 0); ``split: held_out`` is that part.
     """
 
     name: Literal["MNIST", "FashionMNIST", "CIFAR10"]
     root: str
     train: bool = True
+    split: Literal["train", "test", "held_out"] | None = None
+    holdout: Holdout | None = None
+    holdout_seed: Seed | None = None
     kind: Literal["torchvision"] = "torchvision"
+    added_later: ClassVar[tuple[str, ...]] = ("split", "holdout", "holdout_seed")
+
+    def __post_init__(self) -> None:
+        splits.check(self.holdout, self.holdout_seed, self.split)
+        splits.check_train(self.train, self.split)
 
     def load(self) -> Dataset:
         """Read the files with torchvision's own reader."""
         from torchvision import datasets
 
         readers = {"MNIST": datasets.MNIST, "FashionMNIST": datasets.FashionMNIST, "CIFAR10": datasets.CIFAR10}
-        root = paths.expanded(self.root, "root")
+        root, train = paths.expanded(self.root, "root"), self.train and self.split != "test"
         remedy = (
             f'download it once with python -c "from torchvision.datasets import {self.name}; '
-            f"{self.name}('{root}', train={self.train}, download=True)\""
+            f"{self.name}('{root}', train={train}, download=True)\""
         )
         try:
             # MNIST's and CIFAR10's readers check what they read: CIFAR10's pickle by its MD5 before it is opened.
-            read: Any = readers[self.name](str(root), train=self.train, download=False)
+            read: Any = readers[self.name](str(root), train=train, download=False)
             raw, labels = torch.as_tensor(read.data), torch.as_tensor(read.targets).long()
         except pickle.UnpicklingError:  # torch's words advise to execute what is in it
             raise ValueError(
@@ -62,17 +73,20 @@ class TorchVision:
             raise ValueError(f"root: {self.root}: {self.name} holds {found}, not images in bytes; {remedy}")
         stored = raw[:, None] if raw.ndim == 3 else raw.movedim(3, 1).contiguous()
         names = tuple(str(name) for name in read.classes)
-        return Dataset(stored, labels, self.name.lower(), BYTES, names)
+        whole = Dataset(stored, labels, self.name.lower(), BYTES, names)
+        return splits.without_held_out(whole, self.holdout, self.holdout_seed, self.split if train else "test")
 
 
 @component
 class HuggingFace:
     """A folder that the ``datasets`` library has written with ``save_to_disk``; nothing is downloaded.
 
-    ``split``: which part, where the folder holds several. ``image``: the column of images, decoded when they are asked
-    for, or of arrays, for which ``range`` and ``standardise`` are as for arrays, and whole numbers are grey levels
-    0 … 255 where neither is given. ``label``: the column of classes, or
-    null. ``size`` and ``channels`` as for image_folder. Needs the extra hf: pip install 'edm_unified[hf]'.
+    ``split``: which part, where the folder holds several. ``holdout``: a share of the part ``train`` (of all, where
+    there is one part) is held out, by place and ``holdout_seed`` (null: 0); ``split: held_out`` is that part.
+    ``image``: the column of images, decoded when they are asked for, or of arrays, for which ``range`` and
+    ``standardise`` are as for arrays, and whole numbers are grey levels 0 … 255 where neither is given. ``label``: the
+    column of classes, or null. ``size`` and ``channels`` as for image_folder. Needs the extra hf: pip install
+    'edm_unified[hf]'.
     """
 
     path: str
@@ -83,11 +97,14 @@ class HuggingFace:
     channels: Channels = 3
     range: Extent | None = None
     standardise: Standardise | None = None
+    holdout: Holdout | None = None
+    holdout_seed: Seed | None = None
     kind: Literal["hugging_face"] = "hugging_face"
-    added_later: ClassVar[tuple[str, ...]] = ("range", "standardise")
+    added_later: ClassVar[tuple[str, ...]] = ("range", "standardise", "holdout", "holdout_seed")
 
     def __post_init__(self) -> None:
         check_scale(self.range, self.standardise)
+        splits.check(self.holdout, self.holdout_seed, self.split)
 
     def load(self) -> Dataset:
         """Open the folder. Raises ValueError naming the column or split that is not there."""
@@ -99,16 +116,22 @@ class HuggingFace:
         with readable(f"path: {self.path}", "folder of save_to_disk"):
             table: Any = load_from_disk(str(root))
         if hasattr(table, "keys"):  # several splits
-            splits = sorted(table.keys())
-            if self.split is None and len(splits) > 1:
-                raise ValueError(f"split: {self.path} has {', '.join(splits)}; name one")
-            choice("split", self.split or splits[0], splits)
-            table = table[self.split or splits[0]]
+            parts = sorted(table.keys())
+            held = self.split == splits.HELD_OUT or (self.split is None and self.holdout is not None)
+            wanted = splits.TRAIN if held and splits.TRAIN in parts else None if held else self.split
+            if wanted is None and len(parts) > 1:
+                raise ValueError(f"split: {self.path} has {', '.join(parts)}; name one")
+            choice("split", wanted or parts[0], parts)
+            table = table[wanted or parts[0]]
         choice("image", self.image, table.column_names)
         if len(table) == 0:
             raise ValueError(f"path: {self.path}: holds no sample")
+        found = self._dataset(table, root.resolve().name)
+        return splits.without_held_out(found, self.holdout, self.holdout_seed, self.split)
+
+    def _dataset(self, table: Any, name: str) -> Dataset:
+        """The whole of a table."""
         labels, names = self._classes(table)
-        name = root.resolve().name
         if not _holds_pictures(table.features.get(self.image)):
             array = _TableArray(table, self.image, self.path)
             where = f"path: {self.path}: '{self.image}'"

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from edm_unified.components.component import component
+from edm_unified.components.constraints import Seed
 from edm_unified.components.family import Family
 
 from . import splits
 from .arrays import Arrays
 from .dataset import ConditionKind, Dataset, check_condition
+from .fields import Holdout
 from .folders import CelebA, ImageFolder, ImageNet
 from .image_zip import ImageZip
 from .libraries import HuggingFace, TorchVision
@@ -65,8 +67,8 @@ class Pairs:
     condition: Annotated[AnyPart, Family("parts of pairs")]
     match: Literal["name", "row"] | None = None
     given_as: ConditionKind | None = None
-    holdout: float | None = None
-    holdout_seed: int | None = None
+    holdout: Holdout | None = None
+    holdout_seed: Seed | None = None
     split: Literal["train", "held_out", "all"] | None = None
     kind: Literal["pairs"] = "pairs"
 
@@ -90,7 +92,7 @@ class Pairs:
             raise ValueError(f"condition: {str(error).removeprefix('conditions: ')}") from None
         notes = (*x.notes, *(f"condition: {note}" for note in y.notes))
         whole = replace(x, conditions={kind: y}, notes=notes)
-        return whole.part(splits.kept(x.names or len(x), self.holdout, self.holdout_seed, self.split))
+        return splits.without_held_out(whole, self.holdout, self.holdout_seed, self.split)
 
 
 def _loaded(field: str, source: AnyPart) -> Dataset:

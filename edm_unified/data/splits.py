@@ -11,10 +11,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .dataset import Dataset
 
 TRAIN, HELD_OUT, ALL = "train", "held_out", "all"
 _TRAINING = ("train", "training")
@@ -31,6 +35,12 @@ def check(holdout: float | None, seed: int | None, split: str | None, choices: S
         raise ValueError(f"split: {split}: nothing is held out; set holdout: 0.1 too, as it was for training")
 
 
+def check_train(train: bool, split: str | None) -> None:
+    """Raise ``ValueError`` where the older field ``train`` says other than ``split``."""
+    if not train and split is not None:
+        raise ValueError(f"split: {split}: train: false names the other part already; leave out train")
+
+
 HOLDOUT_CHOICES = (TRAIN, HELD_OUT, ALL)
 """The splits of data that have no folders of them."""
 
@@ -38,14 +48,20 @@ HOLDOUT_CHOICES = (TRAIN, HELD_OUT, ALL)
 def kept(samples: int | Sequence[str], holdout: float | None, seed: int | None, split: str | None) -> Tensor | None:
     """The indices of the part that ``split`` names, of so many samples, or of files of those names; None for all.
 
-    Without ``split`` it is what is not held out. Raises ``ValueError`` where one of the two parts has no sample.
+    Without ``split`` it is what is not held out. Of a part that is not for training, such as ``val``, nothing is.
+    Raises ``ValueError`` where one of the two parts has no sample.
     """
-    if holdout is None or split == ALL:
+    if holdout is None or (split not in (None, HELD_OUT) and split.lower() not in _TRAINING):
         return None
     held = _held(samples, holdout, seed or 0)
     if held.all() or not held.any():
         raise ValueError(f"holdout: {holdout:g} of {len(held)} samples leaves one part empty; take another share")
     return torch.from_numpy(np.flatnonzero(held if split == HELD_OUT else ~held))
+
+
+def without_held_out(dataset: Dataset, holdout: float | None, seed: int | None, split: str | None) -> Dataset:
+    """``dataset`` but for what :func:`kept` leaves out, by the names of its samples, or without them by their place."""
+    return dataset.part(kept(dataset.names or len(dataset), holdout, seed, split))
 
 
 def _held(samples: int | Sequence[str], share: float, seed: int) -> np.ndarray:

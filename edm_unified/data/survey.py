@@ -15,7 +15,7 @@ import scipy.fft
 import torch
 from torch import Tensor
 
-from .dataset import Dataset, batch
+from .dataset import BYTES, Dataset, batch
 from .order import indices
 
 CHUNK = 256
@@ -73,6 +73,7 @@ def survey(dataset: Dataset, samples: int = 10_000) -> Survey:
     spread = np.sqrt(np.maximum(second - mean**2, 0))
     problems = _problems(dataset, sigma_data, float(mean.mean()), (low, high), counts)
     problems += _uneven(dataset, spread, sigma_data)
+    problems += [note for note in [zeros_and_ones(dataset, high)] if note is not None]
     conditions = {kind: survey(condition, samples) for kind, condition in dataset.conditions.items()}
     known = set(problems)
     problems += [
@@ -117,6 +118,16 @@ def _problems(
     if empty:
         found.append(f"{len(empty)} of {len(counts)} classes have no sample, the first of them {empty[0]!r}")
     return found
+
+
+def zeros_and_ones(dataset: Dataset, high: float) -> str | None:
+    """A note where bytes, the highest of which a network sees as ``high``, are 0 and 1, as masks often are."""
+    if dataset.scaling is not BYTES or not -1 < high <= BYTES.to_unit(torch.tensor(1)):
+        return None
+    return (
+        "the bytes are 0 and 1 alone, of 255: black and all but black; of masks "
+        "set range: [0, 1], which kinds image_folder and arrays have"
+    )
 
 
 NARROW = 25

@@ -23,6 +23,7 @@ import torch
 
 from edm_unified.data import Dataset
 from edm_unified.data.kept import Moments, measure
+from edm_unified.data.survey import zeros_and_ones
 from edm_unified.denoisers import exact
 from edm_unified.recipe.tree import Recipe
 from edm_unified.training.objective import Objective
@@ -40,7 +41,11 @@ def notes_on_training(recipe: Recipe, dataset: Dataset) -> list[str]:
     moments = _moments(dataset)
     if moments is None:
         return []
-    found = [_sigma_data(recipe.preconditioning, moments), _share(recipe.objective, recipe.schedule, moments)]
+    found = [
+        zeros_and_ones(dataset, float(dataset.scaling.to_unit(measure(dataset).some).max())),
+        _sigma_data(recipe.preconditioning, moments),
+        _share(recipe.objective, recipe.schedule, moments),
+    ]
     return [note for note in found if note is not None] + notes_on_sampling(recipe, dataset)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import struct
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +17,9 @@ from PIL.ImageFile import ImageFile
 
 from edm_unified import data
 from edm_unified.data import rows
+from edm_unified.data.survey import survey
+from edm_unified.recipe import Recipe
+from edm_unified.recipe.suitability import notes_on_training
 
 HOUNSFIELD = np.round(1000 + 1900 * np.sin(np.arange(3 * 4 * 5) * 0.7)).reshape(3, 4, 5)
 
@@ -109,3 +115,46 @@ def test_what_is_kept_becomes_floating_point_with_the_first_deep_picture(tmp_pat
     assert kept[torch.tensor([0])].dtype == torch.uint8
     assert kept[torch.tensor([1])].unique().tolist() == [pytest.approx(12345 / 257)]
     assert kept[torch.tensor([0, 1])][0].unique().tolist() == [100]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "ppm"])
+def test_colours_of_16_bits_are_not_cut_to_8_in_silence(tmp_path: Path, suffix: str) -> None:
+    values = np.full((4, 4, 3), 300, np.uint16)
+    file = tmp_path / f"a.{suffix}"
+    if suffix == "ppm":
+        file.write_bytes(b"P6 4 4 65535\n" + values.astype(">u2").tobytes())
+    elif suffix == "png":
+        lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+        parts = [
+            (b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)),
+            (b"IDAT", zlib.compress(lines)),
+            (b"IEND", b""),
+        ]
+        chunks = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts]
+        file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    else:
+        raw = values.astype("<u2").tobytes()
+        tags = [(256, 4, 1, 4), (257, 4, 1, 4), (258, 3, 3, 226), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 8),
+                (277, 3, 1, 3), (278, 4, 1, 4), (279, 4, 1, 96)]  # fmt: skip
+        entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+        directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+        assert 8 + 96 + len(directory) == 218
+        file.write_bytes(
+            b"II*\0" + struct.pack("<I", 104) + raw + directory + bytes(8) + struct.pack("<3H", 16, 16, 16)
+        )
+    refused(data.ImageFolder(str(tmp_path)), f"a.{suffix}: has 16 bits in each of several channels", "save it with 8")
+
+
+def test_masks_of_bytes_0_and_1_are_noticed(tmp_path: Path) -> None:
+    mask = np.random.default_rng(0).integers(0, 2, (6, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "m.npy", mask)
+    for i, one in enumerate(mask):
+        Image.fromarray(one).save(tmp_path / f"{i}.png")
+    recipe = Recipe.load("digits/edm")
+    for plain in (data.Arrays(str(tmp_path / "m.npy")), data.ImageFolder(str(tmp_path), channels=1)):
+        (note,) = [line for line in survey(plain.load()).problems if "0 and 1" in line]
+        assert "set range: [0, 1]" in note
+        assert note in notes_on_training(recipe, plain.load())
+        scaled = dataclasses.replace(plain, range=(0.0, 1.0)).load()
+        assert scaled.images.unique().tolist() == [-1, 1]
+        assert not [line for line in survey(scaled).problems if "0 and 1" in line]
