@@ -36,6 +36,7 @@ COMMANDS = {
     "likelihood": ("likelihood.likelihood", "The likelihood of data: nats and bits/dim, by the ODE or a bound."),
     "show": ("show.show", "Print the design card of a method: formulas, levels, NFE."),
     "inspect": ("inspecting.inspect", "Say what a checkpoint is, and check its convention."),
+    "convert": ("convert.convert", "Write a checkpoint of another library as a network of ours."),
     "list": ("listing.list_components", "Name every schedule, solver, ... and the recipes."),
     "schema": ("schema.schema", "Print the JSON Schema of recipes, for editors."),
 }

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from edm_unified.components import paths
+from edm_unified.interop import pickles
 
 MOST_JSON = 50_000_000
 """Bytes of a JSON file; an index of the shards of the largest networks has two million."""
@@ -79,29 +78,8 @@ def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _torch_tree(file: Path) -> dict[str, Any]:
-    size = file.stat().st_size
-    if zipfile.is_zipfile(file):  # else torch's format before 1.6, whose tensors are no larger than the file
-        try:
-            with zipfile.ZipFile(file) as archive:
-                unpacked = sum(entry.file_size for entry in archive.infolist())
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
-            raise ValueError(
-                f"{file}: not a readable file of torch, it was cut off or changed ({_brief(error)})"
-            ) from None
-        if unpacked > size:
-            raise ValueError(
-                f"{file}: would unpack to {unpacked:,} bytes from {size:,}; torch's own files are stored plain"
-            )
-    try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch has a class for each way of being damaged
-        text = str(error)
-        if "weights_only" in text or "Unsupported" in text:
-            what = "holds more than tensors and containers"
-            remedy = "save its state_dict alone, or for a pickle of EDM name a .pkl file"
-            raise ValueError(f"{file}: {what} ({_brief(error)}); {remedy}") from None
-        raise ValueError(f"{file}: not a readable file of torch, it was cut off or changed ({_brief(error)})") from None
-    if isinstance(found, nn.Module) or not isinstance(found, Mapping):
+    found = pickles.read(file)
+    if not isinstance(found, Mapping):
         raise ValueError(f"{file}: holds {type(found).__name__}; a mapping of names to tensors is needed")
     return dict(found)
 

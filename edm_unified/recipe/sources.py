@@ -8,6 +8,7 @@ from edm_unified import interop
 from edm_unified.components.component import encode
 from edm_unified.denoisers.preconditioning import AnyPreconditioning
 from edm_unified.interop import Source
+from edm_unified.recipe import canonical
 from edm_unified.recipe.codec import components
 from edm_unified.sampling.levels import Karras
 
@@ -39,3 +40,17 @@ def around(source: Source, path: str, key: str = "source") -> dict[str, Any]:
     if getattr(source.convention, "kind", None) in KINDS:
         found["preconditioning"] = encode(source.convention)
     return found
+
+
+def text(source: Source, path: str) -> str:
+    """The recipe of ``source``, which is to be found at ``path``, as YAML with every field spelled out."""
+    from edm_unified.recipe.loading import from_tree
+
+    return canonical.dump(from_tree(around(source, path), path))
+
+
+def convention(words: str) -> Any:
+    """The preconditioning that ``words`` name: ``ddpm:betas=cosine``. Raises ``ValueError`` where there is none."""
+    from edm_unified.recipe import parse_component
+
+    return parse_component(AnyPreconditioning, words, "--convention")

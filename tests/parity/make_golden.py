@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import authors_repos
+import foreign_files
 import pytest
 from authors_repos import clone, double, importable
 from edm_walks import CHURN, COMBINATIONS, theirs
@@ -36,9 +37,11 @@ def ablations() -> None:
 def comparisons() -> None:
     """Run the comparisons that have numbers to keep; all of them must hold, and none may be skipped."""
     files = [str(file) for file in sorted(HERE.glob("test_authors_*.py")) if "@golden(" in file.read_text("utf-8")]
+    files.append(str(HERE / "test_authors_files.py"))
     if pytest.main(["-n", "0", "-q", "-rs", "--assert=plain", *files]) != 0:
         sys.exit("nothing is kept of comparisons that fail")
     authors_repos.keep(authors_repos.made)
+    foreign_files.keep()
 
 
 if __name__ == "__main__":

@@ -165,6 +165,29 @@ class ResidualBlock(nn.Module):
         return self.filter.up(x) if self.resample == "up" else self.filter.down(x)
 
 
+class ConvResample(nn.Module):
+    """Half the size by a convolution of stride 2, or double by repetition and a convolution (Ho et al. 2020).
+
+    ``after`` pads by one on the far sides alone, as TensorFlow's "same" does of an even side. Without ``convolves``
+    neighbours are averaged, or repeated.
+    """
+
+    def __init__(self, axes: int, channels: int, way: str, convolves: bool = True, after: bool = False) -> None:
+        super().__init__()
+        self.axes, self.way, self.after = axes, way, after
+        stride, padding = (2, 0 if after else 1) if way == "down" else (1, 1)
+        self.conv = CONV[axes](channels, channels, 3, stride, padding) if convolves else None
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        if self.way == "up":
+            x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
+        elif self.conv is None:
+            return _POOL[self.axes](x, 2)
+        elif self.after:
+            x = functional.pad(x, (0, 1) * self.axes)
+        return x if self.conv is None else self.conv(x)  # type: ignore[no-any-return]
+
+
 class ResidualPyramid(nn.Module):
     """NCSN++'s encoder: the halved, convolved copy of the last level is added to what the blocks made of it.
 

@@ -36,6 +36,11 @@ class UNet:
     leave each at least 4 channels. ``conditions`` is how many real numbers a sample is conditioned on besides a class
     (``condition``, (B,) or (B, k)): two layers of their own, added to the embedding of the noise level. ``init``:
     ``fan_average`` (Song et al.) or ``fan_in`` (PyTorch's); last layers are zero anyway.
+
+    ``resampling``: by residual ``block`` (BigGAN's); by a 3 × 3 ``conv`` of stride 2, and after doubling by repetition
+    (Ho et al. 2020; improved-diffusion), which in ``conv_after`` pads on the far sides alone; or ``plain``, without
+    weights. ``noise_channels`` is how many sines and cosines there are, where it is not ``noise_multiplier`` ×
+    ``channels``.
     """
 
     channels: Count = 128
@@ -64,14 +69,19 @@ class UNet:
     init: Literal["fan_average", "fan_in"] = "fan_average"
     norm_groups: Count | None = None
     conditions: Count | None = None
+    resampling: Literal["block", "conv", "conv_after", "plain"] = "block"
+    noise_channels: Count | None = None
     kind: Literal["unet"] = "unet"
-    later: ClassVar[tuple[str, ...]] = ("norm_groups", "conditions")
+    later: ClassVar[tuple[str, ...]] = ("norm_groups", "conditions", "resampling", "noise_channels")
 
     def __post_init__(self) -> None:
         if not self.multipliers:
             raise ValueError("multipliers: at least one is needed, such as [1, 2, 2]")
-        if self.channels * self.noise_multiplier % 2:
-            raise ValueError(f"channels: must be even, half sines and half cosines, got {self.channels}")
+        if self.noise_channels is not None and self.noise_multiplier != 1:
+            raise ValueError("noise_channels: sets the number of sines and cosines; leave noise_multiplier at 1")
+        if self.noise_features % 2:
+            name = "channels" if self.noise_channels is None else "noise_channels"
+            raise ValueError(f"{name}: must be even, half sines and half cosines, got {getattr(self, name)}")
         if self.head_channels is not None and self.heads != 1:
             raise ValueError("head_channels: sets the number of heads; leave heads at 1")
         widths = [self.channels * multiplier for multiplier in self.multipliers]
@@ -82,6 +92,11 @@ class UNet:
                 f"filter: must be an even number of weights of sum other than zero, such as [1, 3, 3, 1], got "
                 f"{list(self.filter)}"
             )
+
+    @property
+    def noise_features(self) -> int:
+        """How many sines and cosines c_noise is written as."""
+        return self.noise_channels or self.channels * self.noise_multiplier
 
     def build(self, shape: tuple[int, ...], classes: int = 0, augment: int = 0) -> nn.Module:
         """The module for samples of ``shape``, channels first. Raises ``ValueError`` if a side does not fit."""

@@ -12,7 +12,15 @@ from torch.nn import functional
 
 from edm_unified.networks.base import check_augment, check_condition, check_input, check_label, level_sides, run
 from edm_unified.networks.embeddings import ClassEmbedding, ClassLinear, Fourier, Positional
-from edm_unified.networks.unet.blocks import Readout, ResidualBlock, ResidualPyramid, SkipPyramid, conv, initialise
+from edm_unified.networks.unet.blocks import (
+    ConvResample,
+    Readout,
+    ResidualBlock,
+    ResidualPyramid,
+    SkipPyramid,
+    conv,
+    initialise,
+)
 
 if TYPE_CHECKING:
     from edm_unified.networks.unet.component import UNet
@@ -28,7 +36,7 @@ class UNetModule(nn.Module):
         self.shape, self.noise_scale = (shape[0], *[-1] * (len(shape) - 1)), config.noise_scale
         self.multiple = 2 ** (len(config.multipliers) - 1)
 
-        features, width = config.channels * config.noise_multiplier, config.channels * config.embedding_multiplier
+        features, width = config.noise_features, config.channels * config.embedding_multiplier
         self.features = (
             Fourier(features, config.fourier_scale)
             if config.embedding == "fourier"
@@ -134,6 +142,15 @@ def _block(
     )
 
 
+def _resample(config: UNet, axes: int, width: int, way: str) -> nn.Module:
+    """What halves ("down") or doubles ("up") a level, called with the embedding as blocks are."""
+    if config.resampling == "block":
+        return _block(config, axes, width, width, way)
+    return ConvResample(
+        axes, width, way, convolves=config.resampling != "plain", after=config.resampling == "conv_after"
+    )
+
+
 class _EncoderLevel(nn.Module):
     """[halve, pyramid], blocks; all that the decoder will join is handed back."""
 
@@ -141,7 +158,7 @@ class _EncoderLevel(nn.Module):
         self, config: UNet, axes: int, level: int, inputs: int, width: int, pyramid: int, attends: bool
     ) -> None:
         super().__init__()
-        self.resample = _block(config, axes, inputs, inputs, "down") if level else None
+        self.resample = _resample(config, axes, inputs, "down") if level else None
         self.pyramid: nn.Module | None = None
         if level and config.encoder == "residual":
             scale = math.sqrt(0.5) if config.rescale else 1.0
@@ -182,7 +199,7 @@ class _DecoderLevel(nn.Module):
     ) -> None:
         super().__init__()
         lowest = level == len(config.multipliers) - 1
-        self.resample = None if lowest else _block(config, axes, inputs, inputs, "up")
+        self.resample = None if lowest else _resample(config, axes, inputs, "up")
         widths = [inputs] + [width] * config.blocks
         attending = [attends and (config.decoder_attention == "all" or i == config.blocks) for i in range(len(widths))]
         self.blocks = nn.ModuleList(
