@@ -2,8 +2,8 @@
 
 Such a file holds the network under its preconditioning, an object whose class comes along as source text. None of it is
 executed (:mod:`edm_unified.interop.pickles`): the arguments with which the object was once made say which of our
-networks it is, and its tensors are moved there. A snapshot has the average under ``ema``, a training state the network under
-``net``.
+networks it is, and its tensors are moved there. A snapshot has the average under ``ema``, a training state the network
+under ``net``.
 
 Published networks are under CC BY-NC-SA 4.0. Nothing here is of the authors' code: the maps below are those by which
 our networks and theirs are compared on the same weights.

@@ -196,7 +196,7 @@ def _record(path: str) -> type[Record]:
 
 
 def _persistent(meta: Any) -> Record:
-    """An object of NVIDIA's ``torch_utils.persistence``; the source text of its class, which it brings, is left alone."""
+    """An object of NVIDIA's ``torch_utils.persistence``; the source text of its class is left alone."""
     if not isinstance(meta, Mapping) or not isinstance(meta.get("class_name"), str):
         raise DamagedError("a persistent object without the name of its class")
     made = _record(f"persistent.{meta['class_name'][:100]}")()

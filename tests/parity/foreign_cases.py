@@ -179,7 +179,8 @@ def adm_case(
 def meta(classes: int, **options: Any) -> Case:
     """As their training saves it: the wrapper's average is what is to be read."""
     whole = {"in_channels": 3, "out_channels": 3, "model_channels": 32, "num_res_blocks": 1,
-             "attention_resolutions": [2], "channel_mult": [2, 2], "use_scale_shift_norm": True, "use_new_attention_order": True,
+             "attention_resolutions": [2], "channel_mult": [2, 2], "use_scale_shift_norm": True,
+             "use_new_attention_order": True,
              "num_classes": classes or None} | options  # fmt: skip
 
     def theirs() -> tuple[nn.Module, Callable[..., Tensor]]:

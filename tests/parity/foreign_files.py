@@ -2,7 +2,7 @@
 
 With the authors' code (:mod:`authors_repos`) the network is made by it, filled, and asked for D at ten levels. What it
 was told and gave is kept in ``golden_files.json.gz`` (``make_golden.py``): the names and shapes, the few tensors that
-are no weights, and D. From these the same file is written where their code is not, and D compared with the numbers kept.
+are no weights, and D. From these the same file is written where their code is not, and D is compared.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ made: dict[str, Any] = {}
 
 
 class Case(NamedTuple):
-    """A file of a library: where its code is, the shape and classes of samples, how the weights are saved to a file, what ``edm.load`` is told, and ``theirs``: the module of the weights, and its D(x, sigma, label) in float32."""
+    """A file of a library: where its code is, the shape and classes of samples, how the weights are saved to a file,
+    what ``edm.load`` is told, and ``theirs``: the module of the weights, and its D(x, sigma, label) in float32.
+    """
 
     repository: str
     shape: tuple[int, ...]
