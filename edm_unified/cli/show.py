@@ -16,6 +16,9 @@ from edm_unified.cli.listing import is_component, near_component, pages
 from edm_unified.components import shipped
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edm_unified.data import Dataset
     from edm_unified.recipe import Recipe
 
 _INDENT = 18
@@ -77,6 +80,14 @@ def show(
         click.echo(line)
 
 
+def _samples(dataset: Dataset, most: int) -> Tensor:
+    """Samples of the data as a network sees them: of a run those that it keeps, as often as makes 512."""
+    if dataset.measured is None:
+        return dataset.images[:most]
+    kept = dataset.scaling.to_unit(dataset.measured.some)[:most]
+    return kept.repeat(-(-512 // len(kept)), *[1] * (kept.ndim - 1))
+
+
 def _density(recipe: Recipe, density: Any) -> str:
     """The rule ``density_spaced`` over the range and number of the recipe's levels, four digits to a number."""
     from edm_unified.sampling.levels import measured_density
@@ -84,7 +95,7 @@ def _density(recipe: Recipe, density: Any) -> str:
     built: Any = recipe.build()
     denoiser, dataset = built
     draw = getattr(denoiser, "sample", None)
-    x0 = draw(2048) if draw is not None else dataset.images[:2048]
+    x0 = draw(2048) if draw is not None else _samples(dataset, 2048)
     levels = sorted({sigma for sigma in recipe.levels if sigma > 0})
     if len(levels) < 2:
         raise ValueError("--density: the recipe has one level above zero; take more steps")

@@ -100,8 +100,11 @@ class ByGaussian(ABC):
     def answers_from(self, levels: tuple[float, ...]) -> float: ...
 
     def build(self, dataset: Dataset) -> AnalyticStart:
-        """With the Gaussian of the data, where ``sigma_data`` is null."""
-        return self.of(exact.Gaussian.fit(dataset.images, self.rank)) if self.sigma_data is None else self
+        """With the Gaussian of the data, where ``sigma_data`` is null: of a run, that of what it keeps of its data."""
+        if self.sigma_data is not None:
+            return self
+        kept = None if dataset.measured is None else dataset.measured.moments.gaussian(self.rank)
+        return self.of(exact.Gaussian.fit(dataset.images, self.rank) if kept is None else kept)
 
     def of(self, gaussian: exact.Gaussian) -> Fitted:
         """With this Gaussian."""

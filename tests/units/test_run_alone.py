@@ -66,6 +66,24 @@ def test_samples_of_a_run_without_its_data_are_in_their_units(kelvin: tuple[Path
     np.testing.assert_allclose(x.numpy(), found[:3], rtol=1e-5)
     assert edm.load(run).shape == (2,)
     assert command("show", run)[0] == 0
+    assert (
+        command("sample", run, "--n", 4, "--out", tmp_path / "a", "-q", "--analytic-start", "analytic_first_step")[0]
+        == 0
+    )
+    code, said, _ = command("show", run, "--density", "entropy")
+    assert (code, said.startswith("kind: density_spaced")) == (0, True)
+
+
+@pytest.mark.parametrize(("n", "d", "rank"), [(40, 6, None), (40, 6, 3), (700, 300, 64), (90, 600, 20), (530, 540, 5)])
+def test_the_gaussian_of_a_run_is_that_of_its_data(n: int, d: int, rank: int | None) -> None:
+    draw = torch.Generator().manual_seed(0)
+    spread = 0.7 ** torch.arange(d, dtype=torch.float64) * 10 + 0.3
+    rows = torch.randn(n, d, generator=draw, dtype=torch.float64) * spread + 2
+    kept, fitted = moments(rows).gaussian(rank), edm.exact.Gaussian.fit(rows, rank)
+    assert kept is not None
+    x = torch.randn(5, d, generator=draw, dtype=torch.float64) * 4
+    for sigma in (0.3, 3.0):
+        torch.testing.assert_close(kept(x, sigma), fitted(x, sigma), rtol=1e-4, atol=1e-4)
 
 
 def test_the_data_are_looked_for_when_a_sample_of_them_is_asked_for(kelvin: tuple[Path, np.ndarray]) -> None:

@@ -53,6 +53,7 @@ def _plain(dataset: Dataset) -> tuple[dict[str, Any], dict[str, Tensor | None]]:
     }  # fmt: skip
     tensors: dict[str, Tensor | None] = {
         "some": measured.some, "some_labels": _small(measured.labels), "mean": own.mean, "covariance": own.covariance,
+        "directions": own.directions, "variances": own.variances,
         "shift": torch.as_tensor(dataset.scaling.shift, dtype=torch.float64),
         "scale": torch.as_tensor(dataset.scaling.scale, dtype=torch.float64), "labels": _small(dataset.labels),
     }  # fmt: skip
@@ -110,7 +111,10 @@ def read(folder: Path, said: dict[str, Any], load: Callable[[], Dataset]) -> tup
 
 def _kept(about: dict[str, Any], tensors: Mapping[str, Tensor], load: Callable[[], Dataset]) -> Dataset:
     """What :func:`_plain` took apart, whose samples are those that ``load`` finds."""
-    own = Moments(tensors["mean"], about["variance"], about["squared"], about["measured"], tensors.get("covariance"))
+    own = Moments(
+        tensors["mean"], about["variance"], about["squared"], about["measured"],
+        *map(tensors.get, ("covariance", "directions", "variances")),
+    )  # fmt: skip
     measured = Measured(own, tensors["some"], _long(tensors.get("some_labels")))
     number, shape, labels = about["number"], tuple(measured.some.shape[1:]), _long(tensors.get("labels"))
     return Dataset(
