@@ -236,7 +236,7 @@ def test_er_sde_takes_fewer_outputs_towards_the_end_where_asked() -> None:
     """Two in the step before the fall to 0, as its order 2 there, and all it has until then."""
     dynamics, path = walk_over(LEVELS, EDM, D)
     ends = [program.instructions[-1] for program in solvers.ERSDE(end="lower").init(dynamics.axis, path)[0]]
-    outputs = [len(end.more.lerps) + len(end.more.adds) - end.draws if end.more else 0 for end in ends]
+    outputs = [len(end.more.lerps) + len(end.more.adds) - len(end.draws) if end.more else 0 for end in ends]
     used = [more + (end.begins in (LERP, ADD)) for more, end in zip(outputs, ends, strict=True)]
     used[-1] += ends[-1].begins == SAME  # D and no x
     assert used == [1, 2, *[3] * (len(LEVELS) - 5), 2, 1]

@@ -140,7 +140,7 @@ def test_the_history_is_let_go_where_it_is_not_used(settings: list[Any]) -> None
             x, state = solver.step(dynamics, x, a, b, state, lambda: NOISE)
             assert len(state[2]) <= most, name(solver)
             if isinstance(solver, solvers.LMS | solvers.IPNDM) and i == len(path.falls) - 2:
-                assert state[2] == (), name(solver)
+                assert not state[2], name(solver)
 
 
 # -- the start of the multistep methods of the DPM-Solver family -----------------------------------------------------

@@ -9,7 +9,6 @@ every other solver.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import log
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy as np
 from edm_unified.components.component import component
 from edm_unified.components.constraints import Nonnegative
 from edm_unified.sampling.dynamics import Level
-from edm_unified.sampling.solvers.er_sde import SCALES, Phi, er_sde_step
+from edm_unified.sampling.solvers.er_sde import SCALES, Phi, er_sde_step, ratio
 from edm_unified.sampling.solvers.exponential_multistep import exponential_step, midpoint_weights, taylor_weights
 from edm_unified.sampling.solvers.multistep import Multistep
 from edm_unified.sampling.solvers.phi import phi
@@ -122,14 +121,13 @@ class ERSDE3Published(Multistep):
         return er_sde_step(step, x, a, b, self.phi, self._weights, self.most_outputs)
 
     def _weights(self, phi: str, a: float, b: float, nodes: Sequence[float]) -> list[float]:
-        excess = SCALES[phi].excess
         if self.integrals == "exact":
             u, du = panelled(a, b)
         else:
             u, du = b + np.arange(100) / 100 * (a - b), np.full(100, (a - b) / 100)
-        shares = du * np.exp(log(b) + excess(b) - np.log(u) - excess(u))  # φ(b)/φ(u) du
+        shares = du * ratio(phi, b, u)
         total, first = float(shares.sum()), float((shares * (u - a)).sum())
-        weights = [1 - b / a * float(np.exp(excess(b) - excess(a))), 0.0, 0.0]
+        weights = [1 - float(ratio(phi, b, np.array(a))), 0.0, 0.0]
         for order, factor in enumerate((b - a + total, 0.5 * (b - a) ** 2 + first)[: len(nodes) - 1]):
             weights = [w + factor * d for w, d in zip(weights, _differences(nodes, order), strict=True)]
         return weights[: len(nodes)]

@@ -30,7 +30,7 @@ import numpy as np
 
 from edm_unified.sampling.solvers.phi import phis
 from edm_unified.sampling.solvers.printed import Form
-from edm_unified.sampling.solvers.quadrature import panelled
+from edm_unified.sampling.solvers.quadrature import moments, panelled
 
 
 class Coordinate(ABC):
@@ -142,8 +142,9 @@ class TimeOfVP(Coordinate):
     beta_min: float
 
     def u(self, sigma: Any) -> Any:
-        B = np.log1p(sigma**2)
-        return 2 * B / (self.beta_min + np.sqrt(self.beta_min**2 + 2 * self.beta_d * B))
+        xp = np if isinstance(sigma, np.ndarray) else math  # NumPy is slow on a number
+        B = xp.log1p(sigma**2)
+        return 2 * B / (self.beta_min + xp.sqrt(self.beta_min**2 + 2 * self.beta_d * B))
 
     def span(self, a: float, b: float) -> float:
         return b - a
@@ -152,9 +153,4 @@ class TimeOfVP(Coordinate):
         last = max(b, a * math.exp(-40))  # below it nothing is left of the integral in float64
         sigma, weights = panelled(a, last)
         u_a = self.u(a)
-        v = (self.u(sigma) - u_a) / (self.u(last) - u_a)
-        density, found = weights / (a - b), [1.0]
-        for _ in range(1, most):
-            density = density * v
-            found.append(float(density.sum()))
-        return found
+        return moments(weights / (a - b), (self.u(sigma) - u_a) / (self.u(last) - u_a), most)

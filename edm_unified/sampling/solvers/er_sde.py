@@ -15,8 +15,9 @@ then wrong by the curvature times half a step, which leaves order 2
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from math import exp, expm1, log, sqrt
+from math import exp, expm1, sqrt
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -24,8 +25,9 @@ import numpy as np
 from edm_unified.components.component import component
 from edm_unified.sampling.dynamics import Level
 from edm_unified.sampling.solvers.multistep import End, Multistep, UpTo3
+from edm_unified.sampling.solvers.phi import weights_of_moments
 from edm_unified.sampling.solvers.printed import Form, Step, weighed
-from edm_unified.sampling.solvers.quadrature import panelled
+from edm_unified.sampling.solvers.quadrature import moments, panelled
 
 
 class Scale(NamedTuple):
@@ -40,8 +42,8 @@ class Scale(NamedTuple):
 
 def _er_excess(sigma: Any) -> Any:
     """ln(e^{σ^0.3} + 10)."""
-    power = sigma**0.3
-    return power + np.log1p(10 * np.exp(-power))
+    xp, power = np if isinstance(sigma, np.ndarray) else math, sigma**0.3  # NumPy is slow on a number
+    return power + xp.log1p(10 * xp.exp(-power))
 
 
 def _er_rate(sigma: Any) -> Any:
@@ -80,19 +82,18 @@ def er_sde_step(
     return r * x + weighed(w, values) + std * step.noise()
 
 
+def ratio(phi: str, b: float, u: np.ndarray) -> np.ndarray:
+    """φ(b)/φ(u)."""
+    excess = SCALES[phi].excess
+    found: np.ndarray = b / u * np.exp(excess(b) - excess(u))
+    return found
+
+
 def interpolant_weights(phi: str, a: float, b: float, nodes: Sequence[float]) -> list[float]:
-    """φ(b) ∫_b^a (φ'/φ²) ℓ_j du for the Lagrange basis in σ on ``nodes``."""
-    excess, rate = SCALES[phi]
+    """φ(b) ∫_b^a (φ'/φ²) ℓ_j du for the Lagrange basis in σ on ``nodes``, by the moments of v = (u − a)/(b − a)."""
     u, du = panelled(a, b)
-    kernel = du / u * rate(u) * np.exp(log(b) + excess(b) - np.log(u) - excess(u))
-    weights = []
-    for node in nodes:
-        basis = kernel
-        for other in nodes:
-            if other != node:
-                basis = basis * (u - other) / (node - other)
-        weights.append(float(basis.sum()))
-    return weights
+    v, density = (u - a) / (b - a), du / u * SCALES[phi].rate(u) * ratio(phi, b, u)
+    return weights_of_moments([(node - a) / (b - a) for node in nodes], moments(density, v, len(nodes)))
 
 
 @component

@@ -25,3 +25,9 @@ def panelled(a: float, b: float) -> tuple[np.ndarray, np.ndarray]:
     v, w = _places(math.ceil(span / 0.5))
     sigma = a * np.exp(-span * v)
     return sigma, span * w * sigma
+
+
+def moments(density: np.ndarray, v: np.ndarray, most: int) -> list[float]:
+    """Σ_i density_i v_i^k for k < ``most``."""
+    found: list[float] = (density @ np.vander(v, most, increasing=True)).tolist()
+    return found

@@ -13,7 +13,7 @@ which reads two tensors and writes one: a two-term step is one pass at the memor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,6 +23,10 @@ from edm_unified.sampling.dynamics import Dynamics, Level
 
 Randn = Callable[[], Tensor]
 """Draws unit normal noise in the shape of the state."""
+
+X = 1 << 30
+"""The symbol of the state at the start of a fall. Those of outputs of D and of other values are 1, 2, … in the order in
+which they are made, those of noises come after X: in this order they are combined."""
 
 SAME, LERP, ADD, SCALE = range(4)
 """How a combination begins: values[first], lerp(values[first], values[second], weight), values[first] +
@@ -40,12 +44,13 @@ class More(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """A combination of values, and where D is evaluated at it, if it is. ``draws`` noises become values before.
+    """A combination of values, or D at it, which becomes the value ``symbol``. The noises ``draws`` are drawn before.
 
     It is flat, and ``more`` is None where there is nothing more: the loop reads it once for each evaluation of D.
     """
 
-    draws: int
+    symbol: int
+    draws: tuple[int, ...]
     begins: int
     first: int
     second: int
@@ -55,29 +60,33 @@ class Instruction(NamedTuple):
 
 
 class Program(NamedTuple):
-    """One fall. ``kept`` are the values that later falls use, oldest first."""
+    """One fall, and the symbols of the values that later falls use."""
 
-    start: Level | None
-    """Where D is evaluated at x itself, before all else, if it is."""
     instructions: tuple[Instruction, ...]
     kept: tuple[int, ...]
 
 
-State = tuple[tuple[Program, ...], int, tuple[Tensor, ...]]
-"""The programs of a walk, which one is next, and the tensors that earlier falls have left for later ones."""
+State = tuple[tuple[Program, ...], int, dict[int, Tensor]]
+"""The programs of a walk, which one is next, and the values that earlier falls have left for later ones."""
 
 
-def instruction(terms: Sequence[Term], noises: Terms = (), draws: int = 0, level: Level | None = None) -> Instruction:
-    """Σ_j w_j values_j of ``terms`` (j, w_j) and ``noises``, in the fewest passes: those come from x being last.
+def instruction(form: Mapping[int, float], there: set[int], symbol: int, level: Level | None) -> Instruction:
+    """Σ_j w_j values_j of ``form`` in the fewest passes: those come from x being last of what is not noise.
 
-    All terms as a chain of lerps, or the longest end of them that is one and the others added, or a plain sum.
+    All terms as a chain of lerps, or the longest end of them that is one and the others added, or a plain sum. Noises
+    that are not ``there`` yet are drawn, and are then.
     """
-    begins, first, (second, weight), chain, adds = _parts(terms)
+    terms = [term for term in sorted(form.items()) if term[1]]
+    noises = tuple([term for term in terms if term[0] > X])
+    terms = terms[: len(terms) - len(noises)]
+    draws = tuple([noise for noise, _ in noises if noise not in there])
+    there.update(draws)
+    begins, first, (second, weight), chain, adds = _parts(terms or [(X, 0.0)])
     if begins == SAME and noises:
         begins, (second, weight), noises = ADD, noises[0], noises[1:]
     adds = (*adds, *noises)
     more = More(tuple(chain), adds) if chain or adds else None
-    return Instruction(draws, begins, first, second, weight, more, level)
+    return Instruction(symbol, draws, begins, first, second, weight, more, level)
 
 
 def _parts(terms: Sequence[Term]) -> tuple[int, int, Term, Sequence[Term], Terms]:
@@ -111,13 +120,11 @@ def lerps(terms: Sequence[Term]) -> list[Term]:
 def take(dynamics: Dynamics, x: Tensor, state: State, randn: Randn) -> tuple[Tensor, State]:
     """One fall from x. The tensors that it is given are read and not written into."""
     programs, turn, history = state
-    start, instructions, kept = programs[turn]
-    values = [x, *history]
-    if start is not None:
-        values.append(dynamics.denoise(x, start))
-    for draws, begins, first, second, weight, more, level in instructions:
-        for _ in range(draws):
-            values.append(randn())
+    instructions, kept = programs[turn]
+    values = {X: x, **history}
+    for symbol, draws, begins, first, second, weight, more, level in instructions:
+        for noise in draws:
+            values[noise] = randn()
         if begins == LERP:
             out = torch.lerp(values[first], values[second], weight)
         elif begins == SAME:
@@ -132,5 +139,5 @@ def take(dynamics: Dynamics, x: Tensor, state: State, randn: Randn) -> tuple[Ten
                 out.lerp_(values[k], ratio)
             for k, factor in adds:
                 out.add_(values[k], alpha=factor)
-        values.append(out if level is None else dynamics.denoise(out, level))
-    return out, (programs, turn + 1, tuple([values[k] for k in kept]) if kept else ())
+        values[symbol] = out if level is None else dynamics.denoise(out, level)
+    return out, (programs, turn + 1, {k: values[k] for k in kept})
