@@ -17,8 +17,8 @@ from edm_unified.components.files import write_atomic
 if TYPE_CHECKING:
     import torch
 
-    from edm_unified.cli.likelihood_rows import LikelihoodJob
     from edm_unified.data import Dataset
+    from edm_unified.likelihood.rows import LikelihoodJob
     from edm_unified.recipe import Recipe
 
 
@@ -107,11 +107,11 @@ def likelihood(
     edm-unified likelihood edm --dequantize none --bound
     edm-unified likelihood edm eight.npy --trace hutchinson --out nats.jsonl
     """
-    from edm_unified.cli.likelihood_rows import moments_of
-    from edm_unified.cli.likelihood_rows import rows as computed
     from edm_unified.data.kept import measure
     from edm_unified.data.units import difference
     from edm_unified.likelihood.prior import prior_error
+    from edm_unified.likelihood.rows import moments_of
+    from edm_unified.likelihood.rows import rows as computed
     from edm_unified.recipe import condition_files
 
     _check_options(bound, check)
@@ -144,7 +144,7 @@ def likelihood(
             precision,
         )  # fmt: skip
         denoiser: Any = built.to(where) if hasattr(built, "to") else built
-        rows = computed(denoiser, dataset, job, first, min(n, len(dataset) - first), batch, check, bar)
+        rows = computed(denoiser, dataset, job, first, min(n, len(dataset) - first), batch, check, bar.update)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(out, contents(rows, dataset.shape, out.suffix, first))
@@ -281,8 +281,8 @@ def _job(
     dtype: torch.dtype,
 ) -> LikelihoodJob:
     from edm_unified import likelihood as lk
-    from edm_unified.cli.likelihood_rows import LikelihoodJob, moments_of
     from edm_unified.likelihood.prior import gaussian_of
+    from edm_unified.likelihood.rows import LikelihoodJob, moments_of
 
     levels = sorted(sigma for sigma in recipe.levels if sigma > 0)
     low, high = (given if given is not None else at for given, at in zip(sigmas, (levels[0], levels[-1]), strict=True))

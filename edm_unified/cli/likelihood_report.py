@@ -13,8 +13,8 @@ import click
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edm_unified.cli.likelihood_rows import LikelihoodJob, LikelihoodRows
     from edm_unified.data import Dataset
+    from edm_unified.likelihood.rows import LikelihoodJob, LikelihoodRows
 
 _INDENT = 14
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import json
 import os
-import re
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -27,10 +25,7 @@ if TYPE_CHECKING:
     from edm_unified.training.job import Job
     from edm_unified.training.parallel import Team
     from edm_unified.training.runs.run import Run
-    from edm_unified.training.trained_denoiser import TrainedDenoiser
 
-GRID = 64
-"""Samples that are drawn at intervals."""
 PAGE_EVERY = 60.0
 """Seconds between two pages of a run that goes on: drawing one takes about a second."""
 
@@ -151,6 +146,7 @@ def _job(name: str, recipe: Recipe) -> Job:
 
 def _train(recipe: Recipe, job: Job, directory: Path, peers: Team, fresh: bool, quiet: bool, tensorboard: bool) -> None:
     from edm_unified.recipe.suitability import notes_on_training
+    from edm_unified.report import run_files
     from edm_unified.training.runs.run import Run
 
     board = _summary_writer() if tensorboard else None  # is it there? before anything is written or removed
@@ -172,7 +168,7 @@ def _train(recipe: Recipe, job: Job, directory: Path, peers: Team, fresh: bool, 
                 f"{directory / 'log.jsonl'}: {_numbered(run.lost)} damaged and left out; the file as it was is "
                 "log.jsonl.damaged beside it"
             )
-        peers.lead(lambda: _mend_pictures(run, recipe, tell))
+        peers.lead(lambda: run_files.mend_samples(run, recipe, tell))
         with options.progress(not quiet) as bar:
             excess = _steps(run, recipe, bar, tell, tell_board)
     if not quiet:
@@ -197,152 +193,37 @@ def _steps(
     board: Callable[[Any], object],
 ) -> str:
     """Train to the end, with pictures on the way and a page; what there is to say of the excess."""
+    from edm_unified.report import run_files
+
     settings, leads, next_page = run.job.settings, run.team.leads, time.monotonic() + PAGE_EVERY
     past, total = run.state.step * settings.batch, settings.steps * settings.batch
     if leads and run.state.step < settings.steps and (run.directory / "report.html").exists():
-        _page(run, recipe)  # as far as it has come: the page of the run that is continued said it was whole
-    if past and settings.due("sample", run.state.step) and not (run.directory / _drawn(past)).exists():
-        _picture(run, recipe, past, tell)  # a kill came between checkpoint and picture
+        run_files.write_page(
+            run, recipe
+        )  # as far as it has come: the page of the run that is continued said it was whole
+    if past and settings.due("sample", run.state.step) and not (run.directory / run_files.samples_file(past)).exists():
+        run_files.write_samples(run, recipe, past, tell)  # a kill came between checkpoint and picture
     for step in run.steps():
         at = step.progress
         bar.update(at.images, total, f"loss {at.loss:.4g}  {at.images_per_second:.4g} images/s", start=past)
         if step.line is not None:
             board(step.line)
         if step.sample:
-            _picture(run, recipe, at.images, tell)
+            run_files.write_samples(run, recipe, at.images, tell)
         if leads and (step.saved is not None or step.sample) and time.monotonic() > next_page:
-            _page(run, recipe)
+            run_files.write_page(run, recipe)
             next_page = time.monotonic() + PAGE_EVERY
     if not leads:
         return ""
     bar.say("writing the report")
-    excess = _excess(run)
-    _page(run, recipe)
+    excess = run_files.write_excess(run)
+    run_files.write_page(run, recipe)
     return excess
 
 
 def _numbered(lines: list[int]) -> str:
     shown = ", ".join(map(str, lines[:5])) + (" …" if len(lines) > 5 else "")
     return f"line {shown} was" if len(lines) == 1 else f"{len(lines)} lines ({shown}) were"
-
-
-def _picture(run: Run, recipe: Recipe, images: int, tell: Callable[[str], object]) -> None:
-    """Write samples of the present average. An error here is printed and does not end the training."""
-    denoiser = run.denoiser()  # all processes together
-    if run.team.leads:
-        _write_picture(run, recipe, denoiser, images, tell)
-
-
-def _write_picture(
-    run: Run, recipe: Recipe, denoiser: TrainedDenoiser, images: int, tell: Callable[[str], object]
-) -> None:
-    try:
-        drawn = _draw(denoiser, recipe, run.job)
-    except (ValueError, FloatingPointError) as error:
-        tell(f"no samples at {images:,} images: {error}")
-        return
-    import numpy as np
-
-    from edm_unified.data.units import for_pictures
-    from edm_unified.report import pictured, samples_png
-
-    buffer = io.BytesIO()
-    np.save(buffer, drawn.numpy(), allow_pickle=False)
-    file = _drawn(images)
-    if pictured(drawn.shape[1:]):
-        shown = for_pictures(run.job.measured_dataset, drawn).float().numpy()
-        run.output.write(f"{file.removesuffix('.npy')}.png", samples_png(shown))
-    run.output.write(file, buffer.getvalue(), sealed=True)  # the last: where it is, the picture is whole
-
-
-def _drawn(images: int) -> str:
-    return f"samples/{images:012d}.npy"
-
-
-def _pictures(directory: Path) -> list[Path]:
-    """The arrays of samples that training drew, the earliest first."""
-    found = [path for path in (directory / "samples").glob("*.npy") if re.fullmatch("[0-9]{12,}", path.stem)]
-    return sorted(found, key=lambda path: int(path.stem))
-
-
-def _mend_pictures(run: Run, recipe: Recipe, tell: Callable[[str], object]) -> None:
-    """Set aside the samples that were damaged, and draw them again where their checkpoint is still there."""
-    from edm_unified.training.runs import checkpoint
-
-    for path in _pictures(run.directory):
-        name = f"samples/{path.name}"
-        try:
-            _check_samples(run.output.read(name), run.job.shape)
-        except Exception as error:  # an array that was damaged raises whatever it pleases
-            words = str(error).removeprefix(f"{path}: ").splitlines()
-            why = words[0] if words else type(error).__name__
-        else:
-            continue
-        aside = run.output.set_aside(name)
-        tell(f"{path}: cannot be used ({why}); it is set aside as {aside.name}")
-        folder = run.directory / "checkpoints" / path.stem
-        if (folder / checkpoint.META).is_file():
-            _write_picture(run, recipe, checkpoint.load(folder).to(run.team.device), int(path.stem), tell)
-
-
-def _check_samples(content: bytes | None, shape: tuple[int, ...]) -> None:
-    """Raise an exception unless that is an array of samples of that shape."""
-    import numpy as np
-
-    array = np.load(io.BytesIO(content or b""), allow_pickle=False)
-    if array.dtype != np.float32 or array.shape != (GRID, *shape):
-        raise ValueError(f"holds {array.dtype} of shape {array.shape}, not samples of the run")
-
-
-def _draw(denoiser: TrainedDenoiser, recipe: Recipe, job: Job) -> torch.Tensor:
-    import torch
-
-    from edm_unified.recipe.prepared import Prepared
-
-    prepared = Prepared(recipe, denoiser, job.dataset, next(denoiser.parameters()).device)
-    return prepared.sample(GRID, dtype=torch.float32).samples.cpu()
-
-
-def _page(run: Run, recipe: Recipe) -> None:
-    from edm_unified.report import training as page
-    from edm_unified.training.runs import log
-
-    lines = log.read(run.directory / "log.jsonl")
-    excess = _levels(run.directory / "excess.jsonl")
-    wanted = 0 if recipe.training is None else recipe.training.images
-    html = page.build(recipe.title, recipe.source, recipe.dump(), lines, _pictures(run.directory), excess, wanted)
-    run.output.write("report.html", html)
-
-
-def _levels(path: Path) -> list[dict[str, Any]]:
-    """The lines of ``excess.jsonl``; none where it is damaged, since the run ends with a new one."""
-    from edm_unified.training.objective.excess import Excess
-
-    wanted = {"images", "relative", *Excess._fields}
-    try:
-        lines = [json.loads(line) for line in path.read_bytes().splitlines()]
-        sound = all(
-            wanted <= line.keys() and all(type(line[name]) in (int, float) for name in wanted) for line in lines
-        )
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return []
-    return lines if sound else []
-
-
-def _excess(run: Run) -> str:
-    """Write ``excess.jsonl``, the excess loss of the average where the data have an exact D; returns a summary."""
-    if run.job.dataset.exact is None:
-        return ""
-    from edm_unified.training.objective.excess import excess_of
-    from edm_unified.training.runs import checkpoint
-
-    trained = checkpoint.load(run.directory)
-    found = excess_of(trained, run.job)
-    images = trained.about["images"]
-    lines = [{"images": images, **level._asdict(), "relative": level.relative} for level in found]
-    run.output.write("excess.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    worst = max(found, key=lambda level: level.relative)
-    return f"at most {worst.relative:.2%} of the variance to be explained, at sigma = {worst.sigma:.3g}"
 
 
 def _summary_writer() -> Any:

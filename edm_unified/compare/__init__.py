@@ -11,7 +11,8 @@ All methods of one comparison start from the same unit noise and are measured ag
 
 from edm_unified.compare.plan import Cell, Method, Plan, label, make_plan
 from edm_unified.compare.problem import Problems, Settings
-from edm_unified.compare.run import Event, keys_of, prepare, run
+from edm_unified.compare.progress import Event
+from edm_unified.compare.run import keys_of, prepare, run
 from edm_unified.compare.store import Store
 from edm_unified.compare.view import report_data
 

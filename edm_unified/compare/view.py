@@ -16,7 +16,8 @@ from torch import Tensor
 from edm_unified import report
 from edm_unified.compare.plan import Cell, Method, Plan, digest, label, without_paths
 from edm_unified.compare.problem import ENDPOINT, Problem, Problems, Settings
-from edm_unified.compare.run import common_key, identity_of, pictured, reference_name, solve_reference, start_of
+from edm_unified.compare.reference import reference_name, solve_reference, start_of
+from edm_unified.compare.run import common_key, identity_of, pictured
 from edm_unified.compare.store import Store
 from edm_unified.data import Dataset, batch, order
 from edm_unified.recipe import Recipe, by_path

@@ -110,8 +110,8 @@ def general(row: Preconditioning) -> OnSchedule | None:
         case OnSchedule():
             return row
         case DDPM():
-            told: Any = "index" if row.index == "log_linear" else "nearest_index"
-            return OnSchedule(BetaTable(row.betas, row.num_steps, row.beta_start, row.beta_end), "epsilon", told)
+            noise: Any = "index" if row.index == "log_linear" else "nearest_index"
+            return OnSchedule(BetaTable(row.betas, row.num_steps, row.beta_start, row.beta_end), "epsilon", noise)
         case FlowMatching():
             return OnSchedule(schedules.FlowMatching(), "velocity")
         case VPrediction():
@@ -143,7 +143,7 @@ def neighbours(row: Preconditioning) -> list[Neighbour]:
             other = dataclasses.replace(base, predicts=predicts, toward="noise")  # type: ignore[arg-type]
             found.append(Neighbour(f"prediction {predicts}", other))
     found.append(Neighbour("the sign of the output turned", base, True))
-    if base.told not in ("sigma", "log_sigma") and math.isfinite(base.schedule.t_max):
+    if base.noise not in ("sigma", "log_sigma") and math.isfinite(base.schedule.t_max):
         found.append(Neighbour("the time from the other end", dataclasses.replace(base, reversed=not base.reversed)))
         found.append(
             Neighbour("the time from the other end, and the sign turned",
@@ -225,11 +225,11 @@ def _labels(model: TrainedDenoiser, count: int, label: Tensor | None) -> Tensor:
 def _between(row: Preconditioning, denoised: Any, sigmas: Tensor) -> float:
     """rms(D told a fraction − D told the nearest step)/σ, at the levels half-way between two of a table."""
     base = general(row)
-    if base is None or not isinstance(base.schedule, BetaTable) or base.told not in ("index", "nearest_index"):
+    if base is None or not isinstance(base.schedule, BetaTable) or base.noise not in ("index", "nearest_index"):
         return math.nan
     table = base.schedule.sigmas
     where = torch.searchsorted(table, sigmas).clamp(1, len(table) - 1)
     halfway = torch.sqrt(table[where] * table[where - 1])
-    rows = [dataclasses.replace(base, told=told) for told in ("index", "nearest_index")]  # type: ignore[arg-type]
+    rows = [dataclasses.replace(base, noise=noise) for noise in ("index", "nearest_index")]  # type: ignore[arg-type]
     parts = [((denoised(rows[0], False, s) - denoised(rows[1], False, s)) / s).square().mean() for s in halfway]
     return float(torch.stack(parts).mean().sqrt())

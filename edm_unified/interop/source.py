@@ -85,10 +85,10 @@ class Source:
         if any(weight.is_floating_point() and weight.dtype != dtype for weight in network.parameters()):
             network = network.to(dtype)
         if not self.own:
-            told = getattr(row, "told", getattr(row, "index", None))
+            noise = getattr(row, "noise", getattr(row, "index", None))
             network = Call(
                 network, self.arguments, label=self.label, null=self.null, cond=cond, needs=self.needs,
-                integer=told == "nearest_index", negate=self.negate,
+                integer=noise == "nearest_index", negate=self.negate,
             )  # fmt: skip
         elif cond:
             raise ValueError(f"cond: {self.network} takes no conditions besides a class; leave out {', '.join(cond)}")

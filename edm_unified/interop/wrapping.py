@@ -81,10 +81,10 @@ def wrap(
     if (prediction is None) == (convention is None):
         raise ValueError(f"prediction: name one of {', '.join(TARGETS)}, or give a convention, but not both")
     row = convention if prediction is None else convention_of(prediction, schedule, time, toward, sigma_data)
-    told = getattr(row, "told", getattr(row, "index", None))
+    noise = getattr(row, "noise", getattr(row, "index", None))
     call = Call(
         network, arguments, label=label or ("label" if classes else None), null=null, cond=cond,
-        integer=told == "nearest_index",
+        integer=noise == "nearest_index",
     )  # fmt: skip
     return as_trained(call, row, tuple(shape), classes, optional=null is not None, dtype=dtype)  # type: ignore[arg-type]
 

@@ -1,8 +1,9 @@
-"""What ``edm-unified likelihood`` computes, batch by batch."""
+"""Likelihoods of a data set, sample by sample: computed batch by batch, by the ODE or by the bound."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor
 
 from edm_unified import likelihood as lk
-from edm_unified.cli import options
 from edm_unified.data import Dataset
 from edm_unified.data import batch as read
 from edm_unified.data.kept import Moments, measure
@@ -65,9 +65,12 @@ def rows(
     n: int,
     batch: int,
     check: bool,
-    bar: options.ProgressDisplay,
+    tell: Callable[[float, int, str], object],
 ) -> LikelihoodRows:
-    """The values of samples ``first`` … first + n − 1, ``batch`` at a time; with ``check`` encoded and decoded too."""
+    """The values of samples ``first`` … first + n − 1, ``batch`` at a time; with ``check`` encoded and decoded too.
+
+    ``tell(done, of, what)`` is called as they are computed.
+    """
     nats, errors, closed, parts, entropy, nfe, worst = [], [], [], [], None, 0, None
     notes: dict[str, None] = {}
     for start in range(first, first + n, batch):
@@ -79,7 +82,7 @@ def rows(
                        "first": start, "cond": cond}  # fmt: skip
 
         def on_step(step: int, steps: int, sigma: float, start: int = start, size: int = len(x)) -> None:
-            bar.update(start - first + size * step / steps, n, f"sigma {sigma:.3g}")
+            tell(start - first + size * step / steps, n, f"sigma {sigma:.3g}")
 
         if job.bound:
             found = lk.variational_bound(denoiser, x, points=job.points, control=job.control, dtype=job.dtype, **common)
@@ -87,7 +90,7 @@ def rows(
             errors.append(found.standard_error.cpu())
             parts.append(torch.stack([found.prior, found.diffusion, found.reconstruction]).cpu())
             nfe = found.nfe
-            bar.update(start - first + len(x), n, "noise levels")
+            tell(start - first + len(x), n, "noise levels")
         else:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)

@@ -13,20 +13,13 @@ Samples with NaN or inf anywhere, or so large that the value overflows, give ``E
 """
 
 from edm_unified.metrics._common import DIVERGED, Estimate
-from edm_unified.metrics.distances import (
-    Density,
-    EndpointError,
-    LowRank,
-    endpoint_error,
-    energy_distance,
-    frechet,
-    fresh_log_density,
-    log_density_gap,
-    mean_distance,
-    sliced_wasserstein,
-)
+from edm_unified.metrics.density_gap import Density, fresh_log_density, log_density_gap
+from edm_unified.metrics.endpoints import EndpointError, endpoint_error
+from edm_unified.metrics.energy import energy_distance, mean_distance
 from edm_unified.metrics.features import Features
+from edm_unified.metrics.frechet_distance import LowRank, frechet
 from edm_unified.metrics.manifolds import K, precision, recall
+from edm_unified.metrics.sliced import sliced_wasserstein
 
 MEASURES = {
     "error_median": endpoint_error,

@@ -249,7 +249,7 @@ def test_a_k_diffusion_model_in_float32_is_sampled_from_in_float64() -> None:
         ({"prediction": "velocity", "time": "0*t"}, r"^time: the factor must be a positive number"),
         ({"prediction": "v", "toward": "data"}, r"^toward: is the sign of a velocity"),
         ({"prediction": "edm", "time": "t"}, r"^time: EDM's networks are told ln\(σ\)/4"),
-        ({"prediction": "velocity", "time": "index"}, r"^told: index is that of a table"),
+        ({"prediction": "velocity", "time": "index"}, r"^noise: index is that of a table"),
         ({"prediction": "v", "arguments": ("x", "sigma")}, r"^arguments: must be 'x' and 'time'"),
     ],
 )

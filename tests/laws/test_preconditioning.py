@@ -216,13 +216,17 @@ def test_what_is_told_on_a_schedule():
     flow = schedules.FlowMatching()
     torch.testing.assert_close(told(flow, reversed=True), 1 / (1 + sigma), rtol=1e-12, atol=0)
     torch.testing.assert_close(told(flow, scale=1000.0), 1000 * sigma / (1 + sigma), rtol=1e-12, atol=0)
-    assert torch.equal(told(table, told="index"), pre.DDPM().c_noise(sigma))
-    assert torch.equal(told(table, told="nearest_index"), pre.DDPM(index="nearest").c_noise(sigma))
-    assert torch.equal(told(table, told="nearest_index", reversed=True), 999 - pre.DDPM(index="nearest").c_noise(sigma))
-    torch.testing.assert_close(told(schedules.EDM(), told="log_sigma", scale=0.25), sigma.log() / 4, rtol=1e-12, atol=0)
+    assert torch.equal(told(table, noise="index"), pre.DDPM().c_noise(sigma))
+    assert torch.equal(told(table, noise="nearest_index"), pre.DDPM(index="nearest").c_noise(sigma))
+    assert torch.equal(
+        told(table, noise="nearest_index", reversed=True), 999 - pre.DDPM(index="nearest").c_noise(sigma)
+    )
+    torch.testing.assert_close(
+        told(schedules.EDM(), noise="log_sigma", scale=0.25), sigma.log() / 4, rtol=1e-12, atol=0
+    )
     for wrong, why in (
-        ({"told": "index"}, "^told: index is that of a table; FlowMatching has none"),
-        ({"told": "sigma", "reversed": True}, "^reversed: sigma has no other direction"),
+        ({"noise": "index"}, "^noise: index is that of a table; FlowMatching has none"),
+        ({"noise": "sigma", "reversed": True}, "^reversed: sigma has no other direction"),
         ({"predicts": "v", "toward": "data"}, "^toward: is of a velocity"),
         ({"schedule": schedules.EDM(), "reversed": True}, "^reversed: the time of EDM has no end"),
     ):

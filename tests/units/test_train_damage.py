@@ -12,7 +12,7 @@ import torch
 from command_line import run as command
 from training_example import RECIPE, contents
 
-from edm_unified.cli import train as training
+from edm_unified.report import run_files
 from edm_unified.training.parallel import team
 from edm_unified.training.runs import checkpoint, log
 from edm_unified.training.runs.run import Run
@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(training, "_page", lambda *arguments: None)  # a second of drawing for each
+    monkeypatch.setattr(run_files, "write_page", lambda *arguments: None)  # a second of drawing for each
     return Path(shutil.copytree(made, tmp_path / "folder"))
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from edm_unified.cli import cost, main
+from edm_unified.cli import main
 from edm_unified.components import shipped
 from edm_unified.networks import cost as network_cost
-from edm_unified.recipe import Comparison, Recipe, load_any
+from edm_unified.recipe import Comparison, Recipe, load_any, training_cost
 
 TRAIN = [name for name in shipped.recipe_names() if name.startswith("train/")]
 DIGITS = [n for n in shipped.recipe_names() if n.startswith("digits/") and isinstance(load_any(n), Recipe)]
@@ -57,7 +57,7 @@ def test_what_the_data_are_is_known_without_them(empty_folder: Path) -> None:
     for name in SHIPPED:
         recipe = Recipe.load(name)
         shape, classes = next(known for key, known in SHAPES.items() if name.startswith(key))
-        found = cost._data(recipe, None, None)
+        found = training_cost._data(recipe, None, None)
         assert found[0] == shape, name
         assert recipe.training is not None
         assert not recipe.training.conditional or found[1] == classes, name

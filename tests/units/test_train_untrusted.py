@@ -15,8 +15,8 @@ import torch
 from command_line import run as command
 from training_example import RECIPE
 
-from edm_unified.cli import train as training
 from edm_unified.compare import view
+from edm_unified.report import run_files
 from edm_unified.training.runs import distributed_files
 from edm_unified.training.runs.storage import seal
 
@@ -84,7 +84,7 @@ def test_no_command_executes_what_is_in_a_run(
         (run / file).write_bytes(pickle.dumps(Marker(marker)))
     if files == (f"{STATE}/.metadata",):
         seal(run / STATE)  # as its author would
-    monkeypatch.setattr(training, "_page", lambda *arguments: None)  # seconds of drawing for each
+    monkeypatch.setattr(run_files, "write_page", lambda *arguments: None)  # seconds of drawing for each
     monkeypatch.setattr(view, "write_report", lambda *arguments: None)
     for words in commands(run).values():
         code, _, said = command(*words)

@@ -10,14 +10,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from edm_unified.components.component import choice, component
+from edm_unified.components.component import component
 from edm_unified.components.constraints import Positive
 from edm_unified.denoisers.preconditioning.table import index_in
 from edm_unified.schedules import AnySchedule, BetaTable, FlowMatching
 from edm_unified.schedules.base import float64
 
 Prediction = Literal["epsilon", "v", "velocity", "score", "x0"]
-Told = Literal["t", "index", "nearest_index", "sigma", "log_sigma"]
+NoiseInput = Literal["t", "index", "nearest_index", "sigma", "log_sigma"]
 
 
 @component
@@ -32,17 +32,17 @@ class OnSchedule:
       the opposite, as those do whose own time runs from noise to data (Lipman et al. 2023; torchcfm, SiT), say
       ``toward: data``.
 
-    ``told``: the time ``t`` of the schedule; the ``index`` k = 0 … M−1 of a table of betas, between levels linear in
-    ln σ; ``nearest_index``, rounded to the level that is nearest in ln σ, for embeddings that are tables; ``sigma``; or
-    ``log_sigma``. ``reversed`` tells t_max − t, or M−1−k. What is told is multiplied by ``scale``: 1000 for t in
-    [0, 1000].
+    ``noise`` is what F is told of the noise level: the time ``t`` of the schedule; the ``index`` k = 0 … M−1 of a table
+    of betas, between levels linear in ln σ; ``nearest_index``, rounded to the level that is nearest in ln σ, for
+    embeddings that are tables; ``sigma``; or ``log_sigma``. With ``reversed`` it is t_max − t, or M−1−k. It is
+    multiplied by ``scale``: 1000 for t in [0, 1000].
 
     The rows above are special cases: ``DDPM`` is epsilon and index on a table, ``FlowMatching`` velocity and t.
     """
 
     schedule: AnySchedule = FlowMatching()
     predicts: Prediction = "velocity"
-    told: Told = "t"
+    noise: NoiseInput = "t"
     reversed: bool = False
     toward: Literal["noise", "data"] = "noise"
     scale: Positive = 1.0
@@ -55,13 +55,10 @@ class OnSchedule:
     }
 
     def __post_init__(self) -> None:
-        choice("predicts", self.predicts, _FORMS)
-        choice("told", self.told, _TOLD)
-        choice("toward", self.toward, ("noise", "data"))
-        if self.told in ("index", "nearest_index") and not isinstance(self.schedule, BetaTable):
-            raise ValueError(f"told: {self.told} is that of a table; {type(self.schedule).__name__} has none, take t")
-        if self.reversed and self.told in ("sigma", "log_sigma"):
-            raise ValueError(f"reversed: {self.told} has no other direction; leave it out")
+        if self.noise in ("index", "nearest_index") and not isinstance(self.schedule, BetaTable):
+            raise ValueError(f"noise: {self.noise} is that of a table; {type(self.schedule).__name__} has none, take t")
+        if self.reversed and self.noise in ("sigma", "log_sigma"):
+            raise ValueError(f"reversed: {self.noise} has no other direction; leave it out")
         if self.toward == "data" and self.predicts != "velocity":
             raise ValueError(f"toward: is of a velocity, and this network predicts {self.predicts}; leave it out")
         if self.reversed and not math.isfinite(self.schedule.t_max):
@@ -96,7 +93,7 @@ class OnSchedule:
         return self.schedule.s(self._time(sigma))
 
     def c_noise(self, sigma: float | Tensor) -> Tensor:
-        value, end = _TOLD[self.told](self, float64(sigma))
+        value, end = _NOISE_INPUTS[self.noise](self, float64(sigma))
         return self.scale * (end - value if self.reversed else value)
 
 
@@ -156,11 +153,11 @@ def _log_sigma(row: OnSchedule, sigma: Tensor) -> tuple[Tensor, float]:
     return torch.log(sigma), 0.0
 
 
-_TOLD: dict[str, Callable[[OnSchedule, Tensor], tuple[Tensor, float]]] = {
+_NOISE_INPUTS: dict[str, Callable[[OnSchedule, Tensor], tuple[Tensor, float]]] = {
     "t": _t,
     "index": _index,
     "nearest_index": _nearest,
     "sigma": _sigma,
     "log_sigma": _log_sigma,
 }
-"""What is told, and from where it is counted if it is told the other way round."""
+"""What F is told, and from where it is counted where that is ``reversed``."""
