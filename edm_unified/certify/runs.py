@@ -52,7 +52,7 @@ def run(
     return walk(dynamics, start, dynamics.walk(levels), solver, None, 0.0, randn)
 
 
-class _Guide:
+class _ExactPast:
     """D, which while ``exact`` is set answers at a level of the walk as if it had been asked about the exact state.
 
     A method that keeps an evaluation for its next step (UniPC) would else start from outputs at its own first guesses.
@@ -71,7 +71,7 @@ def final_errors(
     solver: Any, levels: Sequence[float], flow: Flow, warm: int = 0, schedule: Schedule | None = None
 ) -> Errors:
     """Errors at the end of a run over ``levels`` whose first ``warm`` falls were replaced by the exact flow."""
-    guide = _Guide(flow, levels)
+    guide = _ExactPast(flow, levels)
     dynamics = dynamics_of(guide, schedule)
     path = dynamics.walk(levels)
     x, state = mixtures().start.clone(), solver.init(dynamics.axis, path)
@@ -85,7 +85,7 @@ def final_errors(
 
 def local_errors(solver: Any, levels: Sequence[float], flow: Flow) -> Errors:
     """RMS error of a single fall from the exact state with an exact past, over the middle of the range."""
-    guide = _Guide(flow, levels)
+    guide = _ExactPast(flow, levels)
     dynamics = dynamics_of(guide)
     path = dynamics.walk(levels)
     x, state = mixtures().start.clone(), solver.init(dynamics.axis, path)

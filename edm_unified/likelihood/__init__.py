@@ -17,12 +17,12 @@ from __future__ import annotations
 from edm_unified.likelihood.bound import Bound, variational_bound
 from edm_unified.likelihood.dequantize import Dequantized, dequantize, offset
 from edm_unified.likelihood.flow import LogLikelihood, decode, encode, log_likelihood
-from edm_unified.likelihood.prior import Density, PriorWarning, isotropic, prior_error, prior_of, prior_spread
+from edm_unified.likelihood.prior import LogDensity, PriorWarning, isotropic, prior_error, prior_of, prior_spread
 
 __all__ = [
     "Bound",
-    "Density",
     "Dequantized",
+    "LogDensity",
     "LogLikelihood",
     "PriorWarning",
     "decode",

@@ -151,7 +151,7 @@ def variational_bound(
             half = 0.5 * (chain[1:].square() / chain[:-1].square() - 1)  # ½ (1/σ_i² − 1/σ_j²) σ_j²
             there = chain[1:].to(x.device)
             terms = torch.stack([torch.stack([error(s) for s in there], 1) for _ in range(repeats)])
-            drawn = _Drawn(
+            drawn = _DrawnSums(
                 torch.stack([row_sum(term * half.to(x.device)) for term in terms]),
                 (chain[1:], terms.mean((0, 1)).cpu()),
             )
@@ -179,7 +179,7 @@ def _squared(x: Tensor) -> Tensor:
     return row_sum(x.double().square())
 
 
-class _Drawn(NamedTuple):
+class _DrawnSums(NamedTuple):
     sums: Tensor  # (repeats, B)
     curve: tuple[Tensor, Tensor]
 
@@ -194,7 +194,7 @@ def _continuum(
     sigma_data: float | None,
     seed: int,
     first: int,
-) -> _Drawn:
+) -> _DrawnSums:
     """∫ error d ln σ, by one level in each of ``points`` strata of equal probability, for each sample its own."""
     place = NoiseStreams(
         seed, first, (len(x), points), torch.float64, torch.device("cpu"), purpose=Purpose.BOUND_LEVELS
@@ -207,7 +207,7 @@ def _continuum(
         sums.append(row_sum(values * inverse_density.to(x.device)) / points)
         seen.append((sigma.log().mean(0), values.mean(0).cpu()))
     levels = torch.stack([s for s, _ in seen]).mean(0).exp()
-    return _Drawn(torch.stack(sums), (levels, torch.stack([v for _, v in seen]).mean(0)))
+    return _DrawnSums(torch.stack(sums), (levels, torch.stack([v for _, v in seen]).mean(0)))
 
 
 def _levels(u: Tensor, low: float, high: float, sigma_data: float | None) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from edm_unified.denoisers.denoiser import Counted, Denoiser, InOwnType, check_range, estimate
 from edm_unified.likelihood.path import ProgressCallback, integrate
-from edm_unified.likelihood.prior import Density, PriorWarning, check_levels, isotropic, prior_error, prior_warning
+from edm_unified.likelihood.prior import LogDensity, PriorWarning, check_levels, isotropic, prior_error, prior_warning
 from edm_unified.likelihood.trace import Probe, Trace, estimator
 from edm_unified.sampling.by_sample import row_sum
 from edm_unified.sampling.dynamics import checked_anchor
@@ -71,7 +71,7 @@ def log_likelihood(
     trace: Trace = "auto",
     probe: Probe = "rademacher",
     probes: int = 8,
-    prior: Density | None = None,
+    prior: LogDensity | None = None,
     seed: int = 0,
     first: int = 0,
     dtype: torch.dtype = torch.float64,

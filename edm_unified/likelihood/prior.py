@@ -30,7 +30,7 @@ from edm_unified.data.kept import Moments, moments
 from edm_unified.denoisers import exact
 
 
-class Density(Protocol):
+class LogDensity(Protocol):
     """Anything with the log-density of noisy samples: every denoiser in :mod:`edm_unified.denoisers.exact`."""
 
     def log_prob(self, x: Tensor, sigma: float) -> Tensor: ...

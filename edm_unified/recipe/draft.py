@@ -57,7 +57,7 @@ class Draft(NamedTuple):
     hours: float
 
 
-class _Choice(NamedTuple):
+class _Draft(NamedTuple):
     network: AnyNetwork
     parameters: int
     settings: Training
@@ -125,12 +125,12 @@ def _sized(
     conditional: bool,
     budget: Budget,
     timed: Callable[[Job, torch.device, float], Timing | None],
-) -> tuple[_Choice, int]:
+) -> tuple[_Draft, int]:
     """The network with its settings, and how many images it wants to be shown."""
     numbers = len(dataset) * math.prod(dataset.shape)
     most, wanted = max(200_000, 10 * numbers), max(LEAST_IMAGES, min(MOST_WANTED, 100 * len(dataset)))
     classes = dataset.classes if conditional else 0
-    best: _Choice | None = None
+    best: _Draft | None = None
     for network in networks(dataset.shape, method):
         with torch.device("meta"):
             parameters = cost.parameters(network.build(dataset.shape, classes))
@@ -146,7 +146,7 @@ def _sized(
         images = timing.images * budget.hours * 3600
         if best is not None and images < wanted:
             break
-        best = _Choice(network, parameters, _lasting(settings, images, dataset), timing)
+        best = _Draft(network, parameters, _lasting(settings, images, dataset), timing)
         if images < wanted:
             break
     if best is None:
@@ -229,7 +229,7 @@ def _text(
     about: Survey,
     levels: Suggestion,
     conditional: bool,
-    chosen: _Choice,
+    chosen: _Draft,
     wanted: int,
     budget: Budget,
     heading: str,

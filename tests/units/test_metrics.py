@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edm_unified import exact, metrics
-from edm_unified.metrics import distances
+from edm_unified.metrics import frechet_distance
 
 F64 = torch.float64
 
@@ -155,9 +155,9 @@ def test_frechet_without_matrices_of_d_by_d_is_the_dense_one(n: int) -> None:
 def test_the_influence_of_a_sample_on_frechet_is_the_derivative(n: int) -> None:
     """Of the value in the weight of each row, by differences; d = 8 is above one n and below the other."""
     x, F = randn(n, 8, seed=1), randn(2, 8, seed=2)
-    second = distances._Factored(F, torch.tensor(0.1, dtype=F64))
+    second = frechet_distance._Factored(F, torch.tensor(0.1, dtype=F64))
     z = x - x.mean(0)
-    _, kept = distances._transport(z, second)
+    _, kept = frechet_distance._transport(z, second)
 
     values, axes = torch.linalg.eigh(second.matrix())
 

@@ -233,8 +233,9 @@ def compiled(falls: list[list[Made]]) -> tuple[Program, ...]:
             if level is not None or symbol == X or symbol in last:
                 instructions.append(instruction(form, there, symbol, level))
                 there.add(symbol)
-        there = {s for s in there if s != X and last.get(s, 0) > i}
-        programs.append(Program(tuple(instructions), tuple(there)))
+        dropped = {X, *(symbol for symbol in there if last.get(symbol, 0) <= i)}
+        there -= dropped
+        programs.append(Program(tuple(instructions), tuple(dropped)))
     return tuple(programs)
 
 

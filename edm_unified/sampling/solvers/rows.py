@@ -60,10 +60,10 @@ class Instruction(NamedTuple):
 
 
 class Program(NamedTuple):
-    """One fall, and the symbols of the values that later falls use."""
+    """One fall, and the symbols of the values that no later fall uses."""
 
     instructions: tuple[Instruction, ...]
-    kept: tuple[int, ...]
+    dropped: tuple[int, ...]
 
 
 State = tuple[tuple[Program, ...], int, dict[int, Tensor]]
@@ -120,8 +120,8 @@ def lerps(terms: Sequence[Term]) -> list[Term]:
 def take(dynamics: Dynamics, x: Tensor, state: State, randn: Randn) -> tuple[Tensor, State]:
     """One fall from x. The tensors that it is given are read and not written into."""
     programs, turn, history = state
-    instructions, kept = programs[turn]
-    values = {X: x, **history}
+    instructions, dropped = programs[turn]
+    values = {**history, X: x}
     for symbol, draws, begins, first, second, weight, more, level in instructions:
         for noise in draws:
             values[noise] = randn()
@@ -140,4 +140,6 @@ def take(dynamics: Dynamics, x: Tensor, state: State, randn: Randn) -> tuple[Ten
             for k, factor in adds:
                 out.add_(values[k], alpha=factor)
         values[symbol] = out if level is None else dynamics.denoise(out, level)
-    return out, (programs, turn + 1, {k: values[k] for k in kept})
+    for k in dropped:
+        del values[k]
+    return out, (programs, turn + 1, values)

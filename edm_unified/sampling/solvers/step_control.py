@@ -33,7 +33,10 @@ def check_resolution(rtol: float, x: Tensor) -> None:
 
 
 def size(error: Tensor, before: Tensor, after: Tensor, rtol: float, atol: float) -> Tensor:
-    """E of the module docstring for each sample, (B,) in float64 on the CPU; no gradient flows through it."""
+    """E = RMS over a sample's elements of error/(atol + rtol max(|before|, |after|)), (B,) in float64 on the CPU.
+
+    No gradient flows through it.
+    """
     error, before, after = error.detach(), before.detach().abs(), after.detach().abs()
     scaled = error / (atol + rtol * torch.maximum(before, after)).clamp(min=torch.finfo(error.dtype).tiny)
     return (row_sum(scaled.double().square()) / max(1, scaled[0].numel())).sqrt().cpu()

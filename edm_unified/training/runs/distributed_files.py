@@ -56,14 +56,14 @@ _CLASSES = {
 """What the lists of torch 2.6 to 2.15 name, besides types of tensors. None of it is called."""
 
 
-class _Record:
+class _Placeholder:
     """What a class or a function of the list stands for: its name, the arguments it was given, and its state."""
 
     name: str
     args: tuple[Any, ...]
     state: Any
 
-    def __new__(cls, *args: Any) -> _Record:
+    def __new__(cls, *args: Any) -> _Placeholder:
         record = object.__new__(cls)
         record.args, record.state = args, None
         return record
@@ -77,7 +77,7 @@ class _Inert(pickle.Unpickler):
 
     def __init__(self, content: bytes) -> None:
         pickle.Unpickler.__init__(self, io.BytesIO(content))
-        self._made: dict[tuple[str, str], type[_Record]] = {}
+        self._made: dict[tuple[str, str], type[_Placeholder]] = {}
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         if module_name == "torch" and isinstance(found := vars(torch).get(global_name), torch.dtype):
@@ -86,7 +86,7 @@ class _Inert(pickle.Unpickler):
         if key not in _CLASSES:
             raise ValueError(f"names {module_name}.{global_name}, which no checkpoint needs")
         if key not in self._made:
-            self._made[key] = type("_Record", (_Record,), {"name": global_name})
+            self._made[key] = type("_Placeholder", (_Placeholder,), {"name": global_name})
         return self._made[key]
 
 
@@ -126,7 +126,7 @@ def _contents(found: Any, sizes: dict[str, int]) -> torch_metadata.Metadata:
 
 
 def _entry(found: Any) -> torch_metadata.TensorStorageMetadata | torch_metadata.BytesStorageMetadata:
-    if isinstance(found, _Record) and found.name == "BytesStorageMetadata":
+    if isinstance(found, _Placeholder) and found.name == "BytesStorageMetadata":
         return torch_metadata.BytesStorageMetadata()
     fields = _fields(found, "TensorStorageMetadata")
     chunks = []
@@ -164,8 +164,8 @@ def _place(found: Any, sizes: dict[str, int]) -> _StorageInfo:
     return _StorageInfo(name, offset, length)
 
 
-def _record(found: Any, name: str) -> _Record:
-    if not (isinstance(found, _Record) and found.name == name):
+def _record(found: Any, name: str) -> _Placeholder:
+    if not (isinstance(found, _Placeholder) and found.name == name):
         raise ValueError(f"has no {name} where one belongs")
     return found
 
@@ -202,7 +202,7 @@ def _of(kind: type[T], found: Any) -> T:
     return found
 
 
-class _Reader(FileSystemReader):
+class _PartReader(FileSystemReader):
     """Torch's reader of a directory, with a list of contents that was read as data."""
 
     def read_metadata(self) -> torch_metadata.Metadata:  # type: ignore[override]  # without the lists of single ranks
@@ -226,4 +226,4 @@ def load(tree: dict[str, Any], directory: Path) -> None:
 
     Raises what ``torch.distributed.checkpoint.load`` does.
     """
-    checkpoint.load(tree, storage_reader=_Reader(str(directory)), planner=_Planner())
+    checkpoint.load(tree, storage_reader=_PartReader(str(directory)), planner=_Planner())
