@@ -20,7 +20,8 @@ from edm_unified import schedules, solvers
 from edm_unified.sampling.levels import Explicit, Karras, LogLinear
 from edm_unified.sampling.renoising import Churn
 from edm_unified.sampling.solvers import adaptive_sde
-from edm_unified.sampling.solvers.step_control import FIRST_STEP, SampleLevels, States, Trial, size
+from edm_unified.sampling.solvers.step_control import FIRST_STEP, size
+from edm_unified.sampling.solvers.trial import SampleLevels, States, Trial
 
 ALL = every(ADAPTIVE)
 ODE = [solvers.DormandPrince45(), solvers.DPMSolver12(), solvers.DPMSolver23()]

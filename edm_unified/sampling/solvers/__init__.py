@@ -59,6 +59,7 @@ from edm_unified.sampling.solvers.exponential_single_step import (
     HochbruckOstermann4,
     Krogstad4,
 )
+from edm_unified.sampling.solvers.ledger import Ledger
 from edm_unified.sampling.solvers.none import NoPredictor
 from edm_unified.sampling.solvers.one_evaluation import DDIM, DDPM, EulerMaruyama, ReverseDiffusion
 from edm_unified.sampling.solvers.printed import Form, Printed, Step
@@ -66,7 +67,6 @@ from edm_unified.sampling.solvers.rows import Randn
 from edm_unified.sampling.solvers.runge_kutta import RK4, Euler, Heun, Midpoint, Ralston, SecondOrder
 from edm_unified.sampling.solvers.sa_solver import SASolver
 from edm_unified.sampling.solvers.single_step_sde import SEEDS, DPMSolverPPSDE
-from edm_unified.sampling.solvers.step_control import Ledger
 from edm_unified.sampling.solvers.unipc import UniPC
 
 

@@ -1,7 +1,7 @@
 """Adaptive methods: inside one fall they choose their own steps, for each sample by itself, to a tolerance.
 
 A step of length h in λ = −ln σ is tried with two methods that share their evaluations. They are printed as those of
-fixed steps are, and taken on tensors (:class:`~edm_unified.sampling.solvers.step_control.Trial`). Their difference, in
+fixed steps are, and taken on tensors (:class:`~edm_unified.sampling.solvers.trial.Trial`). Their difference, in
 units of the tolerance, is the error of the step (Hairer, Nørsett & Wanner 1993, Eqs. II.4.10 and 4.11):
 
     E = RMS over a sample's elements of (x_high − x_low)/(atol + rtol max(|x|, |x_high|)).
@@ -39,11 +39,9 @@ from edm_unified.sampling.solvers.step_control import (
     MOST,
     SAFETY,
     Adaptive,
-    SampleLevels,
-    States,
-    Trial,
     log_size,
 )
+from edm_unified.sampling.solvers.trial import SampleLevels, States, Trial
 
 
 class AdaptiveODE(Adaptive):

@@ -29,14 +29,12 @@ from edm_unified.sampling.solvers.step_control import (
     LEAST,
     SAFETY,
     Adaptive,
-    SampleLevels,
-    States,
-    Trial,
     decay,
     log_size,
     saturation,
     size,
 )
+from edm_unified.sampling.solvers.trial import SampleLevels, States, Trial
 
 MOST = 2.0
 """A step on a rough path says less about the next one than a step of an ODE does: growth is slower."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from edm_unified.sampling.by_sample import along, each, row_sum
 from edm_unified.sampling.dynamics import Axis, Dynamics, Level, Walk
 from edm_unified.sampling.solvers.rows import Randn
+from edm_unified.sampling.solvers.trial import SampleLevels, States, Trial
 
 SAFETY, LEAST, MOST = 0.9, 0.2, 5.0
 SHORTEST_STEP = 1e-9
@@ -55,88 +55,6 @@ def decay(z: Tensor) -> Tensor:
 def saturation(z: Tensor) -> Tensor:
     """1 − e^{−z} of each sample, (B,)."""
     return -each(math.expm1, -z)
-
-
-# -- a printed step, on tensors ----------------------------------------------------------------------------------------
-
-
-class States:
-    """States of a batch, (B, *), with the arithmetic of a :class:`~edm_unified.sampling.solvers.printed.Form`.
-
-    Numbers of samples, (B,), stay in float64 until they meet it.
-    """
-
-    __slots__ = ("x",)
-
-    def __init__(self, x: Tensor) -> None:
-        self.x = x
-
-    def __add__(self, other: States) -> States:
-        return States(self.x + other.x)
-
-    def __sub__(self, other: States) -> States:
-        return States(self.x - other.x)
-
-    def __mul__(self, factor: Any) -> States:
-        return States(self.x * (along(factor, self.x) if isinstance(factor, Tensor) else factor))
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, divisor: Any) -> States:
-        return States(self.x / (along(divisor, self.x) if isinstance(divisor, Tensor) else divisor))
-
-
-class SampleLevels(NamedTuple):
-    """A level for each sample: σ and u = ln(a/σ), how far below the start of the fall it is; both (B,)."""
-
-    sigma: Tensor
-    u: Tensor
-
-
-class Trial:
-    """A step of all samples, tried: what :class:`~edm_unified.sampling.solvers.printed.Step` is on symbols."""
-
-    def __init__(
-        self,
-        evaluate: Callable[[Tensor, Tensor], Tensor],
-        place: Callable[[Tensor], SampleLevels],
-        D: Tensor,
-        noise: Tensor | None,
-        a: SampleLevels,
-        b: SampleLevels,
-    ) -> None:
-        self._evaluate, self._place, self._D, self._noise, self._a, self._b = evaluate, place, D, noise, a, b
-        self.h = b.u - a.u
-        """The length of the step in λ = −ln σ, (B,)."""
-        self.evaluations = 0
-        """Beyond the one at the start of the step."""
-        self.at_end: Tensor | None = None
-        """D at the end of the step, where the method knows it."""
-
-    def denoise(self, x: States, level: SampleLevels) -> States:
-        """D(x; σ)."""
-        if level is self._a:
-            return States(self._D)
-        self.evaluations += 1
-        return States(self._evaluate(x.x, level.sigma))
-
-    def ahead(self, x: States) -> States:
-        """D(x; σ) at the end of the step, x being the result: it is the next one's output at its start."""
-        D = self.denoise(x, self._b)
-        self.at_end = D.x
-        return D
-
-    def noise(self) -> States:
-        """That of the step, of a method that has one."""
-        assert self._noise is not None
-        return States(self._noise)
-
-    def in_log_sigma(self, c: float) -> SampleLevels:
-        """The level at the part c of the way in ln σ."""
-        return self._place(self._a.u + c * self.h) if c < 1 else self._b
-
-
-# -- the loop ----------------------------------------------------------------------------------------------------------
 
 
 class Noises(Protocol):
@@ -303,40 +221,3 @@ def _named(which: Tensor, sigma: Tensor) -> str:
     places = sigma[which]
     where = f"{float(places.min()):.4g}" + (f" to {float(places.max()):.4g}" if len(indices) > 1 else "")
     return f"{len(indices)} of {len(which)} samples (of the batch: {named}), at sigma = {where}"
-
-
-class Ledger:
-    """``solver``, keeping what its last run cost: hand it to ``sample`` in the solver's place and read it afterwards.
-
-    ``evaluations`` and ``rejected`` are lists with a number for each sample of the batch: evaluations of D that the
-    sample needed (the batch as a whole is evaluated at least as often as the most demanding of them), and steps that
-    were tried in vain.
-    """
-
-    def __init__(self, solver: Any) -> None:
-        if not getattr(solver, "adaptive", False):
-            raise ValueError(f"solver: {type(solver).__name__} is not adaptive; every sample costs the same with it")
-        self.solver = solver
-        self.state: Any = None
-
-    adaptive: ClassVar[bool] = True
-
-    @property
-    def stochastic(self) -> bool:
-        return bool(self.solver.stochastic)
-
-    @property
-    def evaluations(self) -> list[int]:
-        return list(self.state.evaluations.tolist())
-
-    @property
-    def rejected(self) -> list[int]:
-        return list(self.state.rejected.tolist())
-
-    def init(self, axis: Axis, walk: Walk) -> Any:
-        self.state = self.solver.init(axis, walk)
-        return self.state
-
-    def step(self, dynamics: Dynamics, x: Tensor, a: Level, b: Level, state: Any, randn: Randn) -> tuple[Tensor, Any]:
-        x, self.state = self.solver.step(dynamics, x, a, b, state, randn)
-        return x, self.state
