@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from edm_unified.denoisers.preconditioning import DDPM, OnSchedule, Preconditioning
 from edm_unified.interop import source as sources
-from edm_unified.interop.moving import Moving, matrix, ordered, rolled
+from edm_unified.interop.moving import Moving, matrix, means, ordered, rolled
 from edm_unified.interop.source import Asked, Source
 from edm_unified.interop.state_dicts import Content
 from edm_unified.networks import UNet
@@ -251,7 +251,7 @@ def _move(moving: Moving, component: UNet, layout: Layout) -> None:
             theirs = f"output_blocks.{place - 1}.{2 if attends else 1}"
             _move_resample(moving, component, theirs, f"decoder.{k + 1}.resample", "conv")
     moving.move("out.0", f"decoder.{len(widths) - 1}.readout.norm")
-    moving.move("out.2", f"decoder.{len(widths) - 1}.readout.conv", lambda w: w[: layout.channels])
+    moving.move("out.2", f"decoder.{len(widths) - 1}.readout.conv", means(layout.channels))
 
 
 def _move_resample(moving: Moving, component: UNet, theirs: str, ours: str, name: str) -> None:

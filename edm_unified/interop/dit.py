@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from edm_unified.denoisers.preconditioning import DDPM, OnSchedule, Preconditioning
@@ -138,7 +137,8 @@ def _move(moving: Moving, component: Transformer, shape: tuple[int, ...]) -> Non
 
     def means(tensor: Tensor) -> Tensor:
         """Of rows (pixel, channel) those of the first half of the channels, where there are twice as many."""
-        index = torch.arange(len(tensor)).view(pixels, -1)[:, : shape[0]]
-        return tensor[index.flatten()]
+        if len(tensor) != 2 * pixels * shape[0]:
+            return tensor
+        return tensor.unflatten(0, (pixels, -1))[:, : shape[0]].flatten(0, 1)
 
     moving.move("final_layer.linear", "head", means)

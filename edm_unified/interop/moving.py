@@ -90,9 +90,6 @@ def rolled(features: int) -> Callable[[Tensor], Tensor]:
     return lambda tensor: tensor if tensor.ndim == 1 else tensor.roll(features // 2, dims=1)
 
 
-def count(tensors: Mapping[str, Tensor], pattern: str) -> int:
-    """How many there are in a row from 0 of names that begin with ``pattern``, in which {} is the number."""
-    found = 0
-    while any(name.startswith(pattern.format(found)) for name in tensors):
-        found += 1
-    return found
+def means(channels: int) -> Callable[[Tensor], Tensor]:
+    """The rows of the prediction, where there are as many again for its variance."""
+    return lambda tensor: tensor[:channels] if len(tensor) == 2 * channels else tensor

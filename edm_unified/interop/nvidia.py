@@ -22,7 +22,7 @@ from edm_unified import schedules
 from edm_unified.components.component import shown
 from edm_unified.denoisers.preconditioning import EDM, IDDPM, VE, VP, Preconditioning
 from edm_unified.interop import pickles
-from edm_unified.interop.moving import LARGEST, Moving, matrix, ordered, rolled
+from edm_unified.interop.moving import LARGEST, Moving, matrix, means, ordered, rolled
 from edm_unified.interop.source import Asked, Source
 from edm_unified.interop.state_dicts import Content
 from edm_unified.networks import EDM2, UNet
@@ -222,10 +222,6 @@ def _move_unet(moving: Moving, component: UNet, side: int) -> None:
     moving.move(f"enc.{side}x{side}_conv", "input")
     channels = moving.found["input.weight"].shape[1] if "input.weight" in moving.found else 0
 
-    def means(tensor: Tensor) -> Tensor:
-        """Of outputs that predict variances as well."""
-        return tensor[:channels]
-
     sides = [side >> level for level in range(len(component.multipliers))]
     widths = [component.channels * m for m in component.multipliers]
     for level, s in enumerate(sides):
@@ -247,7 +243,7 @@ def _move_unet(moving: Moving, component: UNet, side: int) -> None:
         if level == 0 or component.decoder == "skip":
             norm, conv = ("out_norm", "out_conv") if adm else (f"dec.{s}x{s}_aux_norm", f"dec.{s}x{s}_aux_conv")
             moving.move(norm, f"decoder.{place}.readout.norm")
-            moving.move(conv, f"decoder.{place}.readout.conv", means)
+            moving.move(conv, f"decoder.{place}.readout.conv", means(channels))
 
 
 def _move_block(moving: Moving, component: UNet, theirs: str, ours: str, width: int) -> None:

@@ -17,6 +17,7 @@ from edm_unified.interop import (
     diffusers_folders,
     dit,
     nvidia,
+    score_sde,
     state_dicts,
     terrain,
 )
@@ -43,6 +44,7 @@ FAMILIES = (
     Family("networks that edm-unified converted", converted.knows, converted.recognise),
     Family("pickles of EDM and EDM2", nvidia.knows, nvidia.recognise),
     Family("improved- and guided-diffusion, torchcfm, Meta's flow_matching", adm.knows, adm.recognise),
+    Family("score_sde_pytorch", score_sde.knows, score_sde.recognise),
     Family("DiT and SiT", dit.knows, dit.recognise),
 )
 """Asked one after the other."""
@@ -104,7 +106,12 @@ def _weights(file: Path, label: str, asked: Asked) -> Source:
             f"{label}: {_described(content)}, which is of no network that is known; known are "
             f"{'; '.join(family.name for family in FAMILIES)}; of any other use edm.wrap"
         )
-    return family.recognise(content, asked)
+    try:
+        return family.recognise(content, asked)
+    except KeyError as error:
+        raise ValueError(f"{label}: does not fit the network: no {str(error.args[0])[:100]!r}") from None
+    except IndexError:  # of a shape with too few axes
+        raise ValueError(f"{label}: does not fit the network: a weight has too few axes") from None
 
 
 def _described(content: Content) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,61 @@ def transformer(name: str) -> Case:
     )
 
 
+def score_sde(name: str, **options: Any) -> Case:
+    """As their training saves it: names that begin with ``module.``, and the averages as a list."""
+    model = {
+        "name": name, "nf": 16, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (4,), "dropout": 0.0,
+        "resamp_with_conv": True, "conditional": True, "fir": False, "fir_kernel": [1, 3, 3, 1], "skip_rescale": True,
+        "resblock_type": "biggan", "progressive": "none", "progressive_input": "none", "progressive_combine": "sum",
+        "embedding_type": "positional", "init_scale": 0.0, "fourier_scale": 16, "scale_by_sigma": False,
+        "nonlinearity": "swish", "sigma_min": 0.01, "sigma_max": 50, "num_scales": 5, "normalization": "GroupNorm",
+    } | options  # fmt: skip
+    ve = model["embedding_type"] == "fourier"
+
+    def theirs() -> tuple[nn.Module, Callable[..., Tensor]]:
+        space = types.SimpleNamespace
+        config = space(
+            model=space(**model), data=space(image_size=8, num_channels=3, centered=not ve),
+            training=space(continuous=True), device="cpu",
+        )  # fmt: skip
+        with code("yang-song/score_sde_pytorch") as load, compiled_away():
+            net = getattr(load(f"models.{name}"), "DDPM" if name == "ddpm" else "NCSNpp")(config)
+        if name == "ddpm":
+            net.rescaled = False
+            return net, epsilon(net, 3, edm.schedules.BetaTable())
+        schedule = edm.schedules.VP()
+
+        def D(x: Tensor, sigma: Tensor, label: None = None) -> Tensor:
+            s = sigma[:, None, None, None]
+            if ve:  # data in [0, 1] and half the σ: the score there, and back
+                score = net(((x + 1) / 2).float(), (sigma / 2).float()).double()
+                return 2 * ((x + 1) / 2 + (s / 2) ** 2 * score) - 1
+            return x - s * net((x / (1 + s**2) ** 0.5).float(), (999 * schedule.time(sigma)).float()).double()
+
+        return net, D
+
+    def around(weights: dict[str, Tensor]) -> Any:
+        fixed = [key for key in weights if key == "sigmas" or key.endswith(".0.W")]
+        raw = {f"module.{key}": value if key in fixed else torch.zeros_like(value) for key, value in weights.items()}
+        shadow = [value for key, value in weights.items() if key not in fixed]
+        ema = {"decay": 0.999, "num_updates": 3, "shadow_params": shadow}
+        return {"optimizer": {}, "model": raw, "ema": ema, "step": 3}
+
+    return Case(
+        "yang-song/score_sde_pytorch", (3, 8, 8), theirs, saved("checkpoint_8.pth", around), {"shape": (3, 8, 8)},
+        constant=lambda key: key in ("sigmas", "all_modules.0.W"), close=1e-5 if ve else 4e-5,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def compiled_away() -> Iterator[None]:
+    """Their resampling is compiled where it is imported; without a compiler it falls back to what it is tested by."""
+    from unittest import mock
+
+    with mock.patch("torch.utils.cpp_extension.load", return_value=None):
+        yield
+
+
 GUIDED = functools.partial(adm_case, "openai/guided-diffusion", "guided_diffusion.unet")
 IMPROVED = functools.partial(adm_case, "openai/improved-diffusion", "improved_diffusion.unet")
 STATES = {
@@ -253,6 +309,11 @@ STATES = {
     "flow_matching, CIFAR-10": meta(0, conv_resample=False),
     "flow_matching, ImageNet": meta(5, num_head_channels=32, num_heads=4, resblock_updown=True),
     "torchcfm": torchcfm(),
+    "score_sde, NCSN++": score_sde(
+        "ncsnpp", embedding_type="fourier", fir=True, progressive_input="residual", scale_by_sigma=True
+    ),
+    "score_sde, DDPM++": score_sde("ncsnpp", num_scales=1000),
+    "score_sde, DDPM": score_sde("ddpm", nf=32),
     "DiT": transformer("DiT"),
     "SiT": transformer("SiT"),
 }  # fmt: skip
