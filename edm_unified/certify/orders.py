@@ -11,7 +11,7 @@ import torch
 
 from edm_unified.certify.runs import WARM, Errors, final_errors, local_errors, pooled, refined, run, slope
 from edm_unified.certify.targets import DIMENSIONS, Flow, exact_flow, graded, nothing, uneven
-from edm_unified.denoisers.denoiser import Counted
+from edm_unified.denoisers.denoiser import Counted, Denoiser
 from edm_unified.sampling.solvers import Heun
 from edm_unified.schedules import VP, FlowMatching, Schedule
 
@@ -105,10 +105,13 @@ def _heun(budget: int) -> float:
     return error_at(Heun(), budget) or 0.0
 
 
-def evaluations(solver: Any, levels: list[float]) -> int:
-    """Evaluations of D, counted by a wrapper on it."""
-    counted = Counted(nothing)
-    x = torch.ones(1, 1, dtype=torch.float64)
+def evaluations(solver: Any, levels: list[float], denoiser: Denoiser = nothing, width: int = 1) -> int:
+    """Evaluations of D, counted by a wrapper on it: of D = 0, for a method of fixed steps asks any D as often.
+
+    That a solver does so is one of the requirements. ``width``: entries of the one sample, as ``denoiser`` wants them.
+    """
+    counted = Counted(denoiser)
+    x = torch.ones(1, width, dtype=torch.float64)
     run(solver, levels, counted, x, lambda: torch.zeros_like(x))
     return counted.nfe
 

@@ -103,6 +103,14 @@ def _alone(solver: Any) -> str:
     return "" if off < 1e-11 else f"a sample alone differs by {off:.1e} from itself in a batch"
 
 
+def _evaluations(solver: Any) -> str:
+    if is_adaptive(solver):
+        return ""
+    levels = [*graded(5, 80.0, 0.002), 0.0]
+    none, some = evaluations(solver, levels), evaluations(solver, levels, Random(), *Random.shape)
+    return "" if none == some else f"asks a D that is 0 {none} times and another {some} times: say adaptive = True"
+
+
 def _apart(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
@@ -115,6 +123,7 @@ CHECKS = {
     "repeatable": _repeatable,
     "state": _untouched,
     "batch": _alone,
+    "evaluations": _evaluations,
 }
 
 

@@ -297,6 +297,9 @@ def count_nfe(
 ) -> int:
     """Evaluations of D in one run, counted by a wrapper on D in a run on a single number, not claimed by the solver.
 
+    There D = 0: a method of fixed steps asks any D as often. How often an adaptive one asks depends on what D returns,
+    and its count here is that of D = 0; :class:`~edm_unified.sampling.solvers.Ledger` has that of a run.
+
     What an analytic start stands for costs nothing, and so does a Gaussian that is still to be estimated. ``within``
     makes a denoiser of D that may call it twice, as guidance does; the label is then 0.
     """

@@ -17,7 +17,7 @@ import sys
 import types
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,8 @@ _calls: Counter[str] = Counter()
 
 def _key() -> str:
     """File, test and parameters, and which call this is in the run of that test."""
-    test = os.environ["PYTEST_CURRENT_TEST"].rpartition("/")[2].rpartition(" (")[0]
+    file, _, name = os.environ["PYTEST_CURRENT_TEST"].rpartition(" (")[0].partition("::")
+    test = f"{file.rpartition('/')[2]}::{name}"
     for other in [name for name in _calls if name != test]:
         del _calls[other]
     _calls[test] += 1
@@ -129,8 +130,13 @@ def _kept() -> dict[str, tuple[Any, np.ndarray]]:
     return {key: (form, numbers[first:last]) for key, (form, first, last) in index.items()}
 
 
-def keep(found: dict[str, Any]) -> None:
-    """Write :data:`GOLDEN`: all numbers one after another, and for each key their form and places."""
+def keep(found: dict[str, Any], files: Iterable[str]) -> None:
+    """Write :data:`GOLDEN`: all numbers one after another, and for each key their form and places.
+
+    What is there of other ``files`` of tests than these stays.
+    """
+    others = {key: _restored(*kept) for key, kept in _kept().items() if key.partition("::")[0] not in set(files)}
+    found = others | found
     numbers, index = list[float](), {}
     for key in sorted(found):
         first = len(numbers)
@@ -237,6 +243,11 @@ class Seen:
     def __call__(self, x: Tensor, sigma: Tensor | float, **cond: Any) -> Tensor:
         self.states.append(x.detach().double().clone())
         return self.D(x, torch.as_tensor(sigma, dtype=torch.float64))
+
+
+def some(states: list[Tensor]) -> list[Tensor]:
+    """Twenty of many states, the first and the last among them: enough to be kept."""
+    return [states[i] for i in torch.linspace(0, len(states) - 1, min(20, len(states))).long().tolist()]
 
 
 def ours(

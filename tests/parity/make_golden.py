@@ -3,7 +3,9 @@
 Numbers only, made by running that code: the first sample of every combination of ``ablation_sampler`` of NVlabs/edm,
 and what the functions under ``golden`` return in the comparisons beside this file, which are run for it.
 
-    AUTHORS_REPOS=FOLDER python tests/parity/make_golden.py
+    AUTHORS_REPOS=FOLDER python tests/parity/make_golden.py [test_authors_deis.py …]
+
+With names of files it remakes the numbers of those. What a skipped test needs is said; its numbers are not kept.
 """
 
 from __future__ import annotations
@@ -34,16 +36,19 @@ def ablations() -> None:
     GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")
 
 
-def comparisons() -> None:
-    """Run the comparisons that have numbers to keep; all of them must hold, and none may be skipped."""
-    files = [str(file) for file in sorted(HERE.glob("test_authors_*.py")) if "@golden(" in file.read_text("utf-8")]
-    files.append(str(HERE / "test_authors_files.py"))
-    if pytest.main(["-n", "0", "-q", "-rs", "--assert=plain", *files]) != 0:
+def comparisons(names: list[str]) -> None:
+    """Run the comparisons that have numbers to keep, in these files or all; those that run must hold."""
+    files = [file for file in sorted(HERE.glob("test_authors_*.py")) if "@golden(" in file.read_text("utf-8")]
+    files.append(HERE / "test_authors_files.py")
+    files = [file for file in files if not names or file.name in names]
+    if pytest.main(["-n", "0", "-q", "-rs", "--assert=plain", *map(str, files)]) != 0:
         sys.exit("nothing is kept of comparisons that fail")
-    authors_repos.keep(authors_repos.made)
-    foreign_files.keep()
+    authors_repos.keep(authors_repos.made, [file.name for file in files])
+    if HERE / "test_authors_files.py" in files:
+        foreign_files.keep()
 
 
 if __name__ == "__main__":
-    ablations()
-    comparisons()
+    if len(sys.argv) == 1:
+        ablations()
+    comparisons(sys.argv[1:])

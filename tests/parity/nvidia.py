@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from authors_repos import clone, importable
+from authors_repos import Absent, clone, importable, place
 from torch import Tensor
 
 
@@ -19,6 +19,11 @@ def modules(repository: str, *names: str) -> tuple[Any, ...]:
     with importable(clone(repository), stubs=("psutil",)) as load:  # they report memory by it
         load("torch_utils.persistence")._check_pickleable = lambda _: None  # nothing is pickled here
         return tuple(load(name) for name in names)
+
+
+def absent_or(repository: str, *names: str) -> tuple[Any, ...]:
+    """The same modules, or where there is no clone what skips the test that wants anything of them."""
+    return modules(repository, *names) if place(repository) is not None else (Absent(repository),) * len(names)
 
 
 def filled(module: torch.nn.Module) -> torch.nn.Module:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from authors_repos import NOISE, D
-from nvidia import fed, modules
+from authors_repos import NOISE, D, golden
+from nvidia import absent_or, fed
 from torch import Tensor, nn
 
 from edm_unified import Preconditioned, preconditioning, schedules
@@ -21,7 +21,8 @@ from edm_unified.training.objective import (
     UniformTime,
 )
 
-networks, losses = modules("NVlabs/edm", "training.networks", "training.loss")
+REPOSITORY = "NVlabs/edm"
+networks, losses = absent_or(REPOSITORY, "training.networks", "training.loss")
 
 
 class F(nn.Module):
@@ -50,31 +51,45 @@ CASES = {
 def test_preconditioning(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float32, which theirs is whatever the network: 10⁻⁵ of the output, or of σ where that multiplies F."""
     ours, options, (low, high) = CASES[name]
-    monkeypatch.setattr(networks, "F", F, raising=False)
-    theirs = getattr(networks, name.partition(",")[0])(img_resolution=4, img_channels=3, model_type="F", **options)
-    sigma = torch.logspace(math.log10(low), math.log10(high), 60)
-    x = torch.randn(60, 3, 4, 4) * (1 + sigma[:, None, None, None])
-    wanted, found = theirs(x, sigma), Preconditioned(F(), ours)(x, sigma)
+    sigma = torch.logspace(math.log10(low), math.log10(high), 20)
+    x = torch.randn(20, 3, 4, 4) * (1 + sigma[:, None, None, None])
+
+    @golden(REPOSITORY)
+    def output() -> tuple[Tensor, float, float]:
+        monkeypatch.setattr(networks, "F", F, raising=False)
+        theirs = getattr(networks, name.partition(",")[0])(img_resolution=4, img_channels=3, model_type="F", **options)
+        ends = () if "EDM" in name else (theirs.sigma_min, theirs.sigma_max)
+        return theirs(x, sigma), *map(float, ends)
+
+    (wanted, *ends), found = output(), Preconditioned(F(), ours)(x, sigma)
     error = ((found - wanted).abs().flatten(1).amax(1) / wanted.abs().flatten(1).amax(1)).double()
     assert error.quantile(0.9) < 1e-5
     assert error.max() < 1e-3  # an index of iDDPM that is the other one of two equally near
     if "EDM" not in name:
         assert (float(ours.sigma_min), float(ours.sigma_max)) == pytest.approx(
-            (theirs.sigma_min, theirs.sigma_max), rel=0.03  # VP's lowest is 2.4 % off in float32
+            tuple(ends), rel=0.03  # VP's lowest is 2.4 % off in float32
         )  # fmt: skip
 
 
 def test_the_table_of_iddpm() -> None:
     """Its levels to float32, in which theirs is a recursion of a thousand steps; and the index of each of them."""
-    monkey = pytest.MonkeyPatch()
-    with monkey.context() as patch:
-        patch.setattr(networks, "F", F, raising=False)
-        theirs = networks.iDDPMPrecond(img_resolution=4, img_channels=3, model_type="F")
-    ours = preconditioning.IDDPM()
-    torch.testing.assert_close(theirs.u[:-1], ours.u[:-1].float(), rtol=2e-3, atol=0)
-    index = theirs.round_sigma(theirs.u[:-1], return_index=True).flatten()
-    assert torch.equal(999 - index, ours.c_noise(theirs.u[:-1]).long())
-    assert theirs.round_sigma(torch.tensor(1e-4), return_index=True) == 1000  # the level 0, told as −1; ours says 999
+
+    @golden(REPOSITORY)
+    def table() -> tuple[Tensor, Tensor, float]:
+        """Every ninth of the levels, their indices, and that of a level below all."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(networks, "F", F, raising=False)
+            theirs = networks.iDDPMPrecond(img_resolution=4, img_channels=3, model_type="F")
+        assert len(theirs.u) == 1001
+        some = theirs.u[:-1][::9]
+        low = theirs.round_sigma(torch.tensor(1e-4), return_index=True)
+        return some, theirs.round_sigma(some, return_index=True).flatten(), float(low)
+
+    ours, (levels, index, low) = preconditioning.IDDPM(), table()
+    levels = levels.float()
+    torch.testing.assert_close(levels, ours.u[:-1][::9].float(), rtol=2e-3, atol=0)
+    assert torch.equal(999 - index.long(), ours.c_noise(levels).long())
+    assert low == 1000  # the level 0, told as −1; ours says 999
     assert ours.c_noise(1e-4) == 0
 
 
@@ -87,14 +102,19 @@ LOSSES = {
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float64, of a mixture's exact D, for a hundred levels; theirs is the sum of what ours is the mean of."""
+    """In float64, of a mixture's exact D, for 25 levels; theirs is the sum of what ours is the mean of."""
     draw, objective, schedule = LOSSES[name]
-    n = torch.randn(100, *NOISE.shape[1:], dtype=torch.float64)
-    x0, r = D.sample(100, seed=1).double(), torch.rand(100, dtype=torch.float64)
+    n = torch.randn(25, *NOISE.shape[1:], dtype=torch.float64)
+    x0, r = D.sample(25, seed=1).double(), torch.rand(25, dtype=torch.float64)
     u = 1 - r if name == "VPLoss" else r
     r = torch.special.ndtri(r) if draw == "randn" else r
-    with monkeypatch.context() as patch:
-        fed(patch, [r.view(-1, 1, 1, 1), n], *dict.fromkeys([draw, "randn_like"]))
-        wanted = getattr(losses, name)()(lambda x, sigma, labels, augment_labels: D(x, sigma.flatten()), x0, None)
+
+    @golden(REPOSITORY)
+    def loss() -> Tensor:
+        with monkeypatch.context() as patch:
+            fed(patch, [r.view(-1, 1, 1, 1), n], *dict.fromkeys([draw, "randn_like"]))
+            wanted = getattr(losses, name)()(lambda x, sigma, labels, augment_labels: D(x, sigma.flatten()), x0, None)
+        return wanted.mean((1, 2, 3))
+
     found = objective.losses(D, x0, u, n, schedule)
-    torch.testing.assert_close(found, wanted.mean((1, 2, 3)), rtol=1e-9, atol=0)
+    torch.testing.assert_close(found, loss(), rtol=1e-9, atol=0)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from authors_repos import NOISE, D, clone, difference, double, importable, ours
+from authors_repos import NOISE, D, clone, difference, double, golden, importable, ours
 from torch import Tensor
 
 import edm_unified as edm
@@ -14,7 +14,7 @@ from edm_unified import solvers
 from edm_unified.sampling.levels import UniformTime
 from edm_unified.schedules import VP, FlowMatching
 
-REPOSITORY = clone("facebookresearch/flow_matching")
+REPOSITORY = "facebookresearch/flow_matching"
 ROUNDING = 1e-10
 
 
@@ -24,12 +24,13 @@ def _double() -> Iterator[None]:
         yield
 
 
+@golden(REPOSITORY)
 def flow(method: str, n: int) -> Tensor:
     """Their ODE solver from t = 0, noise, to 1, data: x_t = t x_1 + (1 − t) x_0."""
     pytest.importorskip(
         "torchdiffeq", reason="needs torchdiffeq, on which flow_matching rests: pip install torchdiffeq"
     )
-    with importable(REPOSITORY) as load:
+    with importable(clone(REPOSITORY)) as load:
         ode_solver = load("flow_matching.solver.ode_solver")
     schedule = FlowMatching()
     start = 1e-3  # as a level, σ = 999
@@ -68,15 +69,20 @@ def test_flow_matching_midpoint_but_for_the_last_step() -> None:
 
 
 def test_flow_matching_schedule() -> None:
-    with importable(REPOSITORY) as load:
-        scheduler = load("flow_matching.path.scheduler.scheduler")
     t = torch.linspace(0.01, 0.99, 20)
+
+    @golden(REPOSITORY)
+    def marginal(name: str) -> tuple[Tensor, Tensor]:
+        with importable(clone(REPOSITORY)) as load:
+            out = getattr(load("flow_matching.path.scheduler.scheduler"), name)()(t)
+        return out.alpha_t, out.sigma_t
+
     pairs = (
-        (scheduler.CondOTScheduler(), FlowMatching()),
-        (scheduler.VPScheduler(), VP()),
-        (scheduler.CosineScheduler(), edm.schedules.Cosine(offset=0.0)),
+        ("CondOTScheduler", FlowMatching()),
+        ("VPScheduler", VP()),
+        ("CosineScheduler", edm.schedules.Cosine(offset=0.0)),
     )
-    for theirs, schedule in pairs:
-        out = theirs(t)
-        assert torch.allclose(schedule.s(1 - t), out.alpha_t, rtol=1e-9)
-        assert torch.allclose(schedule.s(1 - t) * schedule.sigma(1 - t), out.sigma_t, rtol=1e-9)
+    for name, schedule in pairs:
+        alpha, sigma = marginal(name)
+        assert torch.allclose(schedule.s(1 - t), alpha, rtol=1e-9)
+        assert torch.allclose(schedule.s(1 - t) * schedule.sigma(1 - t), sigma, rtol=1e-9)

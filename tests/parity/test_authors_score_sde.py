@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from authors_repos import NOISE, SHAPE, D, Seen, clone, difference, double, drawn, importable, ours
+from authors_repos import NOISE, SHAPE, D, Seen, difference, double, drawn, golden, loaded, ours, some
 from torch import Tensor
 
 import edm_unified as edm
@@ -20,9 +20,8 @@ from edm_unified.sampling.correctors import AnnealedLangevin, BatchLangevin
 from edm_unified.sampling.dynamics import Dynamics
 from edm_unified.schedules import VE, VP, BetaTable, GeometricVE, SubVP
 
-REPOSITORY = clone("yang-song/score_sde_pytorch")
-with importable(REPOSITORY) as load:
-    sde_lib, sampling, losses, likelihood = (load(name) for name in ("sde_lib", "sampling", "losses", "likelihood"))
+REPOSITORY = "yang-song/score_sde_pytorch"
+sde_lib, sampling, losses, likelihood = loaded(REPOSITORY, "sde_lib", "sampling", "losses", "likelihood")
 
 ROUNDING = 1e-11
 N = 40
@@ -82,9 +81,11 @@ def run_pc(
     return sampler(model)[0]
 
 
-def same_states(theirs: list[Tensor], mine: list[Tensor]) -> float:
-    assert len(theirs) == len(mine)
-    return max(difference(a, b) for a, b in zip(mine, theirs, strict=True))
+def same_states(theirs: tuple[int, list[Tensor]], mine: list[Tensor]) -> float:
+    """Of ``theirs``, how many there are and some of them."""
+    count, states = theirs
+    assert count == len(mine)
+    return max(difference(a, b) for a, b in zip(some(mine), states, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -93,14 +94,21 @@ def same_states(theirs: list[Tensor], mine: list[Tensor]) -> float:
 )
 def test_vp_predictors(predictor: str, solver: Any) -> None:
     """On the chain of betas, which their discrete sampler follows: every state at which the network is asked."""
-    schedule, theirs, mine = table(), Seen(), Seen()
+    schedule, mine = table(), Seen()
     sigmas = schedule.sigmas
-    x = run_pc(sde_lib.VPSDE(N=N), vp_noise(theirs, lambda label: sigmas[label.long()]), predictor, "none")
+
+    @golden(REPOSITORY)
+    def sample() -> tuple[Tensor, tuple[int, list[Tensor]]]:
+        theirs = Seen()
+        x = run_pc(sde_lib.VPSDE(N=N), vp_noise(theirs, lambda label: sigmas[label.long()]), predictor, "none")
+        return x, (len(theirs.states), some(theirs.states))
+
+    x, states = sample()
     levels = [*reversed(sigmas.tolist()), 0.0]
     noises = drawn()
     start = next(noises) * math.hypot(1, levels[0])  # theirs begins at N(0, 1) of the scaled state
     out = ours(solver, levels, schedule, noises, mine, start=start)
-    assert same_states(theirs.states, mine.states) < ROUNDING
+    assert same_states(states, mine.states) < ROUNDING
     # its last step, without noise, is the posterior mean: D for ancestral sampling, D and β_1/2 of x for the other
     assert difference(out, x) < (ROUNDING if predictor == "ancestral_sampling" else 0.1 / N)
 
@@ -121,43 +129,59 @@ def test_ve_predictor_corrector(predictor: str, corrector: str) -> None:
 
     Time ends at (nearly) 0: "ald" takes the std of its times, which ε moves off the levels.
     """
-    sigmas, theirs, mine = ve_table(), Seen(), Seen()
+    sigmas, mine = ve_table(), Seen()
     known = torch.tensor(sigmas)
-    model = ve_score(theirs, lambda label: known.flip(0)[label])
     denoise = predictor != "none"
-    x = run_pc(sde_lib.VESDE(N=N), model, predictor, corrector, n=2, eps=1e-13, denoise=denoise)
+
+    @golden(REPOSITORY)
+    def sample() -> tuple[Tensor, tuple[int, list[Tensor]]]:
+        theirs = Seen()
+        model = ve_score(theirs, lambda label: known.flip(0)[label])
+        x = run_pc(sde_lib.VESDE(N=N), model, predictor, corrector, n=2, eps=1e-13, denoise=denoise)
+        return x, (len(theirs.states), some(theirs.states))
+
+    x, states = sample()
     noises = drawn()
     start = next(noises) * sigmas[-1]
     levels = [s for s in reversed(sigmas) for _ in range(1 if corrector == "none" else 3)]
     rule = {"none": None, "langevin": BatchLangevin(0.16), "ald": AnnealedLangevin(0.16)}[corrector]
     out = ours(PREDICTORS[predictor], [*levels, 0.0], GeometricVE(0.01, 50), noises, mine, rule, start=start)
-    assert same_states(theirs.states, mine.states) < ROUNDING
+    assert same_states(states, mine.states) < ROUNDING
     assert difference(out, x) < ROUNDING
 
 
 @pytest.mark.parametrize("rule", ["langevin", "ald"])
 def test_vp_correctors(rule: str) -> None:
     """With snr √α, α = 1 − β_k: their VP correctors scale ε by α."""
-    sde, schedule = sde_lib.VPSDE(N=N), table()
+    schedule = table()
     sigmas = schedule.sigmas
-    score_fn = sampling.get_score_fn(sde, vp_noise(D, lambda label: sigmas[label.long()]), continuous=False)
-    theirs = sampling.get_corrector(rule)(sde, score_fn, 0.16, 1)
+
+    @golden(REPOSITORY)
+    def correct(x: Tensor, k: int) -> tuple[Tensor, float]:
+        """The corrected state, and the std that "ald" takes: that of the continuous marginal, not of the chain."""
+        sde, t = sde_lib.VPSDE(N=N), torch.full((len(x),), k / (N - 1))
+        score_fn = sampling.get_score_fn(sde, vp_noise(D, lambda label: sigmas[label.long()]), continuous=False)
+        torch.manual_seed(0)
+        stepped, _ = sampling.get_corrector(rule)(sde, score_fn, 0.16, 1).update_fn(x, t)
+        return stepped, sde.marginal_prob(x, t)[1][0]
+
     dynamics = Dynamics(schedule, D, {}, torch.device("cpu"))
     for k in (1, 7, 25, N - 1):
         (level,) = dynamics.levels([float(sigmas[k])])
         snr = 0.16 * math.sqrt(1 - float(schedule.table[k]))
         x = NOISE * math.hypot(1, level.sigma) + 0.3
-        torch.manual_seed(0)
-        # "ald" takes the continuous marginal's std and not that of the chain
-        std = sde.marginal_prob(x, torch.full((len(x),), k / (N - 1)))[1][0]
+        stepped, std = correct(x * level.s, k)
         off = float(std / (level.s * level.sigma))
-        stepped, _ = theirs.update_fn(x * level.s, torch.full((len(x),), k / (N - 1)))
         (noise,) = itertools.islice(drawn(), 1)
         mine = BatchLangevin(snr) if rule == "langevin" else AnnealedLangevin(snr * off)
         assert difference(mine.step(dynamics, x, level, partial(Tensor.clone, noise)), stepped / level.s) < ROUNDING
 
 
-CONTINUOUS = {"vp": (sde_lib.VPSDE(), VP()), "subvp": (sde_lib.subVPSDE(), SubVP())}
+CONTINUOUS = {"vp": VP(), "subvp": SubVP(), "ve": GeometricVE(0.01, 50)}
+
+
+def sde_of(name: str, **options: Any) -> Any:
+    return {"vp": sde_lib.VPSDE, "subvp": sde_lib.subVPSDE, "ve": sde_lib.VESDE}[name](**options)
 
 
 def continuous_noise(schedule: Any, denoiser: Any = D) -> Model:
@@ -174,16 +198,22 @@ def continuous_noise(schedule: Any, denoiser: Any = D) -> Model:
 @pytest.mark.parametrize("name", ["vp", "subvp"])
 def test_euler_maruyama(name: str) -> None:
     """Their step is 1/N long whatever lies between two times: on times 1/N apart it is ours."""
-    _, schedule = CONTINUOUS[name]
-    sde = type(CONTINUOUS[name][0])(N=N)
-    score_fn = sampling.get_score_fn(sde, continuous_noise(schedule), continuous=True)
-    predictor = sampling.get_predictor("euler_maruyama")(sde, score_fn)
+    schedule = CONTINUOUS[name]
     times = [1 - i / N for i in range(N)]
     levels = [float(schedule.sigma(t)) for t in times]
-    x = NOISE * levels[0] * float(schedule.s(1.0))
-    torch.manual_seed(0)
-    for t in times[:-1]:
-        x, _ = predictor.update_fn(x, torch.full((len(x),), t))
+
+    @golden(REPOSITORY)
+    def sample() -> Tensor:
+        sde = sde_of(name, N=N)
+        score_fn = sampling.get_score_fn(sde, continuous_noise(schedule), continuous=True)
+        predictor = sampling.get_predictor("euler_maruyama")(sde, score_fn)
+        x = NOISE * levels[0] * float(schedule.s(1.0))
+        torch.manual_seed(0)
+        for t in times[:-1]:
+            x, _ = predictor.update_fn(x, torch.full((len(x),), t))
+        return x
+
+    x = sample()
     out = ours(solvers.EulerMaruyama(), levels, schedule, drawn())
     assert difference(out, x / float(schedule.s(times[-1]))) < ROUNDING
 
@@ -191,21 +221,29 @@ def test_euler_maruyama(name: str) -> None:
 def test_reverse_diffusion_as_an_ode_is_euler_in_the_square_of_sigma() -> None:
     sigmas = ve_table()
     known = torch.tensor(sigmas)
-    x = run_pc(
-        sde_lib.VESDE(N=N), ve_score(D, lambda label: known.flip(0)[label]), "reverse_diffusion", "none",
-        probability_flow=True, denoise=False,
-    )  # fmt: skip
+
+    @golden(REPOSITORY)
+    def sample() -> Tensor:
+        return run_pc(
+            sde_lib.VESDE(N=N), ve_score(D, lambda label: known.flip(0)[label]), "reverse_diffusion", "none",
+            probability_flow=True, denoise=False,
+        )  # fmt: skip
+
+    x = sample()
     start = next(drawn()) * sigmas[-1]
     assert difference(ours(solvers.Euler(), [*reversed(sigmas), 0.0], VE(), start=start), x) < ROUNDING
 
 
 def test_a_continuous_ve_network_is_told_a_level_beside_that_of_the_step() -> None:
     """t_i from 1 to 1e-5 and the index rounded down: off by up to ε ln(σ_max/σ_min), 9e-5 of σ."""
-    sde = sde_lib.VESDE(N=1000)
-    t = torch.linspace(1, 1e-5, 1000)
-    told = sde.marginal_prob(torch.zeros(1), t)[1]
-    stepped = sde.discrete_sigmas[(t * 999).long()]
-    assert 8e-5 < float((told / stepped - 1).abs().max()) < 9e-5
+
+    @golden(REPOSITORY)
+    def off() -> float:
+        sde, t = sde_lib.VESDE(N=1000), torch.linspace(1, 1e-5, 1000)
+        told, stepped = sde.marginal_prob(torch.zeros(1), t)[1], sde.discrete_sigmas[(t * 999).long()]
+        return float((told / stepped - 1).abs().max())
+
+    assert 8e-5 < off() < 9e-5
 
 
 def test_where_their_code_stops() -> None:
@@ -221,22 +259,27 @@ def test_where_their_code_stops() -> None:
 
 def test_reverse_diffusion_of_sub_vp_is_euler_maruyama() -> None:
     """They discretize VP and VE only; ours runs the exact transition of any."""
-    model = continuous_noise(SubVP())
-    a, b = (
-        run_pc(sde_lib.subVPSDE(N=N), model, p, "none", continuous=True)
-        for p in ("reverse_diffusion", "euler_maruyama")
-    )
+
+    @golden(REPOSITORY)
+    def sample(predictor: str) -> Tensor:
+        return run_pc(sde_lib.subVPSDE(N=N), continuous_noise(SubVP()), predictor, "none", continuous=True)
+
+    a, b = sample("reverse_diffusion"), sample("euler_maruyama")
     assert difference(a, b) < ROUNDING
 
 
 @pytest.mark.parametrize("name", ["vp", "subvp", "ve"])
 def test_marginals(name: str) -> None:
-    sde, schedule = {**CONTINUOUS, "ve": (sde_lib.VESDE(), GeometricVE(0.01, 50))}[name]
-    t = torch.linspace(1e-3, 1, 50)
-    mean, std = sde.marginal_prob(torch.ones(50, 1, 1, 1), t)
+    schedule, t = CONTINUOUS[name], torch.linspace(1e-3, 1, 20)
+
+    @golden(REPOSITORY)
+    def functions() -> tuple[Tensor, ...]:
+        sde, one = sde_of(name), torch.ones(20, 1, 1, 1)
+        return *sde.marginal_prob(one, t), *sde.sde(one, t)
+
+    mean, std, drift, diffusion = functions()
     assert torch.allclose(schedule.s(t), mean.flatten(), rtol=1e-12)
     assert torch.allclose(schedule.s(t) * schedule.sigma(t), std, rtol=1e-10)
-    drift, diffusion = sde.sde(torch.ones(50, 1, 1, 1), t)
     rate = schedule.log_sigma_rate(t)
     assert torch.allclose(schedule.log_s_rate(t), drift.flatten(), rtol=1e-12)
     assert torch.allclose(torch.sqrt(2 * rate) * schedule.s(t) * schedule.sigma(t), diffusion, rtol=1e-9)
@@ -255,11 +298,16 @@ def alone(x: Tensor, sigma: Tensor | float) -> Tensor:
 @pytest.mark.parametrize("centred", [True, False])
 def test_likelihood(name: str, centred: bool) -> None:
     """Bits/dim with their offset. They evaluate D in float32, at a tolerance of 1e-5."""
-    sde, schedule = CONTINUOUS[name]
+    schedule = CONTINUOUS[name]
     x = (0.4 * NOISE).clamp(-0.9, 0.9)
-    inverse = (lambda x: (x + 1) / 2) if centred else (lambda x: x)
-    fn = likelihood.get_likelihood_fn(sde, inverse)
-    theirs, latent, _ = fn(continuous_noise(schedule, alone), x)
+
+    @golden(REPOSITORY)
+    def bits() -> tuple[Tensor, Tensor]:
+        inverse = (lambda x: (x + 1) / 2) if centred else (lambda x: x)
+        found, latent, _ = likelihood.get_likelihood_fn(sde_of(name), inverse)(continuous_noise(schedule, alone), x)
+        return found.detach(), latent.detach()
+
+    theirs, latent = bits()
     s, sigma = float(schedule.s(1e-5)), float(schedule.sigma(1e-5))
     found = edm.log_likelihood(
         alone, x / s, sigma_min=sigma, sigma_max=float(schedule.sigma(1.0)), tolerance=1e-7,
@@ -275,10 +323,14 @@ def test_likelihood(name: str, centred: bool) -> None:
 
 
 def test_likelihood_of_ve() -> None:
-    sde, schedule = sde_lib.VESDE(), GeometricVE(0.01, 50)
-    x = 0.4 * NOISE
-    fn = likelihood.get_likelihood_fn(sde, lambda x: x)
-    theirs, _, _ = fn(ve_score(alone, lambda sigma: sigma), x)
+    schedule, x = CONTINUOUS["ve"], 0.4 * NOISE
+
+    @golden(REPOSITORY)
+    def bits() -> Tensor:
+        fn = likelihood.get_likelihood_fn(sde_of("ve"), lambda x: x)
+        return fn(ve_score(alone, lambda sigma: sigma), x)[0].detach()
+
+    theirs = bits()
     found = edm.log_likelihood(alone, x, sigma_min=float(schedule.sigma(1e-5)), sigma_max=50.0, tolerance=1e-7)
     assert float((found.bits_per_dim + 8 - theirs).abs().max()) < 2e-4
 
@@ -286,11 +338,15 @@ def test_likelihood_of_ve() -> None:
 @pytest.mark.parametrize("name", ["vp", "subvp"])
 def test_probability_flow(name: str) -> None:
     """Their RK45 in t at a tolerance of 1e-5, with D in float32, and ours in ln σ come to the same end."""
-    sde, schedule = CONTINUOUS[name]
+    schedule = CONTINUOUS[name]
     levels = [float(schedule.sigma(t)) for t in (1.0, 1e-3)]
-    z = NOISE * levels[0] * float(schedule.s(1.0))
-    sampler = sampling.get_ode_sampler(sde, BATCH, lambda x: x, device="cpu")
-    x, _ = sampler(continuous_noise(schedule), z)
+
+    @golden(REPOSITORY)
+    def sample() -> Tensor:
+        sampler = sampling.get_ode_sampler(sde_of(name), BATCH, lambda x: x, device="cpu")
+        return sampler(continuous_noise(schedule), NOISE * levels[0] * float(schedule.s(1.0)))[0]
+
+    x = sample()
     out = ours(solvers.DormandPrince45(rtol=1e-5, atol=1e-5), levels, schedule)
     assert difference(out, x / float(schedule.s(1e-3))) < 5e-4
 
@@ -299,11 +355,15 @@ def test_probability_flow(name: str) -> None:
 @pytest.mark.parametrize("reduce_mean", [False, True])
 def test_losses(weighting: bool, reduce_mean: bool) -> None:
     """λ of the D form: 1/σ² (ε), and with the likelihood's weighting 2 (d ln σ/dt)/σ²; half the sum, or the mean."""
-    sde, schedule = CONTINUOUS["vp"]
-    x0 = 0.5 * NOISE[:1]
-    fn = losses.get_sde_loss_fn(sde, False, reduce_mean=reduce_mean, likelihood_weighting=weighting)
-    torch.manual_seed(3)
-    theirs = fn(continuous_noise(schedule), x0)
+    schedule, x0 = CONTINUOUS["vp"], 0.5 * NOISE[:1]
+
+    @golden(REPOSITORY)
+    def loss() -> float:
+        fn = losses.get_sde_loss_fn(sde_of("vp"), False, reduce_mean=reduce_mean, likelihood_weighting=weighting)
+        torch.manual_seed(3)
+        return float(fn(continuous_noise(schedule), x0))
+
+    theirs = loss()
     torch.manual_seed(3)
     t = torch.rand(1)[0] * (1 - 1e-5) + 1e-5
     sigma = schedule.sigma(t)
@@ -318,5 +378,10 @@ def test_both_walks_end_at_their_levels() -> None:
     levels = edm.discretization.UniformTime(n=N, t_max=1.0, t_min=1e-3).levels(VP())
     assert torch.allclose(levels[:-1], VP().sigma(torch.linspace(1, 1e-3, N)), rtol=1e-12)
     levels = edm.discretization.LogLinear(n=N, sigma_min=0.01, sigma_max=50).levels(VE())
-    assert torch.allclose(levels[:-1].flip(0), sde_lib.VESDE(N=N).discrete_sigmas, rtol=1e-6)
+
+    @golden(REPOSITORY)
+    def sigmas() -> Tensor:
+        return sde_lib.VESDE(N=N).discrete_sigmas
+
+    assert torch.allclose(levels[:-1].flip(0), sigmas(), rtol=1e-6)
     assert all(a > b for a, b in itertools.pairwise(levels.tolist()))

@@ -231,22 +231,16 @@ def test_seeds_3_on_noise_has_the_drift_of_ours_and_other_noises() -> None:
 
 def test_seeds_does_nothing_in_the_last_step_and_nothing_at_all_in_one_form() -> None:
     """x stays at the lowest level; and order 1 of the form for EDM's raw output throws every step away."""
-    with importable(clone(SEEDS)) as load:
-        edm_form = load("seeds_lib.methods.etd_serk_edm")
-    solver = edm_form.ETD_SERK_EDM_SOLVER(
-        lambda x, sigma, label: D(x, sigma),
-        None,
-        None,
-        None,
-        lambda t: t,
-        lambda t: 1.0,
-        1,
-        None,
-        True,
-        None,
-        None,
-        0.5,
-    )
-    solver.lamb = lambda t: torch.arcsinh(0.5 / t)
-    a, b = torch.tensor([4.0, 3.0])
-    assert torch.equal(solver.update(NOISE, a, b, 10, 0), NOISE)
+
+    @golden(SEEDS)
+    def step() -> Tensor:
+        with importable(clone(SEEDS)) as load:
+            edm_form = load("seeds_lib.methods.etd_serk_edm")
+        solver = edm_form.ETD_SERK_EDM_SOLVER(
+            lambda x, sigma, label: D(x, sigma), None, None, None, lambda t: t, lambda t: 1.0, 1, None, True, None,
+            None, 0.5,
+        )  # fmt: skip
+        solver.lamb = lambda t: torch.arcsinh(0.5 / t)
+        return solver.update(NOISE, *torch.tensor([4.0, 3.0]), 10, 0)
+
+    assert torch.equal(step(), NOISE)
