@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from edm_unified import metrics as measure
 from edm_unified.compare.plan import digest
 from edm_unified.data import AnyData, Dataset, batch, order
 from edm_unified.data.classes import matched
+from edm_unified.data.dataset import Scaling
+from edm_unified.data.units import in_data_units
 from edm_unified.metrics import Estimate, Features, LowRank
 from edm_unified.recipe import Recipe, Sampler, condition_files, conditions
 from edm_unified.recipe.guidances import AnyGuidance, Guide
@@ -27,6 +29,7 @@ MOST_MOMENTS = 4096
 NETWORK_TOLERANCE = 1e-4
 """Of the exact solution of a network's ODE: the endpoints of a small U-Net were then right to 3·10⁻⁶ of their RMS."""
 ENDPOINT = ("error_median", "error_rms")
+Units = Literal["network", "data"]
 SEEN = ("frechet_features", "precision", "recall")
 """Metrics in the features of a classifier."""
 
@@ -189,17 +192,30 @@ class Problem:
             return self.dataset.labels is not None and not self.dataset.several and self.dataset.classes > 1
         return name != "log_density_gap" or self.has_density
 
-    def measure(self, x: Tensor, name: str) -> Estimate | None:
-        """One metric of the samples as a distribution, or None where it does not apply."""
+    def measure(self, x: Tensor, name: str, units: Units = "network") -> Estimate | None:
+        """One metric of the samples as a distribution, or None where it does not apply; distances in ``units``.
+
+        A gap of log densities is the same in all units, and what a classifier sees is in those of the network.
+        """
         if name == "log_density_gap":
             return measure.log_density_gap(x, self.denoiser, fresh=self._fresh) if self.has_density else None
-        if name == "frechet":
-            return measure.frechet(x, self.moments or self.target)
-        if name == "energy_distance":
-            return measure.energy_distance(x, self.target, spread=self._spread)
         if name in SEEN:
             return self._seen(x, name)
-        return measure.sliced_wasserstein(x, self.target)
+        scaling = self.dataset.scaling
+        if units == "data":
+            x, target, moments = scaling.to_raw(x), scaling.to_raw(self.target), _moments_in(scaling, self.moments)
+        else:
+            target, moments = self.target, self.moments
+        if name == "frechet":
+            return measure.frechet(x, target if moments is None else moments)
+        if name == "energy_distance":
+            spread = self._spread if units == "network" else measure.mean_distance(target.to(self._settings.device))
+            return measure.energy_distance(x, target, spread=spread)
+        return measure.sliced_wasserstein(x, target)
+
+    def in_units(self, x: Tensor, units: Units) -> Tensor:
+        """Samples x (n, *shape) of the network in ``units``."""
+        return x if units == "network" else in_data_units(self.dataset, x)
 
     @cached_property
     def _fresh(self) -> Tensor:
@@ -230,6 +246,19 @@ class Problem:
         if name == "frechet_features":
             return measure.frechet(mine, self._target_seen)
         return (measure.precision if name == "precision" else measure.recall)(mine, self._target_seen)
+
+
+def _moments_in(scaling: Scaling, moments: LowRank | tuple[Tensor, Tensor] | None) -> Any:
+    """The moments of the network's scale in that of the data; None where they are not known in a form for it."""
+    if moments is None:
+        return None
+    shape = moments[0].shape
+    scale = torch.as_tensor(scaling.scale, dtype=torch.float64).expand(shape)
+    mean, flat = scaling.to_raw(moments[0]), scale.reshape(-1)
+    if isinstance(moments, LowRank):
+        even = bool((flat == flat[0]).all())  # else the floor is no longer one number
+        return LowRank(mean, moments.factor * flat, moments.floor * flat[0] ** 2) if even else None
+    return mean, moments[1] * flat[:, None] * flat
 
 
 class Problems:

@@ -52,6 +52,7 @@ def common_key(plan: Plan, method: Method, problem: Problem, settings: Settings)
     """What a cell's outcome depends on besides its recipe and seed, such as the weights of the networks."""
     guide = problem.guide(method.recipe.sampler)
     second = [guide.fingerprint] if guide is not None and guide.fingerprint else []
+    second += [f"units of the {plan.comparison.units}"] if plan.comparison.units != "network" else []
     return digest([problem.fingerprint, str(settings.dtype), plan.comparison.samples, TARGET_SAMPLES, *second])
 
 
@@ -101,7 +102,8 @@ def run(plan: Plan, store: Store, settings: Settings, problems: Problems, observ
         x, seconds = _sample(plan, cell, problem, settings, work)
         records = _records(plan, cell, problem, keys[cell], x, exact, seconds, work)
         if _shown(plan, cell):
-            store.save(f"samples/{keys[cell]}", x[: pictured(plan.comparison, problem.shape)].float())
+            shown = problem.in_units(x[: pictured(plan.comparison, problem.shape)], plan.comparison.units)
+            store.save(f"samples/{keys[cell]}", shown.float())
         metrics = metrics_of(plan, cell, problem)
         if not store.finished(keys[cell], metrics, identity_of(cell)):  # else only a picture was wanted
             store.append(keys[cell], records)
@@ -137,10 +139,14 @@ def _records(
     work: Work,
 ) -> list[dict[str, Any]]:
     records = []
-    endpoint = None if exact is None else measure.endpoint_error(x[: len(exact)], exact)
+    units = plan.comparison.units
+    endpoint = None
+    if exact is not None:
+        own, exact = problem.in_units(x[: len(exact)], units), problem.in_units(exact, units)
+        endpoint = measure.endpoint_error(own.to(torch.float64), exact.to(torch.float64))
     for name in metrics_of(plan, cell, problem):
         work.say(f"{cell.method.name} · {cell.nfe} evaluations · {name.replace('_', ' ')}")
-        estimate = getattr(endpoint, name[6:], None) if name in ENDPOINT else problem.measure(x, name)
+        estimate = getattr(endpoint, name[6:], None) if name in ENDPOINT else problem.measure(x, name, units)
         if estimate is not None:
             records.append(
                 identity_of(cell)

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from edm_unified import report
 from edm_unified.compare.plan import Cell, Method, Plan, digest, label, without_paths
-from edm_unified.compare.problem import ENDPOINT, Problem, Problems, Settings
+from edm_unified.compare.problem import ENDPOINT, Problem, Problems, Settings, Units
 from edm_unified.compare.reference import reference_name, solve_reference, start_of
 from edm_unified.compare.run import common_key, identity_of, pictured
 from edm_unified.compare.store import Store
 from edm_unified.data import Dataset, batch, order
+from edm_unified.data.units import for_pictures
 from edm_unified.recipe import Recipe, by_path
 from edm_unified.report.data import Key, MethodView, ReportData
 from edm_unified.report.ranking import short_labels
@@ -85,8 +86,10 @@ def report_data(
         ],
         facts=_facts(plan, problem, words),
         samples=_samples(plan, names, store, problems, settings),
-        reference_samples=None if reference is None or not pictures else reference[:pictures].float().cpu().numpy(),
-        data_samples=_data_samples(problem.dataset, pictures),
+        reference_samples=None
+        if reference is None or not pictures
+        else _drawn(problem.dataset, reference[:pictures].float().cpu(), plan.comparison.units).numpy(),
+        data_samples=_data_samples(problem.dataset, pictures, plan.comparison.units),
         grid_budget=plan.comparison.grid_nfe if plan.comparison.grid_nfe in plan.comparison.nfe else None,
         rank_by=plan.comparison.rank_by,
         floors=floors,
@@ -98,16 +101,21 @@ def report_data(
     )
 
 
-def _data_samples(dataset: Dataset, count: int) -> np.ndarray | None:
+def _drawn(dataset: Dataset, x: Tensor, units: Units) -> Tensor:
+    """Samples x of the network as a figure shows them: with the black and white of the data, or in their units."""
+    return x if units == "network" else for_pictures(dataset, x).float()
+
+
+def _data_samples(dataset: Dataset, count: int, units: Units) -> np.ndarray | None:
     """Some of the data, or of those that a run keeps where they are not at hand; None of none."""
     if not count or not len(dataset):
         return None
     try:
-        return batch(dataset, shown_of(dataset, count))[0].numpy()
+        return _drawn(dataset, batch(dataset, shown_of(dataset, count))[0], units).numpy()
     except ValueError:
         if dataset.measured is None:
             raise
-        return dataset.scaling.to_unit(dataset.measured.some[:count]).numpy()
+        return _drawn(dataset, dataset.scaling.to_unit(dataset.measured.some[:count]), units).numpy()
 
 
 def shown_of(dataset: Dataset, count: int) -> Tensor:
@@ -180,7 +188,9 @@ def _facts(plan: Plan, problem: Problem, words: dict[tuple[object, object], str]
     if len(set(words.values())) > 1:
         return {"Problems": "; ".join(dict.fromkeys(words.values())), "Ranking": "apart for each problem"}
     shape = "×".join(map(str, problem.shape))
+    unit = problem.dataset.unit and f" ({problem.dataset.unit})"
     return {
+        **({} if plan.comparison.units == "network" else {"Units": f"of the data, as they are stored{unit}"}),
         "Data": f"{problem.dataset.name}: {len(problem.dataset):,} of shape {shape}"
         if len(problem.dataset)
         else f"none; samples of shape {shape}",
@@ -217,7 +227,10 @@ def _samples(
         cell = Cell(method, plan.comparison.grid_nfe, n, method.nfe(n), plan.comparison.seeds[0])
         saved = store.load(f"samples/{cell.key(_common(plan, method, problems, settings))}")
         if saved is not None:
-            saved = saved[: pictured(plan.comparison, problems.of(method.recipe).shape)]
+            problem = problems.of(method.recipe)
+            saved = saved[: pictured(plan.comparison, problem.shape)]
+            if plan.comparison.units == "data":
+                saved = _drawn(problem.dataset, problem.dataset.scaling.to_unit(saved), "data")
             shown[name] = saved.numpy() if bool(torch.isfinite(saved).all()) else None
     return shown
 
@@ -269,7 +282,7 @@ def _shown_reference(plan: Plan, problem: Problem, store: Store, settings: Setti
 def _floors(plan: Plan, problem: Problem, reference: Tensor) -> dict[str, tuple[float, float, float]]:
     floors: dict[str, tuple[float, float, float]] = {}
     for name in plan.comparison.metrics:
-        estimate = None if name in ENDPOINT else problem.measure(reference, name)
+        estimate = None if name in ENDPOINT else problem.measure(reference, name, plan.comparison.units)
         if (
             estimate is not None
             and estimate.value is not None

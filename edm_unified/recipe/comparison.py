@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from edm_unified.components.component import MOST_SAMPLES, component
 from edm_unified.components.constraints import Count, Positive, Seed, whole
@@ -36,8 +36,9 @@ class Comparison:
     ``all`` there are, the ``deterministic`` ones, or the ten best at small budgets (``fast``). ``nfe`` are the
     budgets; ``samples`` are drawn for each of ``seeds``. ``rank_by`` is one of ``metrics``; null: the first of them
     that every method has, which is the endpoint error where none draws noise. ``grid_nfe`` and ``grid_samples`` set the
-    pictures. The endpoint errors are those of the first ``reference_samples`` against a solution to
-    ``reference_tolerance``.
+    pictures. ``units``: the scale of the arrays under samples/, of vectors and signals in figures, and of the distances
+    among the metrics: that of the ``network``, or of the ``data`` as they are stored, such as K. The endpoint errors
+    are those of the first ``reference_samples`` against a solution to ``reference_tolerance``.
 
     The order of the methods is that of the recipe's fields, whatever the order of the paths.
     """
@@ -65,6 +66,8 @@ class Comparison:
     grid_samples: Annotated[int, whole(least=0)] = 25
     reference_samples: Count = 256
     reference_tolerance: Positive = 1e-8
+    units: Literal["network", "data"] = "network"
+    added_later: ClassVar[tuple[str, ...]] = ("units",)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cross", {path: tuple(self.cross[path]) for path in _in_order(self.cross)})

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -628,3 +629,28 @@ def test_steps_too_few_for_the_walk_of_a_method_leave_out_the_cell_and_not_the_c
     result = _cli(*options, "--nfe", "1", "--samples", "4", "--out", str(tmp_path / "none"))
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert result.stderr.startswith("Error: edm with edm, karras, restart at 1 steps, all that the budgets may buy: ")
+
+
+def test_units_of_the_data(tmp_path: Path) -> None:
+    """Distances times the scale, arrays as the data are stored, and a gap of densities that is the same."""
+    kelvin = np.random.default_rng(0).normal(size=(60, 3)) @ np.array([[9, 0, 0], [4, 5, 0], [0, 1, 3]]) + 280
+    np.save(tmp_path / "k.npy", kelvin.astype(np.float32))
+    metrics = ("error_rms", "sliced_wasserstein", "energy_distance", "frechet", "log_density_gap")
+    recipe = dataclasses.replace(
+        _recipe(EDM(), Karras(), Euler()), data=Arrays(str(tmp_path / "k.npy"), standardise=0.5, unit="K")
+    )
+    found: dict[str, dict[str, Any]] = {}
+    arrays: dict[str, np.ndarray] = {}
+    for units in ("network", "data"):
+        plan = _plan(recipe, nfe=(4,), grid_nfe=4, samples=40, reference_samples=20, metrics=metrics, units=units)
+        problems = Problems(Settings())
+        with Store(tmp_path / "out") as store:
+            run(plan, store, Settings(), problems)
+            data = report_data(plan, store, Settings(), problems, [])
+        found[units] = {record["metric"]: float(record["value"] or 0) for record in data.records}
+        (arrays[units],) = (np.asarray(x) for x in data.samples.values())
+        assert ("Units" in data.facts) == (units == "data")
+    scale = kelvin.std() / 0.5  # of all columns together
+    for name, power in zip(metrics, (1, 1, 1, 2, 0), strict=True):
+        assert found["data"][name] == pytest.approx(found["network"][name] * scale**power, rel=1e-3), name
+    np.testing.assert_allclose(arrays["data"], arrays["network"] * scale + kelvin.mean(), rtol=1e-5)

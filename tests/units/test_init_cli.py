@@ -12,7 +12,7 @@ import yaml
 from command_line import run as command
 from PIL import Image
 
-from edm_unified.networks import MLP, UNet
+from edm_unified.networks import MLP, UNet, cost
 from edm_unified.recipe import Recipe
 from edm_unified.training import timing
 from edm_unified.training.parallel import Team
@@ -28,7 +28,13 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         tried.append(flops)
         return timing.Timing(1e12 / flops / 3, 5, 1.0)
 
+    def bytes_of(component: Any, shape: Any, classes: int = 0, augment: int = 0, **more: Any) -> cost.Memory:
+        with torch.device("meta"):
+            size = 4 * cost.parameters(component.build(shape, classes, augment))
+        return cost.Memory(size, size, 2 * size, size, more["batch"] * size)
+
     monkeypatch.setattr(timing, "time_steps", timed)
+    monkeypatch.setattr(cost, "memory", bytes_of)  # that of a real step is measured in test_networks_cost.py
     return tried
 
 
@@ -102,6 +108,8 @@ def test_what_init_refuses(tmp_path: Path, fast: list[float]) -> None:
 
 def test_a_dry_run_times_some_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "SECONDS", 0.0)
+    memory = cost.Memory(*[1000] * 5)
+    monkeypatch.setattr(cost, "memory", lambda *_, **options: memory)
     small = ("data.samples=64", "training.batch=32", "network.width=8", "network.blocks=1")
     sets = [word for value in small for word in ("--set", value)]
     words = ("train", "toy/train_2d", "--dry-run", *sets, "--device", "cpu")
