@@ -110,13 +110,13 @@ def _of_model(model: TrainedDenoiser) -> dict[str, Any]:
 
 
 def _checked(model: TrainedDenoiser, words: str, conds: str | None) -> dict[str, Any]:
-    from edm_unified.cli.likelihood import data_of
     from edm_unified.data import batch
     from edm_unified.data.survey import part
     from edm_unified.interop import checking
     from edm_unified.recipe import condition_files
+    from edm_unified.recipe.words import data_named
 
-    dataset: Dataset = data_of(words)
+    dataset: Dataset = data_named(words)
     if dataset.shape != model.shape:
         raise ValueError(f"--data {words}: samples are of shape {dataset.shape}, the network's of {model.shape}")
     chosen = part(dataset, SAMPLES)[:SAMPLES]

@@ -113,6 +113,7 @@ def likelihood(
     from edm_unified.likelihood.rows import moments_of
     from edm_unified.likelihood.rows import rows as computed
     from edm_unified.recipe import condition_files
+    from edm_unified.recipe.words import data_named
 
     _check_options(bound, check)
     if out is not None and out.suffix not in (".npy", ".jsonl"):
@@ -130,7 +131,7 @@ def likelihood(
         except ValueError as error:
             raise ValueError(f"{recipe}: {error}") from None
         own = replace(own, measured=measure(own)) if len(own) else own
-        dataset = own if data is None else data_of(data, own if len(own) else None)
+        dataset = own if data is None else data_named(data, own if len(own) else None)
         if not len(dataset):
             raise ValueError(f"{recipe}: data: missing; name some, as in --set 'data={{kind: digits}}', or by --data")
         own = own if len(own) else replace(dataset, measured=measure(dataset))  # a checkpoint without data of its own
@@ -233,22 +234,6 @@ def _notes(recipe: Recipe, own: Dataset, job: LikelihoodJob, prior: str, error: 
     if words is not None:
         notes.append(words.replace("sigma_max", "--sigma-max") + (", or take --prior data" if prior == "zero" else ""))
     return notes
-
-
-def data_of(text: str, own: Dataset | None = None) -> Dataset:
-    """The data that ``text`` names, in the scale of ``own``, which the denoiser is a model of, if there is such."""
-    from edm_unified.data import Arrays
-    from edm_unified.data.units import in_units_of
-    from edm_unified.recipe import parse_data
-
-    source = parse_data(text)
-    if own is not None and getattr(source, "standardise", None) is not None:
-        raise ValueError(f"{text}: standardise: the scale is that of the denoiser's own data; leave it out")
-    try:
-        dataset = source.load(own) if isinstance(source, Arrays) else source.load()
-    except ValueError as error:
-        raise ValueError(f"{text}: {str(error).removeprefix('path: ').removeprefix(text + ': ')}") from None
-    return dataset if own is None else in_units_of(own, dataset, text)
 
 
 def _check_data(dataset: Dataset, dequantize: str | None, name: str, first: int) -> None:

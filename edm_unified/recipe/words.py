@@ -8,8 +8,9 @@ from typing import Any
 
 from edm_unified.components import paths, shipped
 from edm_unified.components.component import shown
-from edm_unified.data import AnyData
+from edm_unified.data import AnyData, Arrays, Dataset
 from edm_unified.data.recognise import not_a_recipe, recognised
+from edm_unified.data.units import in_units_of
 from edm_unified.recipe import codec
 from edm_unified.recipe.codec import Fault
 from edm_unified.recipe.reader import RecipeError
@@ -63,6 +64,18 @@ def parse_data(text: str, what: str = "data") -> Any:
         fault = not_a_recipe(place, name) or f"{name}: is of no kind that is known here, not a recipe"
         raise RecipeError(fault.replace("not a recipe", "not data"))
     raise RecipeError(f"{name}: neither data nor a file{shipped.suggest(word, kinds, 'edm-unified list data')}")
+
+
+def data_named(text: str, own: Dataset | None = None) -> Dataset:
+    """The data that ``text`` names, in the scale of ``own``, which the denoiser is a model of, if there is such."""
+    source = parse_data(text)
+    if own is not None and getattr(source, "standardise", None) is not None:
+        raise ValueError(f"{text}: standardise: the scale is that of the denoiser's own data; leave it out")
+    try:
+        dataset = source.load(own) if isinstance(source, Arrays) else source.load()
+    except ValueError as error:
+        raise ValueError(f"{text}: {str(error).removeprefix('path: ').removeprefix(text + ': ')}") from None
+    return dataset if own is None else in_units_of(own, dataset, text)
 
 
 def are_data(hint: Any) -> bool:

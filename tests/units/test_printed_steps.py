@@ -103,6 +103,20 @@ def test_noise_is_drawn_where_it_is_used_and_shared_where_it_is_one_symbol() -> 
     assert torch.allclose(end, 2 * (NOISE + 1) + 1)
 
 
+def test_noise_that_is_remembered_is_the_noise_that_was_drawn() -> None:
+    class Echo(solvers.Printed):
+        def fall(self, step: Any, x: Any, a: Any, b: Any) -> Any:
+            n = step.remember(step.noise())
+            for _, before in step.past(1):
+                x = x + before
+            return x + n
+
+    drawn = iter((torch.full_like(NOISE, 1.0), torch.full_like(NOISE, 10.0)))
+    dynamics = edm.dynamics.Dynamics(edm.schedules.EDM(), D, {}, torch.device("cpu"))
+    end = walk(dynamics, NOISE, dynamics.walk((4.0, 2.0, 1.0)), Echo(), None, 1.0, lambda: next(drawn))
+    assert torch.allclose(end, NOISE + 1 + (10 + 1))
+
+
 @pytest.mark.parametrize(
     ("fall", "error"),
     [
