@@ -92,9 +92,8 @@ class ImageFolder:
             if own:
                 files, inside = files + own, [file.relative_to(top).as_posix() for file in own]
                 names += inside
-                titles += [
-                    PurePath(top.name if len(tops) > 1 else "", name).with_suffix("").as_posix() for name in inside
-                ]
+                part = f"{top.name}/" if len(tops) > 1 else ""
+                titles += [part + name.rpartition(".")[0] for name in inside]
                 parts.append(self._classes(top, root, inside, beside))
         if not files:
             where = self.path if tops == [root] else str(tops[0])

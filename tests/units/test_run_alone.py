@@ -145,6 +145,25 @@ def test_a_likelihood_has_the_scale_of_the_run(kelvin: tuple[Path, np.ndarray], 
     assert "they are in another unit" in err
 
 
+def test_the_bits_of_a_run_on_its_own_data_are_those_of_the_same_file(tmp_path: Path) -> None:
+    grey = 128 + 60 * np.sin(np.arange(16).reshape(4, 4) * 0.3 + np.arange(40)[:, None, None])
+    np.save(tmp_path / "a.npy", grey.astype(np.uint8)[:, None])
+    source = f"data={{kind: arrays, path: {tmp_path / 'a.npy'}, standardise: 0.2}}"
+    run = train(tmp_path / "run", recipe(source, *SMALL).job())
+    found = []
+    for words in ((), (tmp_path / "a.npy",), (f"arrays:path={tmp_path / 'a.npy'},standardise=0.2",)):
+        options = ("--n", 4, "--dequantize", "uniform", "--rk4-steps", 4, "--out", tmp_path / "o.npy")
+        code, said, err = command("likelihood", run, *words, *options)
+        if code:
+            assert "standardise: the scale is that of the denoiser's own data; leave it out" in err
+            continue
+        found.append((np.load(tmp_path / "o.npy"), [line for line in said.splitlines() if "whole numbers" in line]))
+    (own, bits), (same, others) = found
+    np.testing.assert_array_equal(own, same)
+    assert len(bits) == 1
+    assert bits == others
+
+
 def made(values: Any, **more: Any) -> data.Dataset:
     return data.Dataset(torch.as_tensor(values), None, "made up", **more)
 
