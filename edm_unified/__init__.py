@@ -51,8 +51,10 @@ _NAMES = {
     "Preconditioned": "denoisers.denoiser",
     "Recipe": "recipe",
     "count_nfe": "sampling.loop",
+    "component": "components.component",
     "load": "interop",
     "log_likelihood": "likelihood",
+    "plugin": "recipe.plugins",
     "reference": "sampling.reference",
     "sample": "sampling.loop",
     "unit_noise": "sampling.loop",
@@ -76,12 +78,14 @@ if TYPE_CHECKING:
         schedules,
         training,
     )
+    from edm_unified.components.component import component
     from edm_unified.denoisers import exact, guidance, parametrization, preconditioning, thresholding
     from edm_unified.denoisers.anchored import Anchored
     from edm_unified.denoisers.denoiser import Counted, Denoiser, Preconditioned
     from edm_unified.interop import load, wrap
     from edm_unified.likelihood import log_likelihood
     from edm_unified.recipe import Recipe, guidances
+    from edm_unified.recipe.plugins import plugin
     from edm_unified.sampling import analytic_starts, correctors, dynamics, renoising, solvers
     from edm_unified.sampling import levels as discretization
     from edm_unified.sampling.graphs import Graphs

@@ -22,7 +22,9 @@ from typing import Any
 import click
 
 from edm_unified import __version__
+from edm_unified.cli.own import with_plugins
 from edm_unified.cli.terminal import printable_streams
+from edm_unified.components import own_code
 from edm_unified.components.shipped import suggest
 
 COMMANDS = {
@@ -72,7 +74,7 @@ class Commands(click.Group):
             return None
         module, _, function = COMMANDS[cmd_name][0].partition(".")
         command: click.Command = getattr(import_module(f"edm_unified.cli.{module}"), function)
-        return command
+        return with_plugins(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -127,6 +129,8 @@ def one_line() -> Iterator[None]:
     except Exception as error:
         if _out_of_memory(error):
             raise OneLineError("not enough memory on the device; lower --batch") from None
+        if (fault := own_code.blamed(error)) is not None:
+            raise OneLineError(fault) from None
         raise UnforeseenError(_unforeseen(error)) from None
 
 

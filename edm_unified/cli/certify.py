@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edm_unified.cli import options, terminal
+from edm_unified.cli import options, own, terminal
 from edm_unified.components import paths
 
 if TYPE_CHECKING:
@@ -22,13 +22,6 @@ MARKS = ("<!-- certificates: written by edm-unified certify -->", "<!-- end of c
 
 @click.command(short_help="Measure orders, noise, NFE and identities of solvers.")
 @click.argument("solvers", nargs=-1, metavar="[SOLVER]...", shell_complete=options.complete_kind("solvers"))
-@click.option(
-    "--plugin",
-    "plugins",
-    multiple=True,
-    metavar="MODULE:CLASS",
-    help="A solver class of your own, e.g. mylab.solvers:Mine; its module is imported. May be repeated.",
-)
 @click.option("--html", type=options.PATH, metavar="FILE", help="Write a page with log-log plots.")
 @click.option("--into", type=options.PATH, metavar="FILE",
               help="Write this run's table between the marks of a Markdown file, for what stands there, as in "
@@ -37,13 +30,13 @@ MARKS = ("<!-- certificates: written by edm-unified certify -->", "<!-- end of c
 @options.quiet
 def certify(
     solvers: tuple[str, ...],
-    plugins: tuple[str, ...],
     html: Path | None,
     into: Path | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Certify every SOLVER (a kind, with parameters after a colon), or all of them at several settings.
+    """Certify every SOLVER (a kind, with parameters after a colon), or all of them at several settings; with --plugin,
+    those of the plugin.
 
     The exit code is 1 if a certificate fails.
 
@@ -59,7 +52,7 @@ def certify(
         options.check_file(html, "--html")
     import torch
 
-    chosen = _chosen(solvers, plugins)
+    chosen = _chosen(solvers)
     from edm_unified import certify as certifying
 
     threads = torch.get_num_threads()
@@ -72,7 +65,7 @@ def certify(
                 _write(html, certifying.build(certified))
     finally:
         torch.set_num_threads(threads)
-    whole = not (solvers or plugins)
+    whole = not (solvers or own.of_family("solvers"))
     if into is not None:
         before, after = _split(into)
         _write(into, f"{before}{MARKS[0]}\n\n{certifying.markdown(certified, certifying.pairs())}\n{MARKS[1]}{after}")
@@ -85,43 +78,35 @@ def certify(
         raise click.exceptions.Exit(1)
 
 
-def _chosen(names: Sequence[str], plugins: Sequence[str]) -> list[Any]:
+def _chosen(names: Sequence[str]) -> list[Any]:
+    """The solvers that are named, those of plugins among them, or all of the plugins, or all there are."""
     from edm_unified.certify import every
     from edm_unified.recipe import parse_component
     from edm_unified.sampling.solvers import AnySolver
 
-    if not names and not plugins:
-        return every()
+    added = own.of_family("solvers")
+    if not names:
+        return [_at_its_defaults(found) for found in added] or every()
     named: list[Any] = [parse_component(AnySolver, name, "certify") for name in dict.fromkeys(names)]
     if idle := [solver.kind for solver in named if getattr(solver, "order", None) == 0]:
         raise ValueError(f"certify: {idle[0]} solves nothing, so that there is nothing to measure; leave it out")
-    return [*named, *map(_plugin, dict.fromkeys(plugins))]
+    return named + [_at_its_defaults(found) for found in added if not _among(found, named)]
 
 
-def _plugin(text: str) -> Any:
-    """An instance of the class, or the instance, that ``module:Name`` names. The module is imported."""
-    from importlib import import_module
+def _among(found: Any, named: Sequence[Any]) -> bool:
+    return isinstance(found, type) and any(isinstance(one, found) for one in named)
 
-    module, colon, name = text.partition(":")
-    if not (module and colon and name):
-        raise ValueError(f"--plugin {text}: write it as MODULE:CLASS, e.g. mylab.solvers:Mine")
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # modules of the folder that the command is run in, as with python -m
+
+def _at_its_defaults(found: Any) -> Any:
+    """A solver of a plugin: an object as it is, a class with its defaults."""
+    if not isinstance(found, type):
+        return found
     try:
-        found: Any = import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-        solver = found() if isinstance(found, type) else found
-        missing = [method for method in ("init", "step") if not callable(getattr(solver, method, None))]
-    except ModuleNotFoundError as error:
+        return found()
+    except (Exception, SystemExit) as error:  # whatever a foreign class raises is one line here
         raise ValueError(
-            f"--plugin {text}: {error}; run this in the folder that holds it, or put that folder on PYTHONPATH"
+            f"certify: {found.__name__}: {error}; name it by its kind, with its parameters: kind:name=value"
         ) from error
-    except (Exception, SystemExit) as error:  # whatever a foreign module raises is one line here
-        raise ValueError(f"--plugin {text}: {type(error).__name__}: {error}") from error
-    if missing:
-        raise ValueError(f"--plugin {text}: has no method {' and no '.join(missing)}; see docs/extending.md")
-    return solver
 
 
 def _split(path: Path) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edm_unified.cli import options
+from edm_unified.cli import options, own
 from edm_unified.components.component import MOST, MOST_SAMPLES, MOST_SEED
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.command(short_help="Compare methods at equal budgets; writes tables, figures and a report.")
 @click.argument("recipes", nargs=-1, required=True, shell_complete=options.complete_recipe)
 @options.crossings
+@own.network()
 @click.option(
     "--sweep",
     "sweeps",
@@ -91,7 +92,7 @@ def compare(
     from edm_unified.compare.view import recipe_files, remember, write_report
 
     with options.old_forms_noted():
-        comparison, loaded = loading.load(recipes, overrides)
+        comparison, loaded = loading.load(recipes, overrides, own.amend())
     crossed = options.crossed(parts) | dict(loading.parse_sweep(text) for text in sweeps)
     comparison = loading.with_options(comparison, crossed, nfe, samples, seeds)
     settings = comparing.Settings(options.torch_device(device), options.torch_dtype(dtype), batch)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edm_unified.cli import options
+from edm_unified.cli import options, own
 
 if TYPE_CHECKING:
     from edm_unified.data import Dataset
@@ -23,7 +23,8 @@ SAMPLES = 64
 
 
 @click.command(short_help="Say what a checkpoint is, and check its convention.")
-@click.argument("source", type=options.PATH)
+@click.argument("source", type=options.PATH, required=False)
+@own.network()
 @click.option("--check", is_flag=True, help="Compare its convention with neighbouring ones, on --data.")
 @click.option(
     "--data", "data_words", metavar="DATA", help="Data for --check, as in likelihood, e.g. digits or images.npy."
@@ -31,7 +32,7 @@ SAMPLES = 64
 @click.option("--cond", "conds", multiple=True, metavar="[NAME=]FILE",
               help="What the network needs besides a class, for --check, as in sample; may be repeated.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def inspect(source: Path, check: bool, data_words: str | None, conds: tuple[str, ...], as_json: bool) -> None:
+def inspect(source: Path | None, check: bool, data_words: str | None, conds: tuple[str, ...], as_json: bool) -> None:
     """Print what SOURCE is, a run or a checkpoint of another library: its convention, shape, classes, levels, needs.
 
     --check asks the denoiser itself: D → x as σ → 0, the size of its output at high σ, and its loss on data when it is
@@ -46,7 +47,10 @@ def inspect(source: Path, check: bool, data_words: str | None, conds: tuple[str,
         raise ValueError("--check: needs data of the network; name some by --data, e.g. digits or images.npy")
     if not check and (data_words is not None or conds):
         raise ValueError(f"{'--cond' if conds else '--data'}: is for --check; give both")
-    about, model = _about(source)
+    named = own.amend() is not None
+    if (source is None) is not named:
+        raise ValueError("inspect: name a SOURCE, or a network of your own by --network FILE.py:make; one of the two")
+    about, model = _about(source) if source is not None else _about_own(own.fields_of_the_network(), data_words)
     if check and model is not None:
         assert data_words is not None
         about["check"] = _checked(model, data_words, ",".join(conds) or None)
@@ -77,6 +81,25 @@ def _about(path: Path) -> tuple[dict[str, Any], TrainedDenoiser | None]:
     except ValueError as error:
         return found | _of_source(source) | {"loads": str(error)}, None
     return found | _of_model(model) | _of_source(source) | {"loads": True}, model
+
+
+def _about_own(fields: dict[str, Any], data_words: str | None) -> tuple[dict[str, Any], TrainedDenoiser | None]:
+    """Of a network of the user's own, whose shape the data may say."""
+    from edm_unified.cli.likelihood import data_of
+    from edm_unified.recipe import codec
+    from edm_unified.recipe.own_network import OwnNetwork
+
+    if data_words is not None and "shape" not in fields:
+        fields = fields | {"shape": list(data_of(data_words).shape)}
+    chosen = codec.checked(OwnNetwork, {"kind": "own_network"} | fields, "--network")
+    found = {"source": chosen.network, "what": "network of your own"}
+    try:
+        model = chosen.build(None)
+    except ValueError as error:
+        return found | {"loads": str(error).removeprefix("denoiser: ")}, None
+    network: Any = model.denoiser.network
+    inner = getattr(network, "network", network)
+    return found | {"network": type(inner).__name__} | _of_model(model) | {"loads": True}, model
 
 
 def _of_source(source: Source) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edm_unified.cli import options
+from edm_unified.cli import options, own
 from edm_unified.cli.likelihood_report import contents, report, row
 from edm_unified.components.component import MOST, MOST_SAMPLES, MOST_SEED
 from edm_unified.components.files import write_atomic
@@ -31,6 +31,7 @@ were up to 3.4 bits/dim off and did not show it."""
 @options.recipe_argument
 @click.argument("data", required=False)
 @options.swaps
+@own.network()
 @click.option(
     "--n", type=click.IntRange(1, MOST_SAMPLES), default=64, show_default=True, help="How many samples, from --first."
 )

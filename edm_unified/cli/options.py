@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from edm_unified.cli import own
 from edm_unified.cli.parameters import PATH as PATH
 from edm_unified.cli.parameters import NumbersType as NumbersType
 from edm_unified.cli.parameters import Part as Part
@@ -106,9 +107,10 @@ def old_forms_noted() -> Iterator[None]:
 
 def load(name: str, overrides: Sequence[str] = (), steps: int | None = None, **parts: Part | None) -> Recipe:
     """The recipe ``name`` with the parts that the options of :func:`swaps` name in place of its own."""
-    from edm_unified.recipe import Recipe, changed
+    from edm_unified.recipe import Recipe, changed, loading
 
-    recipe = Recipe.load(name, overrides)
+    with old_forms_noted():
+        recipe = cast("Recipe", loading.load(Recipe, name, overrides, own.amend()))
     given = [part for part in parts.values() if part is not None]
     try:
         if given:

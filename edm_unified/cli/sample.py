@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edm_unified.cli import options
+from edm_unified.cli import options, own
 from edm_unified.components import paths
 from edm_unified.components.component import MOST, MOST_SAMPLES, MOST_SEED
 from edm_unified.components.output_kinds import SAMPLES
@@ -37,6 +37,7 @@ NAMES = ("samples.npy", "labels.npy", "samples.png", "recipe.yaml", "environment
 @click.command(short_help="Draw samples with one method; write a picture and an array.")
 @options.recipe_argument
 @options.swaps
+@own.network()
 @click.option("--n", type=click.IntRange(1, MOST_SAMPLES), default=64, show_default=True, help="The number of samples.")
 @click.option("--seed", type=click.IntRange(0, MOST_SEED), default=0, show_default=True,
               help="Sample i of a seed is the same whatever --n and --batch.")  # fmt: skip

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
-from edm_unified.components import shipped
+from edm_unified.components import plugins, shipped
 
 
 @click.command(short_help="Print the JSON Schema of recipes, for editors.")
@@ -16,4 +18,9 @@ def schema() -> None:
     then, as the first line of a recipe, for the YAML language server (VS Code, Neovim, Emacs):
     # yaml-language-server: $schema=recipe.schema.json
     """
-    click.echo(shipped.schema(), nl=False)
+    if not plugins.ACTIVE:
+        click.echo(shipped.schema(), nl=False)
+        return
+    from edm_unified.recipe.json_schema import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edm_unified.cli import options
+from edm_unified.cli import options, own
 from edm_unified.cli.drawing import SYMBOLS, curve
 from edm_unified.cli.listing import is_component, near_component, pages
 from edm_unified.components import shipped
@@ -27,6 +27,7 @@ _INDENT = 18
 @click.command(short_help="Print the design card of a method: formulas, levels, NFE.")
 @options.recipe_argument
 @options.swaps
+@own.network(weights=False)
 @click.option("--yaml", "as_yaml", is_flag=True, help="Print the resolved recipe as YAML, every field spelled out.")
 @click.option(
     "--density",
@@ -44,7 +45,9 @@ def show(
     a component (heun) that is no recipe's name shows the page of that component.
     """
     width = min(shutil.get_terminal_size().columns, 120)
-    plain = not (overrides or as_yaml or density or weights) and all(value is None for value in swaps.values())
+    plain = not (overrides or as_yaml or density or weights or own.amend()) and all(
+        value is None for value in swaps.values()
+    )
     if plain and (known := shipped.card(recipe)) is not None:
         for line in _card(known, width):
             click.echo(line)
@@ -61,7 +64,7 @@ def show(
 
     swapped = any(value is not None for value in swaps.values())
     with options.old_forms_noted():
-        found = options.load(recipe, overrides, **swaps) if swapped else load_any(recipe, overrides)
+        found = options.load(recipe, overrides, **swaps) if swapped else load_any(recipe, overrides, own.amend())
     if density is not None:
         if not isinstance(found, Recipe):
             raise ValueError(f"--density: {recipe} is a comparison; name one recipe")

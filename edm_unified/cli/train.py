@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edm_unified.cli import options
+from edm_unified.cli import options, own
 from edm_unified.components import paths, shipped
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ PAGE_EVERY = 60.0
 @click.command(short_help="Train a network as a recipe says; continues what was interrupted.")
 @options.recipe_argument
 @options.sets
+@own.trainee
 @click.option("--out", type=options.PATH, help="Directory of the run.  [default: edm-runs/RECIPE]")
 @click.option("--dry-run", is_flag=True, help="Print the recipe and what it costs, with the hours here; train nothing.")
 @click.option("--shape", type=options.SizesType(), help="With --dry-run: of a sample, where the data are not at hand.")

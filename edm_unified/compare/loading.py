@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from edm_unified.components import paths, shipped
-from edm_unified.recipe import Comparison, Recipe, RecipeError, by_path, from_tree, load_any, reader
+from edm_unified.recipe import Comparison, Recipe, RecipeError, by_path, from_tree, load_any, loading, reader
 from edm_unified.recipe.codec import Fault
 
 
-def load(names: Sequence[str], overrides: Sequence[str] = ()) -> tuple[Comparison, list[tuple[str, Recipe]]]:
-    """The comparison of the files ``names``, and its recipes; overrides apply to either."""
+def load(
+    names: Sequence[str], overrides: Sequence[str] = (), amend: loading.Amend | None = None
+) -> tuple[Comparison, list[tuple[str, Recipe]]]:
+    """The comparison of the files ``names``, and its recipes; overrides apply to either, ``amend`` to every recipe."""
     fields = set(Comparison.__dataclass_fields__)
     own = tuple(
         text for text in overrides if text.partition("=")[0].partition(".")[0].strip() in fields - {"data", "denoiser"}
     )
     theirs = tuple(text for text in overrides if text not in own)
-    whole = [(name, found) for name in names if isinstance(found := load_any(name), Comparison)]
+    whole = [(name, found) for name in names if isinstance(found := load_any(name, (), amend), Comparison)]
     if len(whole) > 1:
         raise ValueError(
             f"{whole[1][0]}: is a second comparison beside {whole[0][0]}; name one comparison and any number of recipes"
@@ -29,17 +31,21 @@ def load(names: Sequence[str], overrides: Sequence[str] = ()) -> tuple[Compariso
             wanted += [shipped.relative_to(name, recipe) for recipe in whole[0][1].recipes]
         else:
             wanted.append(name)
-    loaded = [(short_name((name,)), _recipe(name, theirs, names, whole)) for name in dict.fromkeys(wanted)]
+    loaded = [(short_name((name,)), _recipe(name, theirs, names, whole, amend)) for name in dict.fromkeys(wanted)]
     comparison = Comparison.load(whole[0][0], own) if whole else _default_comparison(wanted, own)
     return comparison, _distinct_names(loaded, list(dict.fromkeys(wanted)))
 
 
 def _recipe(
-    name: str, overrides: Sequence[str], named: Sequence[str], whole: Sequence[tuple[str, Comparison]]
+    name: str,
+    overrides: Sequence[str],
+    named: Sequence[str],
+    whole: Sequence[tuple[str, Comparison]],
+    amend: loading.Amend | None,
 ) -> Recipe:
     """The recipe ``name``; where it was a comparison that asked for it, errors begin with the comparison."""
     try:
-        return Recipe.load(name, overrides)
+        return cast("Recipe", loading.load(Recipe, name, overrides, amend))
     except ValueError as error:
         if name in named:
             raise

@@ -15,7 +15,6 @@ from typing import Any, cast
 from edm_unified.compare.sets import solver_set
 from edm_unified.denoisers.preconditioning import Consistency
 from edm_unified.recipe import Comparison, Recipe, Sampler, by_path, same_range
-from edm_unified.recipe.denoisers import Checkpoint
 from edm_unified.recipe.guidances import Autoguidance
 from edm_unified.recipe.labels import label as label
 from edm_unified.recipe.labels import words_of
@@ -178,8 +177,9 @@ class Plan:
 def without_paths(recipe: Recipe) -> Recipe:
     """``recipe`` without the paths of its networks: two runs of the same weights in different folders are equal."""
     changes: dict[str, Any] = {}
-    if isinstance(recipe.denoiser, Checkpoint):
-        changes["denoiser"] = recipe.denoiser.nowhere()
+    nowhere_of = getattr(recipe.denoiser, "nowhere", None)  # of a checkpoint, and of a network of one's own
+    if nowhere_of is not None:
+        changes["denoiser"] = nowhere_of()
     guidance = recipe.sampler.guidance
     if isinstance(guidance, Autoguidance):
         nowhere = dataclasses.replace(guidance, guide="")

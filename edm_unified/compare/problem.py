@@ -12,6 +12,7 @@ from torch import Tensor
 
 from edm_unified import metrics as measure
 from edm_unified.compare.plan import digest
+from edm_unified.components import plugins
 from edm_unified.data import AnyData, Dataset, batch, order
 from edm_unified.data.classes import matched
 from edm_unified.data.dataset import Scaling
@@ -197,11 +198,14 @@ class Problem:
 
         A gap of log densities is the same in all units, and what a classifier sees is in those of the network.
         """
+        scaling = self.dataset.scaling
+        if (own := plugins.metrics().get(name)) is not None:
+            both = (x, self.target) if units == "network" else (scaling.to_raw(x), scaling.to_raw(self.target))
+            return _estimate(own(*both), name)
         if name == "log_density_gap":
             return measure.log_density_gap(x, self.denoiser, fresh=self._fresh) if self.has_density else None
         if name in SEEN:
             return self._seen(x, name)
-        scaling = self.dataset.scaling
         if units == "data":
             x, target, moments = scaling.to_raw(x), scaling.to_raw(self.target), _moments_in(scaling, self.moments)
         else:
@@ -259,6 +263,17 @@ def _moments_in(scaling: Scaling, moments: LowRank | tuple[Tensor, Tensor] | Non
         even = bool((flat == flat[0]).all())  # else the floor is no longer one number
         return LowRank(mean, moments.factor * flat, moments.floor * flat[0] ** 2) if even else None
     return mean, moments[1] * flat[:, None] * flat
+
+
+def _estimate(found: Any, name: str) -> Estimate:
+    """What a metric of a plugin returned. Raises ``ValueError`` for what is neither a number nor an ``Estimate``."""
+    if isinstance(found, Estimate):
+        return found
+    try:
+        value = float(found)
+    except (TypeError, ValueError):
+        raise ValueError(f"metrics: {name}: returned {type(found).__name__}; it must give a number") from None
+    return Estimate(value, value, value) if math.isfinite(value) else measure.DIVERGED
 
 
 class Problems:

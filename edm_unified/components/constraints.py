@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+from edm_unified.components import plugins
 from edm_unified.components.component import (
     LARGEST,
     MOST,
@@ -126,6 +127,6 @@ def _words(hint: Any) -> tuple[Any, ...] | None:
     """The words of an annotation that takes nothing else but null: they are a choice."""
     bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     if get_origin(bare) is Literal:
-        return get_args(bare)
+        return plugins.widened_words(get_args(bare))
     others = [arg for arg in get_args(bare) if arg is not type(None)]
     return _words(others[0]) if len(others) == 1 and type(None) in get_args(bare) else None

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from edm_unified.components import paths
+from edm_unified.components import paths, plugins
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 SUFFIXES = (".yaml", ".yml")
@@ -110,9 +110,23 @@ INDEX = Path(__file__).resolve().parent / "index"
 """The files that ``python -m edm_unified.recipe.index`` makes from the annotations."""
 
 
-@cache
 def index() -> dict[str, Any]:
-    """The families with their places in a recipe, the components by ``family/kind``, and the metrics."""
+    """The families with their places in a recipe, the components by ``family/kind``, and the metrics; of the plugins
+    that are registered too."""
+    shipped = _index()
+    if not plugins.ACTIVE:
+        return shipped
+    entries = {name: entry for plugin in plugins.ACTIVE for name, entry in plugin.entries.items()}
+    texts = {name: _paragraphs(function) for name, function in plugins.metrics().items()}
+    return shipped | {"components": shipped["components"] | entries, "metrics": shipped["metrics"] | texts}
+
+
+def _paragraphs(function: Any) -> list[str]:
+    return [" ".join(part.split()) for part in (function.__doc__ or "").split("\n\n") if part.strip()] or [""]
+
+
+@cache
+def _index() -> dict[str, Any]:
     return _read("families.json")
 
 

@@ -30,6 +30,7 @@ from typing import (
 
 from pydantic import TypeAdapter, ValidationError
 
+from edm_unified.components import plugins
 from edm_unified.components.component import encode as encode
 from edm_unified.components.component import shown
 from edm_unified.components.shipped import suggest
@@ -57,11 +58,11 @@ def bare(hint: Any) -> Any:
 
 
 def members(hint: Any) -> tuple[Any, ...]:
-    """The alternatives of an annotation: those of a union, or the annotation itself."""
+    """The alternatives of an annotation: those of a union, or the annotation itself, and what plugins add to them."""
     hint = bare(hint)
     if get_origin(hint) in (Union, types.UnionType):
-        return tuple(member for arg in get_args(hint) for member in members(arg))
-    return (hint,)
+        return plugins.widened(tuple(member for arg in get_args(hint) for member in members(arg)))
+    return plugins.widened((hint,))
 
 
 def components(hint: Any) -> dict[str, type]:
@@ -194,6 +195,7 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
 
 
 def _leaf(hint: Any, value: Any, path: str, faults: list[Fault]) -> Any:
+    hint = plugins.widened_leaf(hint)
     try:
         # from JSON and not from Python objects: only there may a list be a tuple although the mode is strict
         found = _adapter(hint).validate_json(json.dumps(value), strict=True)

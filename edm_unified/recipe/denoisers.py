@@ -197,9 +197,14 @@ def _same_source(data: Any, kept: Any) -> bool:
     return newer <= known and all(said[name] == value for name, value in kept.items())
 
 
+def opens(denoiser: Any) -> bool:
+    """Whether it is a network, which needs no data: a checkpoint, or one's own."""
+    return hasattr(denoiser, "open")
+
+
 def made(denoiser: AnyDenoiser, data: Any, load: Callable[[], Dataset]) -> tuple[Any, Dataset]:
     """The denoiser and its data; those of a trained one stay closed until a sample is asked for."""
-    if isinstance(denoiser, Checkpoint):
-        return denoiser.open(data, load)
+    if opens(denoiser):
+        return denoiser.open(data, load)  # type: ignore[union-attr,no-any-return]
     dataset = load()
     return denoiser.build(dataset), dataset

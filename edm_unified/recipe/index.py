@@ -55,13 +55,14 @@ def _families() -> dict[str, Any]:
             "joined": field.joined,
         }
         for kind, cls in codec.components(field.hint).items() if field.family else ():
-            found["components"][f"{field.family}/{kind}"] = _component(cls)
+            found["components"][f"{field.family}/{kind}"] = component_entry(cls)
     for name in codec.members(MetricName)[0].__args__:
         found["metrics"][name] = paragraphs(metrics.MEASURES[name])
     return found
 
 
-def _component(cls: Any) -> dict[str, Any]:
+def component_entry(cls: Any) -> dict[str, Any]:
+    """What the index has of a component."""
     hints = codec.parameters(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     return {

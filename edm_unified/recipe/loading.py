@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
 from edm_unified import interop
-from edm_unified.components import paths, shipped
+from edm_unified.components import paths, plugins, shipped
 from edm_unified.data import AnyData
 from edm_unified.recipe import by_path, codec, old_forms, reader, sources, words
 from edm_unified.recipe import overrides as overriding
@@ -24,14 +25,28 @@ from edm_unified.sampling.levels import Steps, TableSubset, UniformTime
 from edm_unified.schedules import BetaTable, Schedule
 from edm_unified.training.runs import checkpoint
 
+Amend = Callable[[dict[str, Any]], dict[str, Any]]
+"""A change to a recipe as plain data, before the overrides: a network of one's own in the place of its denoiser."""
 
-def load_any(name: Names, overrides: Sequence[str] = ()) -> Recipe | Comparison:
+
+def load_any(name: Names, overrides: Sequence[str] = (), amend: Amend | None = None) -> Recipe | Comparison:
     """A recipe or a comparison: the file that has the key ``recipes`` is a comparison."""
-    return load(None, name, overrides)
+    return load(None, name, overrides, amend)
 
 
-def load(cls: type[Recipe] | type[Comparison] | None, name: Names, overrides: Sequence[str]) -> Recipe | Comparison:
-    """The file ``name``, which must hold a ``cls`` where one is given."""
+def load(
+    cls: type[Recipe] | type[Comparison] | None, name: Names, overrides: Sequence[str], amend: Amend | None = None
+) -> Recipe | Comparison:
+    """The recipe of ``name``: of a file, a shipped one, a run, or a checkpoint of another library. It must be a ``cls``
+    where one is given. ``amend`` changes a recipe before the overrides do.
+
+    This and :meth:`Recipe.build` are the one way from whatever a command is given to a denoiser.
+    """
+
+    def made(tree: dict[str, Any]) -> Recipe | Comparison:
+        changed = amend(tree) if amend is not None and "recipes" not in tree else tree
+        return from_tree(changed, label, overrides, cls)
+
     label = os.fspath(name)
     try:
         place = paths.expanded(label)
@@ -46,10 +61,10 @@ def load(cls: type[Recipe] | type[Comparison] | None, name: Names, overrides: Se
         )
     if is_run:
         tree = reader.read(place / "recipe.yaml", label)
-        return from_tree(tree | {"denoiser": {"kind": "checkpoint", "path": label}}, label, overrides, cls)
+        return made(tree | {"denoiser": {"kind": "checkpoint", "path": label}})
     if is_source:
         try:
-            return from_tree(sources.tree(label), label, overrides, cls)
+            return made(sources.tree(label))
         except ValueError as error:
             raise RecipeError(str(error)) from None
     if (place / "run.json").is_file():
@@ -60,7 +75,7 @@ def load(cls: type[Recipe] | type[Comparison] | None, name: Names, overrides: Se
         path = shipped.find(name)
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    return from_tree(reader.read(path, label), label, overrides, cls)
+    return made(reader.read(path, label))
 
 
 def loads(text: str, label: str = "recipe", overrides: Sequence[str] = ()) -> Recipe | Comparison:
@@ -81,8 +96,15 @@ def from_tree(
             raise RecipeError(f"{label}: is a comparison, not a recipe; run it with `edm-unified compare {label}`")
         raise RecipeError(f"{label}: is a recipe, not a comparison, which is a file with the key 'recipes'")
     tree = old_forms.modernised(tree, label) if found is Comparison else tree
-    whole = _with_data(overriding.apply(found, _with_data(tree, label), overrides), label)
-    result = codec.checked(found, whole, label, lambda fault: overriding.blame(fault, overrides))
+    try:
+        whole = _with_data(overriding.apply(found, _with_data(tree, label), overrides), label)
+        result = codec.checked(found, whole, label, lambda fault: overriding.blame(fault, overrides))
+    except RecipeError:
+        if wanted := plugins.wanted(tree.get("plugins")):
+            raise RecipeError(f"{label}: {wanted}") from None
+        raise
+    for name in plugins.changed(tree.get("plugins")):
+        warnings.warn(f"{label}: {name} is not as it was when this was written", plugins.ChangedWarning, stacklevel=2)
     fault = walk_fault(result) if isinstance(result, Recipe) else None
     if fault is not None:
         raise RecipeError(f"{label}: {fault.path}: {fault.message}{overriding.blame(fault, overrides)}")

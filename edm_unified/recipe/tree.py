@@ -12,6 +12,7 @@ from torch import Tensor
 
 from edm_unified.components.component import component, count
 from edm_unified.components.family import Family
+from edm_unified.components.plugins import PluginRecord, used_by
 from edm_unified.data import AnyData, Dataset
 from edm_unified.denoisers import exact
 from edm_unified.denoisers.denoiser import Denoiser
@@ -19,7 +20,7 @@ from edm_unified.denoisers.preconditioning import AnyPreconditioning
 from edm_unified.denoisers.thresholding import AnyThreshold, Thresholded
 from edm_unified.networks import AnyNetwork
 from edm_unified.recipe import canonical, codec
-from edm_unified.recipe.denoisers import AnyDenoiser, Checkpoint, made
+from edm_unified.recipe.denoisers import AnyDenoiser, made, opens
 from edm_unified.recipe.guidances import AnyGuidance, ClassifierFree, Guide
 from edm_unified.sampling import loop
 from edm_unified.sampling.analytic_starts import AnalyticStart, AnyAnalyticStart
@@ -199,7 +200,8 @@ class Recipe:
     ``preconditioning`` and ``objective`` say how the network of that method is wrapped and trained. A denoiser in
     closed form needs neither, so they are then part of the design card only. A recipe that is to be trained has
     ``data``, ``network``, ``preconditioning``, ``objective`` and ``training``, and needs no ``denoiser``: that is what
-    training makes of it.
+    training makes of it. ``plugins`` are those whose components it uses, with their SHA-256; they are found out when
+    the recipe is made, and a recipe imports none of them.
     """
 
     title: str
@@ -215,9 +217,12 @@ class Recipe:
     objective: Objective | None = None
     network: Annotated[AnyNetwork | None, Family("networks")] = None
     training: Training | None = None
-    added_later: ClassVar[tuple[str, ...]] = ("network", "training")
+    plugins: tuple[PluginRecord, ...] = ()
+    added_later: ClassVar[tuple[str, ...]] = ("network", "training", "plugins")
 
     def __post_init__(self) -> None:
+        parts = {name: value for name, value in vars(self).items() if name != "plugins"}
+        object.__setattr__(self, "plugins", used_by(parts))
         if self.objective is not None:
             object.__setattr__(self, "objective", self.objective.with_sigma_data_of(self.preconditioning))
 
@@ -292,7 +297,7 @@ class Recipe:
                 "denoiser: missing; train one with `edm-unified train RECIPE --out RUN`, and name RUN in the recipe's "
                 "place"
             )
-        if self.data is None and not isinstance(self.denoiser, Checkpoint):
+        if self.data is None and not opens(self.denoiser):
             raise ValueError(f"data: missing; {self.denoiser.kind} is made from data, such as data: {{kind: digits}}")
         return made(self.denoiser, self.data, self.load_data)
 

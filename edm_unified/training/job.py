@@ -38,7 +38,7 @@ class Job:
     dataset: Dataset
     tree: dict[str, Any] = field(default_factory=dict)
     text: str = ""
-    FREE: ClassVar[tuple[str, ...]] = ("title", "source", "sampler", "denoiser")
+    FREE: ClassVar[tuple[str, ...]] = ("title", "source", "sampler", "denoiser", "plugins")
     """Keys of a recipe that training does not depend on: they may change while it goes on, as may ``Training.FREE``."""
 
     STATED: ClassVar[tuple[str, ...]] = ("shape", "classes")

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 from torch import nn
 
+from edm_unified.components import plugins
 from edm_unified.components.component import encode
 from edm_unified.training.runs import decoding
 
@@ -39,7 +40,9 @@ def _foreign(value: Any) -> Iterator[str]:
     if isinstance(value, (tuple, list)):
         for item in value:
             yield from _foreign(item)
-    elif type(value).__module__.partition(".")[0] == "edm_unified" and dataclasses.is_dataclass(value):
+    elif dataclasses.is_dataclass(value) and (
+        type(value).__module__.partition(".")[0] == "edm_unified" or plugins.is_added(type(value))
+    ):
         for field in dataclasses.fields(value):
             yield from _foreign(getattr(value, field.name))
     elif not isinstance(value, (str, int, float, type(None))):

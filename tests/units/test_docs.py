@@ -35,6 +35,8 @@ def _blocks(language: str) -> list[tuple[str, str]]:
 
 COMMANDS = {line: name for name, block in reversed(_blocks("sh")) for line in block.splitlines() if line.strip()}
 PYTHON = _blocks("python")
+FILES = {code.splitlines()[0].removeprefix("# "): code for _, code in PYTHON if code.startswith("# mylab/")}
+"""Files of the reader's own, which a page prints whole, with their path on the first line."""
 SHORT = {
     "train": ["--set", "training.images=2560", "--set", "training.batch=256", "--set", "training.save_every=2560"],
     "compare": ["--samples", "16", "--set", "reference_tolerance=1e-4"],
@@ -74,6 +76,9 @@ def test_every_command_runs(
     program, *args = shlex.split(command)
     if "run" in args[1:] and (args[0] != "train" or "--init" in args):
         shutil.copytree(request.getfixturevalue("trained"), "run")
+    for name, code in FILES.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(code, "utf-8")
     np.save("my_images.npy", np.random.default_rng(0).uniform(-1, 1, size=(40, 1, 6, 9)).astype(np.float32))
     if program == "python":  # the benchmark, which measures, and is run by hand
         assert (ROOT / args[0]).is_file()
@@ -94,7 +99,7 @@ def test_every_python_block_runs(
     monkeypatch.chdir(tmp_path)
     if '"run"' in code:
         shutil.copytree(request.getfixturevalue("trained"), "run")
-    exec(compile(code, "<docs>", "exec"), {"__name__": "docs"})
+    exec(compile(code, "<docs>", "exec", dont_inherit=True), {"__name__": "docs"})
 
 
 @pytest.mark.parametrize("text", [text for _, text in _blocks("yaml")], ids=[name for name, _ in _blocks("yaml")])

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from edm_unified.components import paths
+from edm_unified.components import paths, plugins
 from edm_unified.components.files import write_atomic
 from edm_unified.data import Dataset, order
 from edm_unified.denoisers.denoiser import Preconditioned
@@ -62,6 +62,7 @@ def about(job: Job, step: int) -> dict[str, Any]:
     """What ``checkpoint.json`` says, but for the files."""
     dataset = job.dataset
     several = {"class_sets": _sets(dataset)} if job.classes and dataset.several else {}
+    named = {"plugins": job.tree["plugins"]} if job.tree.get("plugins") else {}
     scaling = [torch.as_tensor(value).flatten().tolist() for value in dataset.scaling]
     return {
         "format": FORMAT,
@@ -78,6 +79,7 @@ def about(job: Job, step: int) -> dict[str, Any]:
         "preconditioning": job.described["preconditioning"],
         "data": {"name": dataset.name, "shift": scaling[0], "scale": scaling[1]},
         "recipe": job.fingerprint,
+        **named,
     }
 
 
@@ -257,6 +259,8 @@ def load(
     except own_parts.NeededError as error:
         raise ValueError(f"{path}: {error}") from None
     except (ValueError, KeyError, TypeError) as error:
+        if wanted := plugins.wanted(meta.get("plugins")):
+            raise ValueError(f"{path}: {wanted}") from None
         raise ValueError(f"{folder / META}: {error}") from None
     weights = read_weights(folder, entry, meta["recipe"])
     try:

@@ -6,6 +6,8 @@ import dataclasses
 import types
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from edm_unified.components import plugins
+
 
 def decode(hint: Any, tree: Any) -> Any:
     """The component of the union ``hint`` that ``tree`` describes. Raises ``ValueError`` where there is none."""
@@ -43,8 +45,8 @@ def first_difference(a: Any, b: Any, path: str = "") -> str | None:
 
 def _members(hint: Any) -> tuple[Any, ...]:
     if get_origin(hint) in (Union, types.UnionType):
-        return tuple(member for arg in get_args(hint) for member in _members(arg))
-    return (hint,)
+        return plugins.widened(tuple(member for arg in get_args(hint) for member in _members(arg)))
+    return plugins.widened((hint,))
 
 
 def _member(hint: Any, kind: Any) -> type:
