@@ -24,6 +24,7 @@ from edm_unified.components.files import write_atomic
 from edm_unified.denoisers.preconditioning import AnyPreconditioning
 from edm_unified.interop import files
 from edm_unified.interop.moving import LARGEST, Moving
+from edm_unified.interop.networks import AnyForeign
 from edm_unified.interop.source import Asked, Source
 from edm_unified.interop.state_dicts import Content
 from edm_unified.networks import AnyNetwork
@@ -115,7 +116,7 @@ def recognise(content: Content, asked: Asked) -> Source:
         about = json.loads(content.words[KEY])
         if not isinstance(about, dict) or about.get("format") != FORMAT:
             raise ValueError(f"is not of the format {FORMAT!r}")
-        component = decoding.decode(AnyNetwork, about["network"])
+        component = decoding.decode(AnyNetwork | AnyForeign, about["network"])
         shape = tuple(about["shape"])
         classes, augment = int(about["classes"]), int(about["augment"])
         if not all(type(n) is int and 0 <= n <= LARGEST for n in (*shape, classes, augment)):

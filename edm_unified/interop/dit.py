@@ -55,7 +55,7 @@ def recognise(content: Content, asked: Asked) -> Source:
         if asked.convention is None:
             notes.append(
                 "DiT's epsilon on linear betas is taken; a SiT is named by --convention "
-                "on_schedule:told=t,reversed=true,toward=data"
+                "on_schedule:reversed=true,toward=data"
             )
         if "heads" not in asked.fields:
             notes.append(f"{component.heads} heads are taken, which the file does not say; --field heads=N")

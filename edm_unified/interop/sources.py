@@ -16,6 +16,7 @@ from edm_unified.interop import (
     converted,
     diffusers_folders,
     dit,
+    lucidrains,
     nvidia,
     score_sde,
     state_dicts,
@@ -45,6 +46,7 @@ FAMILIES = (
     Family("pickles of EDM and EDM2", nvidia.knows, nvidia.recognise),
     Family("improved- and guided-diffusion, torchcfm, Meta's flow_matching", adm.knows, adm.recognise),
     Family("score_sde_pytorch", score_sde.knows, score_sde.recognise),
+    Family("denoising-diffusion-pytorch", lucidrains.knows, lucidrains.recognise),
     Family("DiT and SiT", dit.knows, dit.recognise),
 )
 """Asked one after the other."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import math
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -286,6 +287,48 @@ def score_sde(name: str, **options: Any) -> Case:
     )  # fmt: skip
 
 
+def lucidrains() -> Case:
+    """As the Trainer saves it: the diffusion with its buffers, within ema-pytorch's module."""
+    steps = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    alpha_bar = (torch.cos((steps + 0.008) / 1.008 * torch.pi / 2) ** 2)[1:] / math.cos(
+        0.008 / 1.008 * math.pi / 2
+    ) ** 2
+    betas = (1 - alpha_bar / torch.cat([steps[1:2] * 0 + 1, alpha_bar[:-1]])).clamp(0, 0.999)
+    alpha_bar = torch.cumprod(1 - betas, 0)
+    levels = ((1 - alpha_bar) / alpha_bar).log() / 2
+
+    def theirs() -> tuple[nn.Module, Callable[..., Tensor]]:
+        stubs = ("accelerate", "ema_pytorch", "pytorch_fid", "tqdm")
+        with code("lucidrains/denoising-diffusion-pytorch", stubs=stubs) as load:
+            net = load("denoising_diffusion_pytorch.denoising_diffusion_pytorch").Unet(
+                8, dim_mults=(1, 2), attn_heads=2, attn_dim_head=8
+            )
+
+        def D(x: Tensor, sigma: Tensor, label: None = None) -> Tensor:
+            k = torch.searchsorted(levels, sigma.log()).clamp(1, len(levels) - 1)
+            step = k - (levels[k] - sigma.log()) / (levels[k] - levels[k - 1])
+            c = (1 + sigma[:, None, None, None] ** 2) ** -0.5
+            v = net((c * x).float(), step.float()).double()
+            return c**2 * x - sigma[:, None, None, None] * c * v
+
+        return net, D
+
+    def around(weights: dict[str, Tensor]) -> Any:
+        buffers = {"betas": betas.float(), "loss_weight": alpha_bar.float()}
+        raw = {f"online_model.model.{name}": torch.zeros_like(value) for name, value in weights.items()}
+        ema = {f"ema_model.model.{name}": value for name, value in weights.items()}
+        ema |= {f"ema_model.{name}": value for name, value in buffers.items()}
+        return {
+            "step": 3, "model": {name.removeprefix("online_"): value for name, value in raw.items()}, "opt": {},
+            "ema": raw | ema | {"initted": torch.tensor(True), "step": torch.tensor(3)}, "scaler": None, "version": "2",
+        }  # fmt: skip
+
+    return Case(
+        "lucidrains/denoising-diffusion-pytorch", (3, 8, 8), theirs, saved("model-1.pt", around), {"shape": (3, 8, 8)},
+        close=4e-5,  # the table is saved in float32
+    )  # fmt: skip
+
+
 @contextlib.contextmanager
 def compiled_away() -> Iterator[None]:
     """Their resampling is compiled where it is imported; without a compiler it falls back to what it is tested by."""
@@ -309,6 +352,7 @@ STATES = {
     "flow_matching, CIFAR-10": meta(0, conv_resample=False),
     "flow_matching, ImageNet": meta(5, num_head_channels=32, num_heads=4, resblock_updown=True),
     "torchcfm": torchcfm(),
+    "denoising-diffusion-pytorch": lucidrains(),
     "score_sde, NCSN++": score_sde(
         "ncsnpp", embedding_type="fourier", fir=True, progressive_input="residual", scale_by_sigma=True
     ),
