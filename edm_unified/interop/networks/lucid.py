@@ -8,7 +8,7 @@ channels. None of our networks has these.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from einops import rearrange
@@ -124,6 +124,10 @@ class LucidLevel(nn.Module):
         self.first, self.second, self.attention, self.leads = first, second, attention, leads
 
 
+def _levels(modules: nn.ModuleList) -> list[LucidLevel]:
+    return cast("list[LucidLevel]", list(modules))
+
+
 class LucidModule(nn.Module):
     """What :meth:`LucidUNet.build` returns."""
 
@@ -163,7 +167,7 @@ class LucidModule(nn.Module):
         embedding = self.noise_out(functional.gelu(self.noise_in(self.features(noise).to(x.dtype))))
         h = first = self.input(x)
         kept: list[Tensor] = []
-        for i, level in enumerate(self.encoder):
+        for i, level in enumerate(_levels(self.encoder)):
             h = level.first(h, embedding)
             kept.append(h)
             h = level.attention(level.second(h, embedding))
@@ -171,7 +175,7 @@ class LucidModule(nn.Module):
             h = level.leads(h if i == len(self.encoder) - 1 else functional.pixel_unshuffle(h, 2))
         h = self.middle.attention(self.middle.first(h, embedding))
         h = self.middle.second(h, embedding)
-        for i, level in enumerate(self.decoder):
+        for i, level in enumerate(_levels(self.decoder)):
             h = level.first(torch.cat([h, kept.pop()], dim=1), embedding)
             h = level.attention(level.second(torch.cat([h, kept.pop()], dim=1), embedding))
             lowest = i == len(self.decoder) - 1
