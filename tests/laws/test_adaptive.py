@@ -172,8 +172,7 @@ def test_a_sample_is_the_same_in_any_batch_bit_for_bit(solver: Any, dtype: torch
     assert len(set(together.evaluations)) > 1, "the samples are too alike to tell"
 
 
-@pytest.mark.parametrize("steps", STEPS, ids=name)
-@pytest.mark.parametrize("solver", ALL, ids=name)
+@pytest.mark.parametrize(("solver", "steps"), cover(ALL, STEPS), ids=name)
 def test_the_ledger_is_what_a_wrapper_counts(solver: Any, steps: Any) -> None:
     """Exactly for a sample alone. A batch is evaluated as a whole: as often as its most demanding sample, or more."""
     for first in range(4):
@@ -430,7 +429,7 @@ def test_without_its_noise_it_integrates_its_drift_to_the_tolerance(eta: float) 
     path = dynamics.walk((8.0, 0.15))
     truth = exact_flow([8.0, 0.15], start, eta)[-1]
     errors = []
-    for tolerance in (1e-2, 1e-4, 1e-6):
+    for tolerance in (1e-2, 1e-3, 1e-5):
         solver = solvers.AdaptiveSDE(eta=eta, rtol=tolerance, atol=tolerance)
         x, _ = solver.step(dynamics, start, *path.moves[0], solver.init(None, path), lambda: torch.zeros_like(start))
         errors.append(float((x - truth).abs().max()))

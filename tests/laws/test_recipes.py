@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 from itertools import pairwise
@@ -19,6 +20,9 @@ from edm_unified.sampling import loop as sampling
 NAMES = shipped.recipe_names()
 METHODS = [name for name in NAMES if "/" not in name and isinstance(load_any(name), Recipe)]
 TOYS = [name for name in NAMES if name.startswith("toy/mixture")]
+
+
+adapter = functools.cache(TypeAdapter)
 
 
 def text_of(name: str) -> str:
@@ -49,7 +53,7 @@ def test_pydantic_alone_reads_the_same_tree(name: str) -> None:
     """An independent reader of the same annotations: the codec adds words to the errors and changes no value."""
     recipe = load_any(name)
     text = json.dumps(codec.encode(recipe))
-    found = TypeAdapter(type(recipe)).validate_json(text, strict=True)
+    found = adapter(type(recipe)).validate_json(text, strict=True)
     assert json.loads(json.dumps(codec.encode(found))) == json.loads(text)
     if isinstance(recipe, Comparison):  # what is crossed may be anything: the path says what it is, not an annotation
         found = dataclasses.replace(found, cross=recipe.cross)

@@ -94,6 +94,6 @@ def test_ours_bridges_the_path_and_comes_to_the_variance() -> None:
     levels = tuple(float(VP().sigma(t)) for t in (1.0, END))
     x = edm.sample(
         D, edm.unit_noise(4000, (1, 2, 2)), schedule=VP(), steps=Explicit(sigmas=levels),
-        solver=solvers.AdaptiveSDE(rtol=0.001, atol=0.001),
+        solver=solvers.AdaptiveSDE(rtol=0.005, atol=0.005),
     )  # fmt: skip
     assert float(x.square().mean()) == pytest.approx(V + levels[-1] ** 2, rel=0.03)

@@ -126,7 +126,7 @@ def test_json_has_every_number_and_nothing_else() -> None:
 
 def test_the_page_is_one_file_that_fetches_nothing(tmp_path: Path) -> None:
     page = tmp_path / "deep" / "page.html"
-    result = run("ddim", "ddpm", "dpm_solver_2", "--html", str(page), "--quiet")
+    result = run("ddim", "ddim:eta=1", "second_order:alpha=0.5", "--html", str(page), "--quiet")
     assert result.exit_code == 0, result.stderr
     text = page.read_text("utf-8")
     assert "default-src 'none'" in text
