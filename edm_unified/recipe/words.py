@@ -60,6 +60,8 @@ def parse_data(text: str, what: str = "data") -> Any:
         place = paths.regular(paths.expanded(text, what), name)
     except ValueError as error:
         raise RecipeError(str(error)) from None
+    if place.is_dir() and not any(place.iterdir()):
+        raise RecipeError(f"{name}: is an empty folder")
     if place.exists():
         fault = not_a_recipe(place, name) or f"{name}: is of no kind that is known here, not a recipe"
         raise RecipeError(fault.replace("not a recipe", "not data"))
@@ -110,10 +112,11 @@ def _split(text: str, texts: Sequence[str]) -> list[str]:
     """
     parts, depth, quote = [""], 0, ""
     for i, character in enumerate(text):
-        opens = character in "\"'" and parts[-1].rstrip().endswith("=")
+        opens = character in "\"'" and parts[-1].rstrip().endswith((*"=:[{,",) if depth else "=")
         quote = "" if character == quote else quote or (character if opens else "")
         depth += 0 if quote else (character in "[{") - (character in "]}" and depth > 0)
-        written = parts[-1].partition("=")[0].strip() in texts
+        key, _, value = parts[-1].partition("=")
+        written = key.strip() in texts and not value.lstrip().startswith("{")
         ends = re.match(r"\s*\w+\s*=", text[i + 1 :]) if written else depth == 0
         if character == "," and not quote and ends:
             parts.append("")

@@ -100,6 +100,10 @@ def test_paths_stand_for_the_parts(tmp_path: Path) -> None:
     wanted = data.Pairs(data.ImageFolder(clean), data.ImageFolder(noisy))
     assert parse_data(f"pairs:samples={clean},condition={noisy}") == wanted
     assert parse_data(f"pairs:samples={{kind: image_folder, path: '{clean}'}},condition={noisy}") == wanted
+    assert parse_data(f"pairs:samples={{kind: arrays, path: 'x, y=z'}},condition={noisy}").samples.path == "x, y=z"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RecipeError, match=r"condition: .*empty: is an empty folder"):
+        parse_data(f"pairs:samples={clean},condition={tmp_path / 'empty'}")
     text = "title: t\nsource: s\nschedule: {kind: edm}\nsampler: {steps: {kind: karras}, solver: {kind: heun}}\n"
     assert loads(text + f"data: {{kind: pairs, samples: '{clean}', condition: '{noisy}'}}").data == wanted  # type: ignore[union-attr]
     overrides = ["data.kind=pairs", f"data.samples={clean}", f"data.condition={noisy}"]
