@@ -108,6 +108,8 @@ def likelihood(
     edm-unified likelihood edm --dequantize none --bound
     edm-unified likelihood edm eight.npy --trace hutchinson --out nats.jsonl
     """
+    import torch
+
     from edm_unified.data.kept import measure
     from edm_unified.data.units import difference
     from edm_unified.likelihood.prior import prior_error
@@ -138,7 +140,8 @@ def likelihood(
         own = own if len(own) else replace(dataset, measured=measure(dataset))  # a checkpoint without data of its own
         _check_data(dataset, dequantize, data or recipe, first)
         dataset, classes = _classes(built, own, dataset, conditional, found.sampler.label, data or recipe)
-        conditions = condition_files.given(found.sampler.cond, built)
+        asked = dataset.part(torch.arange(first, min(first + n, len(dataset)))) if dataset.conditions else dataset
+        conditions = condition_files.given(found.sampler.cond, built, dataset=asked)
         job = _job(
             found, own, bound, (sigma_min, sigma_max), rk4_steps,
             TOLERANCE if tolerance is None and rk4_steps is None else tolerance, (trace, probe, probes), points, prior,
@@ -273,11 +276,12 @@ def _job(
     levels = sorted(sigma for sigma in recipe.levels if sigma > 0)
     low, high = (given if given is not None else at for given, at in zip(sigmas, (levels[0], levels[-1]), strict=True))
     moments = moments_of(own)
-    at_top = lk.prior_of(moments) if prior == "data" else lk.isotropic(own.shape)
+    anchor = recipe.sampler.anchor  # then the prior is N(y, σ²) whatever the data are
+    at_top = lk.prior_of(moments) if prior == "data" and anchor is None else lk.isotropic(own.shape)
     control = None
     if bound:
         control = gaussian_of(moments).to(device)
     return LikelihoodJob(
         bound, low, high, steps or 1, tolerance, *trace, points, at_top.to(device), control, noise, seed, conditional,
-        conditions, device, dtype,
+        conditions, anchor, device, dtype,
     )  # fmt: skip

@@ -67,7 +67,7 @@ class Problem:
     @cached_property
     def conditions(self) -> condition_files.Conditions | None:
         """What the denoiser is told besides a class."""
-        return condition_files.given(self._recipe.sampler.cond, self._built[0])
+        return condition_files.given(self._recipe.sampler.cond, self._built[0], dataset=self._built[1])
 
     def check(self, sampler: Sampler) -> None:
         """Load the data and build the denoiser and its guidance. Raises ``ValueError`` naming what is wrong."""

@@ -30,6 +30,7 @@ def reference_name(plan: Plan, problem: Problem, recipe: Recipe, sigma_max: floa
     number = min(c.reference_samples, c.samples)
     same = without_paths(recipe)
     whole = [repr(same.denoiser), problem.fingerprint, number, c.reference_tolerance]
+    whole += [] if recipe.sampler.anchor is None else [recipe.sampler.anchor]
     guide = problem.guide(recipe.sampler)
     denoiser = digest(whole if guide is None else [*whole, repr(same.sampler.guidance), guide.fingerprint])
     return f"reference/{digest([denoiser, sigma_max, seed])}"
@@ -49,13 +50,16 @@ def solve_reference(
     """The exact endpoints of the first ``number`` samples of ``seed``, under the guidance of ``sampler``."""
     noise = unit_noise(number, problem.shape, seed=seed).to(settings.device)
     guide = problem.guide(sampler)
+    cond = problem.cond(sampler, number, seed)
+    anchor = sampler.anchor_of(cond)
     return reference(
         denoiser if guide is None else guide.guided(denoiser),
         noise,
         sigma_max=sigma_max,
         sigma_floor=max(1e-4, supported_range(denoiser)[0]),
         tolerance=tolerance,
-        cond=problem.cond(sampler, number, seed),
+        cond=cond,
+        anchor=None if anchor is None else anchor.expand_as(noise),
         callback=callback,
     )
 

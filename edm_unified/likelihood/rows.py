@@ -34,6 +34,7 @@ class LikelihoodJob(NamedTuple):
     seed: int
     conditional: bool
     conditions: Any
+    anchor: str | None
     device: torch.device
     dtype: torch.dtype
 
@@ -80,6 +81,8 @@ def rows(
         cond = _cond(dataset, indices, job, first)
         common: Any = {"sigma_min": job.sigma_min, "sigma_max": job.sigma_max, "prior": job.prior, "seed": job.seed,
                        "first": start, "cond": cond}  # fmt: skip
+        if job.anchor is not None:
+            common["anchor"] = _anchor(job.anchor, cond, x)
 
         def on_step(step: int, steps: int, sigma: float, start: int = start, size: int = len(x)) -> None:
             tell(start - first + size * step / steps, n, f"sigma {sigma:.3g}")
@@ -126,6 +129,19 @@ def _points(dataset: Dataset, indices: Tensor, job: LikelihoodJob) -> tuple[Tens
         sigma_min=job.sigma_min, seed=job.seed, first=int(indices[0]),
     )  # fmt: skip
     return spread.x, spread.entropy
+
+
+def _anchor(name: str, cond: dict[str, Any] | None, x: Tensor) -> Tensor:
+    """The y of an anchored process, a row for each of x."""
+    found = (cond or {}).get(name)
+    if found is None:
+        raise ValueError(f"sampler.anchor: there is no {name} to anchor the process at; give --cond {name}=FILE")
+    if found.shape[1:] != x.shape[1:]:
+        raise ValueError(
+            f"sampler.anchor: {name} is of shape {tuple(found.shape[1:])} and a sample of {tuple(x.shape[1:])}; they "
+            "must be alike"
+        )
+    return torch.as_tensor(found.expand_as(x), dtype=x.dtype)
 
 
 def _cond(dataset: Dataset, indices: Tensor, job: LikelihoodJob, first: int) -> dict[str, Any] | None:

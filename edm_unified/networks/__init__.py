@@ -7,9 +7,10 @@ A component's fields are hyper-parameters; ``build(shape, classes, augment)`` ma
 from edm_unified.networks.base import Network
 from edm_unified.networks.edm2 import EDM2
 from edm_unified.networks.mlp import MLP
+from edm_unified.networks.spectrogram import SpectrogramUNet
 from edm_unified.networks.transformer import Transformer
 from edm_unified.networks.unet import UNet
 
-AnyNetwork = MLP | UNet | EDM2 | Transformer
+AnyNetwork = MLP | UNet | EDM2 | Transformer | SpectrogramUNet
 
-__all__ = ["EDM2", "MLP", "AnyNetwork", "Network", "Transformer", "UNet"]
+__all__ = ["EDM2", "MLP", "AnyNetwork", "Network", "SpectrogramUNet", "Transformer", "UNet"]

@@ -79,12 +79,16 @@ class Transformer:
 
     def build(self, shape: tuple[int, ...], classes: int = 0, augment: int = 0) -> TransformerNetwork:
         """The network for ``shape`` (C, H, W), (C, L) or (d,), its weights drawn from torch's generator."""
+        return self.build_with_tokens(shape, classes, augment, 0)
+
+    def build_with_tokens(self, shape: tuple[int, ...], classes: int, augment: int, tokens: int) -> TransformerNetwork:
+        """That with cross-attention in every block to the ``tokens`` (B, L, K) of a condition, K = ``tokens`` or 0."""
         check_shape(shape, (1, 2, 3), "a transformer is for images (C, H, W), signals (C, L) or vectors (d,)")
         sides = shape if len(shape) == 1 else shape[1:]
         if any(side % self.patch for side in sides):
             size = "x".join(map(str, sides))
             raise ValueError(f"patch: must divide every side of the data, got {self.patch} against {size}")
-        return TransformerNetwork(self, shape, classes, augment)
+        return TransformerNetwork(self, shape, classes, augment, tokens)
 
 
 def positions(grid: tuple[int, ...], width: int) -> Float[Tensor, "N width"]:
@@ -127,20 +131,47 @@ class SelfAttention(nn.Module):
         return cast(Tensor, self.out(rearrange(y, "b head n c -> b n (head c)")))
 
 
-class TransformerBlock(nn.Module):
-    """Attention and MLP, each scaled, shifted and gated by the embedding c."""
+class CrossAttention(nn.Module):
+    """Multi-head attention of the image's tokens to those of a condition, zero at the start.
 
-    def __init__(self, config: Transformer) -> None:
+    The condition's tokens (B, L, K) have no order unless they say it themselves. Where ``there`` (B,) is 0, they have
+    no say.
+    """
+
+    def __init__(self, width: int, heads: int, tokens: int, qk_norm: bool) -> None:
         super().__init__()
+        self.heads = heads
+        self.q, self.kv = nn.Linear(width, width), nn.Linear(tokens, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.q_norm = HeadNorm(width // heads) if qk_norm else nn.Identity()
+        self.k_norm = HeadNorm(width // heads) if qk_norm else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "B N width"], tokens: Float[Tensor, "B L K"], there: Tensor) -> Tensor:
+        q = rearrange(self.q(x), "b n (head c) -> b head n c", head=self.heads)
+        k, v = rearrange(self.kv(tokens), "b l (two head c) -> two b head l c", two=2, head=self.heads).unbind()
+        y = functional.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
+        return cast(Tensor, there[:, None, None] * self.out(rearrange(y, "b head n c -> b n (head c)")))
+
+
+class TransformerBlock(nn.Module):
+    """Attention and MLP, each scaled, shifted and gated by the embedding c; between them cross-attention to tokens."""
+
+    def __init__(self, config: Transformer, tokens: int = 0) -> None:
+        super().__init__()
+        self.cross = CrossAttention(config.width, config.heads, tokens, config.qk_norm) if tokens else None
         width, hidden = config.width, round(config.mlp_ratio * config.width)
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.attention = SelfAttention(width, config.heads, config.qk_norm)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
         self.modulation = nn.Linear(width, 6 * width)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, condition: Tensor, tokens: Tensor | None = None, there: Tensor | None = None
+    ) -> Tensor:
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition)[:, None].chunk(6, dim=-1)
         x = x + gate_1 * self.attention(self.norm(x) * (1 + scale_1) + shift_1)
+        if self.cross is not None and tokens is not None:
+            x = x + self.cross(self.norm(x), tokens, there)
         return cast(Tensor, x + gate_2 * self.mlp(self.norm(x) * (1 + scale_2) + shift_2))
 
 
@@ -152,7 +183,9 @@ class TransformerNetwork(nn.Module):
 
     places: Tensor
 
-    def __init__(self, config: Transformer, shape: tuple[int, ...], classes: int, augment: int) -> None:
+    def __init__(
+        self, config: Transformer, shape: tuple[int, ...], classes: int, augment: int, tokens: int = 0
+    ) -> None:
         super().__init__()
         self.config, self.classes, self.augments = config, classes, augment
         self.checkpoint_activations = False
@@ -168,7 +201,7 @@ class TransformerNetwork(nn.Module):
         self.noise = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Embedding(classes + 1, width) if classes else None
         self.augment = nn.Linear(augment, width, bias=False) if augment else None
-        self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(TransformerBlock(config, tokens) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, self.channels * pixels)
@@ -189,6 +222,7 @@ class TransformerNetwork(nn.Module):
             self.modulation,
             self.head,
             *[cast(TransformerBlock, block).modulation for block in self.blocks],
+            *[block.cross.out for block in self.blocks if isinstance(block.cross, CrossAttention)],
         ):
             nn.init.zeros_(linear.weight)
 
@@ -218,6 +252,8 @@ class TransformerNetwork(nn.Module):
         *,
         label: Shaped[Tensor, "B *classes"] | None = None,
         augment: Float[Tensor, "B A"] | None = None,
+        tokens: Float[Tensor, "B L K"] | None = None,
+        tokens_there: Float[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B *shape"]:
         check_input(x, noise, self.shape)
         check_label(label, self.classes, len(x))
@@ -226,9 +262,10 @@ class TransformerNetwork(nn.Module):
         condition = self.embed(noise, label, augment, x.dtype)
         places = self.places if grid == self.grid else positions(grid, self.config.width).to(x)
 
+        given = () if tokens is None or tokens_there is None else (tokens, tokens_there)
         h = self.patches(self._cut(x)) + places.to(x.dtype)
         for block in self.blocks:
-            h = run(block, h, condition, recompute=self.checkpoint_activations)
+            h = run(block, h, condition, *given, recompute=self.checkpoint_activations)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
         return self._paste(self.head(self.norm(h) * (1 + scale) + shift), grid)
 

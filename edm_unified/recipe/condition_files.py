@@ -21,9 +21,13 @@ import torch
 from torch import Tensor
 
 from edm_unified.components import paths
+from edm_unified.data import Dataset
+from edm_unified.data.dataset import batch
 from edm_unified.interop import files
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
+MOST_OF_DATA = 4096
+"""How many samples may be drawn with the conditions of the data, one after the other."""
 
 
 class Conditions:
@@ -135,14 +139,21 @@ def _names(arrays: Mapping[str, Tensor]) -> str:
     return f"{shown}, …" if len(arrays) > 3 else shown
 
 
-def given(words: str | None, denoiser: Any, where: str = "sampler.cond") -> Conditions | None:
+def given(
+    words: str | None, denoiser: Any, where: str = "sampler.cond", dataset: Dataset | None = None
+) -> Conditions | None:
     """The conditions that ``words`` name, for ``denoiser``. Raises ``ValueError`` for what it does not take or lacks.
+
+    Without words they are those of the ``dataset``, where it has what the denoiser needs: sample i goes with the
+    condition of sample i of the data. What is read from files is in the units of the data.
 
     What a denoiser takes it says itself, by ``takes(name)``, and what it needs by ``needs``; see
     :class:`~edm_unified.training.trained_denoiser.TrainedDenoiser`.
     """
     needs = tuple(getattr(denoiser, "needs", ()))
     if words is None:
+        if needs and dataset is not None and len(dataset) and set(needs) <= dataset.conditions.keys():
+            return Conditions({kind: _rows_of(part) for kind, part in dataset.conditions.items() if kind in needs})
         if needs:
             raise ValueError(
                 f"{where}: missing; this network needs {', '.join(needs)}: give --cond {needs[0]}=FILE, a file .npy, "
@@ -161,4 +172,15 @@ def given(words: str | None, denoiser: Any, where: str = "sampler.cond") -> Cond
         raise ValueError(f"{where}: this denoiser takes no condition {wrong!r}{asks}")
     if missing := [name for name in needs if name not in names]:
         raise ValueError(f"{where}: {missing[0]}: missing; this network needs {', '.join(needs)}")
-    return found
+    scale = getattr(denoiser, "in_network_scale", None)
+    if scale is None:
+        return found
+    try:
+        return Conditions({name: scale(name, array) for name, array in found.arrays.items()})
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _rows_of(condition: Dataset) -> Tensor:
+    """Up to :data:`MOST_OF_DATA` conditions, as a network takes them."""
+    return batch(condition, torch.arange(min(MOST_OF_DATA, len(condition))))[0]

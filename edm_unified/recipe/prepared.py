@@ -44,7 +44,7 @@ class Prepared:
         self._compiled = False
         self.label: int | Tensor | None = None
         self.label = self.resolved(recipe.sampler.label, "sampler.label")
-        self.conditions = condition_files.given(recipe.sampler.cond, denoiser)
+        self.conditions = condition_files.given(recipe.sampler.cond, denoiser, dataset=dataset)
 
     @classmethod
     def of(cls, recipe: Recipe, device: torch.device | str = "cpu") -> Prepared:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -98,7 +98,13 @@ class Sampler:
             joined=True,
         ),
     ] = None
-    added_later: ClassVar[tuple[str, ...]] = ("analytic_start", "last", "threshold", "guidance", "label", "cond")
+    anchor: Annotated[
+        Literal["image", "vector"] | None,
+        Family(help="The condition that the process decays to, of the shape of a sample, or none."),
+    ] = None
+    added_later: ClassVar[tuple[str, ...]] = (
+        "analytic_start", "last", "threshold", "guidance", "label", "cond", "anchor",
+    )  # fmt: skip
 
     def analytic_start_for(self, dataset: Dataset) -> AnalyticStart | None:
         """The analytic start with the Gaussian that it goes by, estimated from the data where it gives no numbers."""
@@ -112,6 +118,18 @@ class Sampler:
         """``denoiser`` as guided, and that under the threshold, where there are such."""
         guided = denoiser if guide is None else guide.guided(denoiser)
         return guided if self.threshold is None else Thresholded(guided, self.threshold)
+
+    def anchor_of(self, cond: Mapping[str, object] | None) -> Tensor | None:
+        """The y of an anchored process: the condition of that name. Raises ``ValueError`` where there is none."""
+        if self.anchor is None:
+            return None
+        found = (cond or {}).get(self.anchor)
+        if not isinstance(found, Tensor):
+            raise ValueError(
+                f"sampler.anchor: there is no {self.anchor} to anchor the process at; give --cond {self.anchor}=FILE, "
+                "or leave anchor out"
+            )
+        return found
 
     def sample(
         self,
@@ -166,6 +184,7 @@ class Sampler:
             first=first,
             dtype=dtype,
             cond=cond,
+            anchor=_rows(self.anchor_of(cond), len(noise)),
             callback=callback,
             graphs=graphs,
         )
@@ -191,6 +210,11 @@ class Sampler:
         """A sentence where the walk is too short for the solver's order
         (:mod:`~edm_unified.sampling.solvers.reach`)."""
         return shortfall(self.solver, Axis(schedule).walk(self.levels(schedule)))
+
+
+def _rows(anchor: Tensor | None, count: int) -> Tensor | None:
+    """One row for each of ``count`` samples, where there is one for all."""
+    return anchor if anchor is None or len(anchor) != 1 else anchor.expand(count, *anchor.shape[1:])
 
 
 @component

@@ -13,18 +13,19 @@ import torch
 from torch import Tensor
 
 from edm_unified.data import order
-from edm_unified.data.dataset import prepared
+from edm_unified.data.dataset import ConditionKind, batch, prepared
 from edm_unified.data.prefetch import prefetch
 from edm_unified.training import random_numbers
 from edm_unified.training.job import Job
 from edm_unified.training.parallel import Team
 from edm_unified.training.random_numbers import TrainingPurpose
 
-Read = tuple[Tensor, Tensor | None]
+Read = tuple[Tensor, Tensor | None, dict[str, Tensor]]
+"""Samples, labels, and the conditions that the network is fed."""
 
 
 class Reader:
-    """``reader(step, part)``: this process's samples (rows, *shape) and their labels, on the CPU.
+    """``reader(step, part)``: this process's samples (rows, *shape), their labels and conditions, on the CPU.
 
     Asked for one micro-batch after another, it has them ready. Raises ``ValueError`` naming the file that cannot be
     read, or the sample that is not finite, when its turn comes. Once closed it leaves no thread behind.
@@ -59,7 +60,15 @@ class Reader:
         if raw.is_floating_point() and not bool(torch.isfinite(x0).all()):
             bad = int((~torch.isfinite(x0)).flatten(1).any(1).nonzero()[0])
             raise ValueError(f"data: NaN or infinity in sample {int(chosen[bad])} of {dataset.name}")
-        return x0, labels
+        return x0, labels, {kind: self._condition(kind, chosen) for kind in self._job.settings.conditions}
+
+    def _condition(self, kind: ConditionKind, chosen: Tensor) -> Tensor:
+        condition = self._job.dataset.conditions[kind]
+        values = batch(condition, chosen)[0]
+        bad = ~torch.isfinite(values).flatten(1).all(1)
+        if bool(bad.any()):
+            raise ValueError(f"data: NaN or infinity in {kind} {int(chosen[bad][0])} of {condition.name}")
+        return values
 
     def _close(self) -> None:
         if self._ahead is not None:

@@ -58,6 +58,13 @@ class Job:
             raise ValueError(
                 f"training.conditional: the data ({self.dataset.name}) have no labels; set conditional: false"
             )
+        for kind in settings.conditions:
+            if kind not in self.dataset.conditions:
+                has = ", ".join(self.dataset.conditions) or "none"
+                raise ValueError(
+                    f"training.conditions: the data ({self.dataset.name}) have no {kind} (they have {has}); data of "
+                    "kind pairs have conditions"
+                )
         if settings.augment is not None:
             settings.augment.check(self.shape)
         if isinstance(self.objective.matching, Implicit):
@@ -102,6 +109,11 @@ class Job:
         return self.dataset.classes if self.settings.conditional else 0
 
     @property
+    def conditions(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the conditions that the network is fed besides the class."""
+        return {kind: self.dataset.conditions[kind].shape for kind in self.settings.conditions}
+
+    @property
     def augment(self) -> int:
         """How many labels of the augmentation the network is given."""
         return 0 if self.settings.augment is None else self.settings.augment.labels
@@ -111,7 +123,7 @@ class Job:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_numbers.seed_of(self.settings.seed, TrainingPurpose.NETWORK))
             try:
-                network = own_parts.module_of(self.network, self.shape, self.classes, self.augment)
+                network = own_parts.module_of(self.network, self.shape, self.classes, self.augment, self.conditions)
             except ValueError as error:
                 raise ValueError(f"network.{error}") from None
             return Trainee(Preconditioned(network, self.preconditioning), self.objective, self.schedule)

@@ -139,7 +139,7 @@ def _inputs(
     rows = settings.share(team.size)
     first = (part * team.size + team.rank) * rows
     mine = slice(first, first + rows)
-    x0, labels = reader(step, part)
+    x0, labels, conditions = reader(step, part)
     x0 = (x0.pin_memory() if device.type == "cuda" else x0).to(device, non_blocking=True)
     draw = random_numbers.stratified_uniforms if settings.stratified else random_numbers.uniforms
     u = draw((seed, TrainingPurpose.LEVELS, step), batch)[mine].to(device, non_blocking=True)
@@ -150,6 +150,12 @@ def _inputs(
             kept = random_numbers.uniforms((seed, TrainingPurpose.LABELS, step), batch)[mine] >= settings.label_dropout
             labels = torch.where(kept, labels, -1) if labels.ndim == 1 else labels & kept[:, None]
         cond["label"] = labels.to(device, non_blocking=True)
+    if conditions and settings.condition_dropout:
+        u_drop = random_numbers.uniforms((seed, TrainingPurpose.CONDITIONS, step), batch)[mine]
+        dropped = u_drop < settings.condition_dropout
+        for values in conditions.values():
+            values[dropped] = torch.nan  # which a network takes for none
+    cond |= {kind: values.to(device, non_blocking=True) for kind, values in conditions.items()}
     if settings.augment is not None:
         x0, augment_labels = settings.augment.apply(
             x0, random_numbers.seed_of(seed, TrainingPurpose.AUGMENT, step), first

@@ -17,6 +17,7 @@ from torch import nn
 
 from edm_unified.components import plugins
 from edm_unified.components.component import encode
+from edm_unified.networks.conditioned import Shapes, build_conditioned
 from edm_unified.training.runs import decoding
 
 OWN = "own"
@@ -79,10 +80,17 @@ def found(said: dict[str, Any], union: Any, given: Any, field: str) -> Any:
     return part
 
 
-def module_of(part: Any, shape: tuple[int, ...], classes: int, augment: int) -> nn.Module:
-    """The network that ``part`` is or makes: a module, what has ``build``, or a function of the other three."""
+def module_of(
+    part: Any, shape: tuple[int, ...], classes: int, augment: int, conditions: Shapes | None = None
+) -> nn.Module:
+    """The network that ``part`` is or makes: a module, what has ``build``, or a function of the next three.
+
+    With ``conditions`` what has ``build`` is conditioned on them; a module of one's own takes them by their names.
+    """
     if isinstance(part, nn.Module):
         return part
+    if conditions and hasattr(part, "build"):
+        return build_conditioned(part, shape, classes, augment, conditions)
     make = getattr(part, "build", part)
     if not callable(make):
         raise ValueError(f"network: must be a module, or build one from (shape, classes, augment), got {part!r}")

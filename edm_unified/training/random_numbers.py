@@ -32,6 +32,7 @@ class TrainingPurpose(IntEnum):
     AUGMENT = 3  # what the augmentation does to each image
     NETWORK = 4  # the initial weights, and dropout
     ORDER = 5  # in which order the data are shown
+    CONDITIONS = 6  # which conditions besides classes are dropped
 
 
 def seed_of(*keys: int) -> int:

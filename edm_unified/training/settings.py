@@ -28,6 +28,9 @@ class Training:
     ``label_dropout``: the share of them replaced by "none", for classifier-free guidance. ``stratified``: spread the
     noise levels of a batch evenly, u_i = (π(i) + U_i)/B, which has the same expectation and less variance.
 
+    ``conditions``: which conditions of the data besides the class are fed to the network, such as ``[image]``, the
+    noisy copy of each sample in pairs; ``condition_dropout``: the share of rows without them.
+
     ``clip``: the largest norm of the gradient, null for no limit. ``precision``: of the network's forward pass;
     weights, gradients and optimizer stay float32, averages float64. ``parallel``: what several processes under
     ``torchrun`` do: ``ddp`` keeps the weights on each, ``fsdp`` cuts them up among them (FSDP2).
@@ -62,7 +65,9 @@ class Training:
     keep: Count = 3
     workers: Annotated[int, whole(most=1024)] | None = None
     init: InitialWeights | None = None
-    added_later: ClassVar[tuple[str, ...]] = ("workers", "init")
+    conditions: tuple[Literal["vector", "image", "tokens"], ...] = ()
+    condition_dropout: Share = 0.0
+    added_later: ClassVar[tuple[str, ...]] = ("workers", "init", "conditions", "condition_dropout")
     FREE: ClassVar[tuple[str, ...]] = (
         "images", "log_every", "save_every", "sample_every", "snapshot_every", "keep", "workers",
     )  # fmt: skip
@@ -73,6 +78,13 @@ class Training:
             raise ValueError(f"accumulation: must divide batch {self.batch}, got {self.accumulation}")
         if self.label_dropout and not self.conditional:
             raise ValueError("label_dropout: there are no labels to drop; set conditional: true, or leave it out")
+
+        if self.condition_dropout and not self.conditions:
+            raise ValueError("condition_dropout: there are no conditions to drop; name some, or leave it out")
+        if len(set(self.conditions)) < len(self.conditions):
+            raise ValueError(f"conditions: each is named once, got {', '.join(self.conditions)}")
+        if "image" in self.conditions and self.augment is not None:
+            raise ValueError("conditions: an image would not be turned with its sample; leave training.augment out")
 
     @property
     def steps(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edm_unified.data import Scaling
 from edm_unified.data.classes import numbers
 from edm_unified.denoisers.denoiser import DenoiserWrapper, Preconditioned
 from edm_unified.training import random_numbers
@@ -51,7 +52,32 @@ class TrainedDenoiser(DenoiserWrapper, nn.Module):
     def needs(self) -> tuple[str, ...]:
         """The conditions besides a class without which there is no answer."""
         given = getattr(self.denoiser.network, "cond", {})
-        return tuple(name for name in getattr(self.denoiser.network, "needs", ()) if name not in given)
+        optional = [name for name, said in self.conditions.items() if said["optional"]]
+        needs = getattr(self.denoiser.network, "needs", ())
+        return tuple(name for name in needs if name not in given and name not in optional)
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What the checkpoint says of the conditions that the network was trained with, by their kinds."""
+        return dict(self.about.get("conditions", {}))
+
+    def in_network_scale(self, name: str, values: Tensor) -> Tensor:
+        """A condition (B, …) in the units of the data as the network takes it; another's condition as it is.
+
+        Raises ``ValueError``, begun with the name, where it has not the shape that the network was trained with.
+        """
+        said = self.conditions.get(name)
+        if said is None:
+            return values
+        wanted, got = tuple(said["shape"]), tuple(values.shape[1:])
+        free = name == "tokens" and len(got) == 2 and got[-1] == wanted[-1]  # any number of them
+        if values.ndim == 0 or not (got == wanted or free):
+            raise ValueError(f"{name}: must be of shape (B, {', '.join(map(str, wanted))}), got {tuple(values.shape)}")
+        shift, scale = (
+            torch.tensor(said[key]).view(-1, *[1] * (len(wanted) - 1) if len(said[key]) > 1 else [])
+            for key in ("shift", "scale")
+        )
+        return Scaling(shift, scale).to_unit(values)
 
     def takes(self, name: str) -> bool:
         """Whether the network takes a condition of that name, besides x, the time and a class."""

@@ -75,12 +75,24 @@ def about(job: Job, step: int) -> dict[str, Any]:
         **several,
         "label_dropout": job.settings.label_dropout,
         "augment": job.augment,
+        **({"conditions": _conditions(job)} if job.conditions else {}),
         "network": job.described["network"],
         "preconditioning": job.described["preconditioning"],
         "data": {"name": dataset.name, "shift": scaling[0], "scale": scaling[1]},
         "recipe": job.fingerprint,
         **named,
     }
+
+
+def _conditions(job: Job) -> dict[str, Any]:
+    """Of each condition its shape, its scale, and whether the network has an answer without it."""
+    found = {}
+    for kind, shape in job.conditions.items():
+        scaling = job.dataset.conditions[kind].scaling  # type: ignore[index]  # by its kind
+        shift, scale = (torch.as_tensor(value).flatten().tolist() for value in scaling)
+        optional = job.settings.condition_dropout > 0
+        found[kind] = {"shape": list(shape), "shift": shift, "scale": scale, "optional": optional}
+    return found
 
 
 def _sets(dataset: Dataset) -> list[list[int]]:
@@ -265,7 +277,8 @@ def load(
     weights = read_weights(folder, entry, meta["recipe"])
     try:
         with torch.random.fork_rng(devices=[]):
-            module = own_parts.module_of(part, tuple(meta["shape"]), meta["classes"], meta["augment"])
+            conditions = {kind: tuple(said["shape"]) for kind, said in dict(meta.get("conditions", {})).items()}
+            module = own_parts.module_of(part, tuple(meta["shape"]), meta["classes"], meta["augment"], conditions)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / META}: {error}") from None
     check_fit(module, weights, str(folder / entry["file"]))
