@@ -20,6 +20,7 @@ from edm_unified.metrics.features import Features
 from edm_unified.metrics.frechet_distance import LowRank, frechet
 from edm_unified.metrics.manifolds import K, precision, recall
 from edm_unified.metrics.sliced import sliced_wasserstein
+from edm_unified.metrics.speech import si_sdr
 
 MEASURES = {
     "error_median": endpoint_error,
@@ -51,5 +52,6 @@ __all__ = [
     "mean_distance",
     "precision",
     "recall",
+    "si_sdr",
     "sliced_wasserstein",
 ]
