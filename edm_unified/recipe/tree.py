@@ -102,9 +102,8 @@ class Sampler:
         Literal["image", "vector"] | None,
         Family(help="The condition that the process decays to, of the shape of a sample, or none."),
     ] = None
-    added_later: ClassVar[tuple[str, ...]] = (
-        "analytic_start", "last", "threshold", "guidance", "label", "cond", "anchor",
-    )  # fmt: skip
+    added_later: ClassVar[tuple[str, ...]] = ("analytic_start", "last", "threshold", "guidance", "label", "cond",
+                                              "anchor")  # fmt: skip
 
     def analytic_start_for(self, dataset: Dataset) -> AnalyticStart | None:
         """The analytic start with the Gaussian that it goes by, estimated from the data where it gives no numbers."""
