@@ -228,7 +228,7 @@ TAB = [
     ("compare edm", "flow", ["flow_matching"]),
     ("sample edm --solver", "dpmpp_2m", ["dpmpp_2m", "dpmpp_2m_sde"]),
     ("compare edm --solver", "eul", ["euler", "euler_maruyama"]),
-    ("sample edm --schedule", "v", ["ve", "vp"]),
+    ("sample edm --schedule", "v", ["ve", "ve_bridge", "vp"]),
     ("compare edm --schedule", "co", ["cosine"]),
     ("show edm --steps-rule", "k", ["karras"]),
     ("list", "solv", ["solvers"]),
