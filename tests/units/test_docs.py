@@ -19,6 +19,7 @@ from edm_unified.components import shipped
 from edm_unified.recipe import loads
 from edm_unified.recipe.codec import kind_of, members
 from edm_unified.sampling.solvers import AnySolver
+from edm_unified.training import timing
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -65,6 +66,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for command in (args, ["ema", str(path), "--std", "0.15", "--quiet"]):
         assert CliRunner().invoke(cli.main, command).exit_code == 0
     return path
+
+
+@pytest.fixture(autouse=True)
+def _untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number in the place of a second of training, by which a dry run says how long the rest would take."""
+    monkeypatch.setattr(timing, "time_steps", lambda *_: timing.Timing(images=1000.0, steps=2, seconds=1.0))
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=[f"{name}-{line[:60]}" for line, name in COMMANDS.items()])
