@@ -108,6 +108,8 @@ def test_paths_stand_for_the_parts(tmp_path: Path) -> None:
     assert loads(text + f"data: {{kind: pairs, samples: '{clean}', condition: '{noisy}'}}").data == wanted  # type: ignore[union-attr]
     overrides = ["data.kind=pairs", f"data.samples={clean}", f"data.condition={noisy}"]
     assert loads(text, "t", overrides).data == wanted  # type: ignore[union-attr]
+    for words in (clean, f"image_folder:path={clean}"):
+        assert loads(text, "t", [f"data={words}"]).data == wanted.samples  # type: ignore[union-attr]
     with pytest.raises(RecipeError, match=re.escape("data: condition: nowhere: neither data nor a file")):
         loads(text + f"data: {{kind: pairs, samples: '{clean}', condition: nowhere}}")
 
