@@ -142,6 +142,8 @@ def neighbours(row: Preconditioning) -> list[Neighbour]:
         if predicts != base.predicts:
             other = dataclasses.replace(base, predicts=predicts, toward="noise")  # type: ignore[arg-type]
             found.append(Neighbour(f"prediction {predicts}", other))
+            if predicts == "velocity":
+                found.append(Neighbour("prediction velocity, x_0 - n", dataclasses.replace(other, toward="data")))
     found.append(Neighbour("the sign of the output turned", base, True))
     if base.noise not in ("sigma", "log_sigma") and math.isfinite(base.schedule.t_max):
         found.append(Neighbour("the time from the other end", dataclasses.replace(base, reversed=not base.reversed)))
@@ -196,6 +198,7 @@ def check(
 
     row = inner.preconditioning
     own = fit("as it was read", row, False)
+    own = own if math.isfinite(own.loss) else own._replace(loss=math.inf)  # else nothing would be less than it
     others = []
     for neighbour in neighbours(row):
         try:

@@ -189,6 +189,12 @@ def test_the_check_finds_nothing_better_than_the_right_convention(name: str) -> 
         ("torchcfm, SiT, Lipman et al.", {"prediction": "velocity", "toward": "data"}, "the time from the other end"),
         ("a flow with the other sign", {"prediction": "velocity"}, "the sign of the output turned"),
         ("EDM's F", {"prediction": "edm", "sigma_data": 1.0}, "sigma_data 0.5"),
+        (
+            "torchcfm, SiT, Lipman et al.",
+            {"prediction": "x0", "schedule": S.FlowMatching(), "time": "1-t"},
+            "prediction velocity, x_0 - n",
+        ),
+        ("ddpm, guided-diffusion", {"prediction": "epsilon", "time": "1000*index"}, "the time times 0.001"),
     ],
 )
 def test_the_check_names_the_convention_that_was_mistaken(name: str, misread: dict[str, str], words: str) -> None:
