@@ -85,12 +85,12 @@ def _about(path: Path) -> tuple[dict[str, Any], TrainedDenoiser | None]:
 
 def _about_own(fields: dict[str, Any], data_words: str | None) -> tuple[dict[str, Any], TrainedDenoiser | None]:
     """Of a network of the user's own, whose shape the data may say."""
-    from edm_unified.cli.likelihood import data_of
     from edm_unified.recipe import codec
     from edm_unified.recipe.own_network import OwnNetwork
+    from edm_unified.recipe.words import data_named
 
     if data_words is not None and "shape" not in fields:
-        fields = fields | {"shape": list(data_of(data_words).shape)}
+        fields = fields | {"shape": list(data_named(data_words).shape)}
     chosen = codec.checked(OwnNetwork, {"kind": "own_network"} | fields, "--network")
     found = {"source": chosen.network, "what": "network of your own"}
     try:

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from edm_unified.components.files import write_atomic
 from edm_unified.data import Dataset, Rows, Scaling
-from edm_unified.data.dataset import AS_STORED, BYTES, LaterRows
+from edm_unified.data.dataset import AS_STORED, BYTES, ConditionKind, LaterRows
 from edm_unified.data.kept import Measured, Moments, measure
 
 FILE = "data.safetensors"
@@ -99,7 +100,7 @@ def read(folder: Path, said: dict[str, Any], load: Callable[[], Dataset]) -> tup
                     for name, value in tensors.items()
                     if name.startswith(f"{kind}/")
                 },
-                lambda kind=kind: load().conditions[kind],
+                partial(_condition, load, kind),
             )
             for kind, inner in about.get("conditions", {}).items()
         }
@@ -107,6 +108,11 @@ def read(folder: Path, said: dict[str, Any], load: Callable[[], Dataset]) -> tup
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{file}: cannot be read ({str(error)[:120]}); copy it again") from None
     return kept, about["source"]
+
+
+def _condition(load: Callable[[], Dataset], kind: ConditionKind) -> Dataset:
+    """A condition of the data, which are loaded for it."""
+    return load().conditions[kind]
 
 
 def _kept(about: dict[str, Any], tensors: Mapping[str, Tensor], load: Callable[[], Dataset]) -> Dataset:
