@@ -40,6 +40,7 @@ _MODULES = {
     "solvers": "sampling.solvers",
     "thresholding": "denoisers.thresholding",
     "training": "training",
+    "tuning": "tuning",
 }
 """Public modules, ``edm.solvers``, and where they live."""
 
@@ -57,6 +58,7 @@ _NAMES = {
     "plugin": "recipe.plugins",
     "reference": "sampling.reference",
     "sample": "sampling.loop",
+    "tune": "tuning",
     "unit_noise": "sampling.loop",
     "wrap": "interop",
 }
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
         report,
         schedules,
         training,
+        tuning,
     )
     from edm_unified.components.component import component
     from edm_unified.denoisers import exact, guidance, parametrization, preconditioning, thresholding
@@ -91,6 +94,7 @@ if TYPE_CHECKING:
     from edm_unified.sampling.graphs import Graphs
     from edm_unified.sampling.loop import count_nfe, sample, unit_noise
     from edm_unified.sampling.reference import reference
+    from edm_unified.tuning import tune
 
 
 def __getattr__(name: str) -> Any:

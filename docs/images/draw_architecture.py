@@ -32,6 +32,7 @@ SAID = {
     "compare": "cells",
     "report": "figures, pages",
     "certify": "measured claims",
+    "tuning": "fitted solvers",
     "cli": "commands",
 }
 PATH = [

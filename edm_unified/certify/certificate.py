@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from edm_unified.certify import equivalence, noise
 from edm_unified.certify.orders import ABOVE, Orders, beside_heun, drift_error, orders
 from edm_unified.certify.requirements import check_requirements, counted_nfe, raised
-from edm_unified.certify.rows import is_adaptive, label, tolerances
+from edm_unified.certify.rows import is_adaptive, label, own_walk, tolerances
 from edm_unified.certify.targets import Flow, exact_flow
 
 TOLERANCE = 0.15
@@ -150,6 +150,8 @@ def _nothing() -> dict[str, Any]:
 
 
 def _measured(solver: Any, claims: Claims, failures: list[str]) -> dict[str, Any]:
+    if own_walk(solver):
+        return _of_own_walks(solver, failures)
     stated, adaptive = claims.order, is_adaptive(solver)
     fixed = tolerances(solver, LOOSE) if adaptive else solver
     found, remarks = _nothing(), list[str]()
@@ -186,6 +188,24 @@ def _measured(solver: Any, claims: Claims, failures: list[str]) -> dict[str, Any
         if not pair.holds and name in (pair.a, pair.b):
             failures.append(f"{pair.a} and {pair.b} differ by {pair.difference:.1e}: {pair.why}")
     return {**found, "remarks": remarks}
+
+
+def _of_own_walks(solver: Any, failures: list[str]) -> dict[str, Any]:
+    """What there is to measure of a solver that takes no walks but its own: no order, and no levels to refine."""
+    found = _nothing()
+    found["stochastic"] = noise.draws(solver, own_walk(solver)) > 0
+    found["schedules"] = seen = equivalence.schedules_seen(solver)
+    found["nfe"], found["nfe_counts"] = counted_nfe(solver)
+    failures += [
+        f"schedule: differs by {gap:.1e} under {name}" for name, gap in seen.items() if gap >= equivalence.SAME
+    ]
+    wrong = [f"{n} steps cost {count} evaluations" for n, count in found["nfe_counts"].items() if count != n]
+    failures += [f"NFE: {words}" for words in wrong]
+    off = max(equivalence.constant_error(solver, levels) for levels in solver.walks)
+    kept = "keeps a constant x = D" if off < 1e-6 else f"moves a constant x = D by {off:.1e} of it"
+    budgets = ", ".join(str(len(levels) - 1) for levels in solver.walks)
+    words = f"fitted to its own levels, of {budgets} steps: it has no order, and none is measured; {kept}"
+    return {**found, "remarks": [words]}
 
 
 LOOSE = 1e9

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from edm_unified import schedules
-from edm_unified.certify.rows import every, is_adaptive, label
+from edm_unified.certify.rows import every, is_adaptive, label, own_walk
 from edm_unified.certify.runs import run
 from edm_unified.certify.targets import Random, graded
 from edm_unified.schedules import Schedule
@@ -107,8 +107,9 @@ def outcome(solver: Any, schedule: Schedule | None = None) -> Tensor | None:
     """What the solver returns on the random denoiser, or None where it raises or overflows."""
     generator = torch.Generator().manual_seed(0)
     noise = lambda: torch.randn(_START.shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    levels = own_walk(solver) or _LEVELS
     try:
-        out = run(solver, _LEVELS, Random(), _LEVELS[0] * _START, noise, schedule)
+        out = run(solver, levels, Random(), levels[0] * _START, noise, schedule)
     except (ValueError, ArithmeticError):
         return None
     return out if bool(torch.isfinite(out).all()) else None
@@ -119,6 +120,13 @@ def difference(a: Tensor | None, b: Tensor | None) -> float:
     if a is None or b is None:
         return math.inf
     return float((a - b).abs().max() / max(float(b.abs().max()), 1e-300))
+
+
+def constant_error(solver: Any, levels: Sequence[float]) -> float:
+    """How far x = D = c is from c at the end of a walk, relative to c."""
+    start = torch.linspace(1.0, 2.0, 5, dtype=torch.float64)[None]
+    out = run(solver, levels, lambda x, sigma, **cond: start.clone(), start, lambda: torch.zeros_like(start))
+    return difference(out, start)
 
 
 def schedules_seen(solver: Any) -> dict[str, float]:

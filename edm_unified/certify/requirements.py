@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edm_unified.certify.noise import draws
 from edm_unified.certify.orders import evaluations
-from edm_unified.certify.rows import is_adaptive
+from edm_unified.certify.rows import is_adaptive, own_walk
 from edm_unified.certify.runs import dynamics_of, run
 from edm_unified.certify.targets import Random, graded
 from edm_unified.schedules import EDM, VP, FlowMatching
@@ -20,8 +20,10 @@ _AFTER_RISE = (8.0, 4.0, 2.0, 0.5)
 
 
 def check_requirements(solver: Any) -> dict[str, str]:
-    """For each item nothing if it is met, else what was seen."""
-    return {name: _seen(check, solver) for name, check in CHECKS.items()}
+    """For each item nothing if it is met, else what was seen. One that has walks of its own is put to those alone, and
+    not to the items that take others."""
+    checks = {name: check for name, check in CHECKS.items() if name not in OTHER_WALKS or not own_walk(solver)}
+    return {name: _seen(check, solver) for name, check in checks.items()}
 
 
 def _seen(check: Callable[[Any], str], solver: Any) -> str:
@@ -79,26 +81,28 @@ def _fall_to_zero(solver: Any) -> str:
 
 def _noise_as_stated(solver: Any) -> str:
     stated = getattr(solver, "stochastic", None)
-    drawn = draws(solver, graded(4))
+    drawn = draws(solver, own_walk(solver) or graded(4))
     return f"says stochastic = {stated} and draws noise {drawn} times" if stated not in (None, drawn > 0) else ""
 
 
 def _repeatable(solver: Any) -> str:
-    first, second = (run(solver, graded(6), Random(), 8.0 * _START, _quiet) for _ in range(2))
+    levels = own_walk(solver) or graded(6)
+    first, second = (run(solver, levels, Random(), levels[0] * _START, _quiet) for _ in range(2))
     return "" if torch.equal(first, second) else "the same run twice gives two results: state is kept on the solver"
 
 
 def _untouched(solver: Any) -> str:
-    start = 8.0 * _START
-    run(solver, graded(3), Random(), start, _quiet)
-    return "" if torch.equal(start, 8.0 * _START) else "writes into the state that it is given"
+    levels = own_walk(solver) or graded(3)
+    start = levels[0] * _START
+    run(solver, levels, Random(), start, _quiet)
+    return "" if torch.equal(start, levels[0] * _START) else "writes into the state that it is given"
 
 
 def _alone(solver: Any) -> str:
-    together = run(solver, graded(6), Random(), 8.0 * _START, _quiet)
-    alone = torch.cat(
-        [run(solver, graded(6), Random(), 8.0 * row[None], lambda: torch.zeros(1, 5).double()) for row in _START]
-    )
+    levels = own_walk(solver) or graded(6)
+    start = levels[0] * _START
+    together = run(solver, levels, Random(), start, _quiet)
+    alone = torch.cat([run(solver, levels, Random(), row[None], lambda: torch.zeros(1, 5).double()) for row in start])
     off = _apart(together, alone)
     return "" if off < 1e-11 else f"a sample alone differs by {off:.1e} from itself in a batch"
 
@@ -125,10 +129,15 @@ CHECKS = {
     "batch": _alone,
     "evaluations": _evaluations,
 }
+OTHER_WALKS = ("one step", "history", "fall to 0")
+"""Items that run a solver over walks of one step, with a rise in them, or without an end."""
 
 
 def counted_nfe(solver: Any) -> tuple[str, dict[int, int]]:
     """Evaluations in N steps that end at 0, as a formula where it is one: ``2N − 1``."""
+    if own_walk(solver):
+        counts = {len(levels) - 1: evaluations(solver, list(levels)) for levels in solver.walks}
+        return ", ".join(f"{count} in {n}" for n, count in counts.items()), counts
     counts = {n: evaluations(solver, [*graded(n - 1, 80.0, 0.002), 0.0]) for n in (10, 11, 20, 23)}
     each, rest = divmod(counts[20] - counts[10], 10)
     offset = counts[10] - 10 * each

@@ -17,8 +17,9 @@ from edm_unified.sampling.solvers import AnySolver
 
 
 def union() -> tuple[type, ...]:
-    """The classes of ``AnySolver`` that solve: one whose order is 0 has nothing to certify."""
-    return tuple(cls for cls in get_args(AnySolver) if getattr(cls, "order", None) != 0)
+    """The classes of ``AnySolver`` that solve, on any walk: one whose order is 0 has nothing to certify, and one that
+    was fitted is certified by its file."""
+    return tuple(cls for cls in get_args(AnySolver) if getattr(cls, "order", None) != 0 and not hasattr(cls, "walks"))
 
 
 def every() -> list[Any]:
@@ -66,16 +67,22 @@ def label(solver: Any) -> str:
     kind = str(getattr(solver, "kind", type(solver).__name__))
     if not dataclasses.is_dataclass(solver):
         return kind
+    untold = ("kind", *getattr(solver, "untold", ()))
     changed = [
         f"{field.name}={_short(getattr(solver, field.name))}"
         for field in dataclasses.fields(solver)
-        if field.name != "kind" and getattr(solver, field.name) != field.default
+        if field.name not in untold and getattr(solver, field.name) != field.default
     ]
     return f"{kind}({', '.join(changed)})" if changed else kind
 
 
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def own_walk(solver: Any) -> tuple[float, ...]:
+    """The longest of the walks that the solver was made for; empty where it takes any."""
+    return max(getattr(solver, "walks", ()), key=len, default=())
 
 
 def is_adaptive(solver: Any) -> bool:

@@ -35,6 +35,7 @@ COMMANDS = {
     "data": ("data.data", "Describe data; suggest σ_min, σ_max, P_mean, P_std for them."),
     "ema": ("ema.ema", "Put averages of any length together, after the training."),
     "sample": ("sample.sample", "Draw samples with one method; write a picture and an array."),
+    "tune": ("tune.tune", "Fit a solver to a model, for a few evaluations."),
     "likelihood": ("likelihood.likelihood", "The likelihood of data: nats and bits/dim, by the ODE or a bound."),
     "show": ("show.show", "Print the design card of a method: formulas, levels, NFE."),
     "inspect": ("inspecting.inspect", "Say what a checkpoint is, and check its convention."),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edm_unified.cli import options, own, terminal
-from edm_unified.components import paths
+from edm_unified.components import paths, shipped
 
 if TYPE_CHECKING:
     from edm_unified.certify import Certificate
@@ -35,8 +35,8 @@ def certify(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Certify every SOLVER (a kind, with parameters after a colon), or all of them at several settings; with --plugin,
-    those of the plugin.
+    """Certify every SOLVER (a kind, with parameters after a colon, or the YAML file of a recipe, as of a fitted
+    solver), or all of them at several settings; with --plugin, those of the plugin.
 
     The exit code is 1 if a certificate fails.
 
@@ -87,10 +87,20 @@ def _chosen(names: Sequence[str]) -> list[Any]:
     added = own.of_family("solvers")
     if not names:
         return [_at_its_defaults(found) for found in added] or every()
-    named: list[Any] = [parse_component(AnySolver, name, "certify") for name in dict.fromkeys(names)]
+    named: list[Any] = [
+        _of_recipe(name) if name.lower().endswith(shipped.SUFFIXES) else parse_component(AnySolver, name, "certify")
+        for name in dict.fromkeys(names)
+    ]
     if idle := [solver.kind for solver in named if getattr(solver, "order", None) == 0]:
         raise ValueError(f"certify: {idle[0]} solves nothing, so that there is nothing to measure; leave it out")
     return named + [_at_its_defaults(found) for found in added if not _among(found, named)]
+
+
+def _of_recipe(name: str) -> Any:
+    """The solver of a recipe."""
+    from edm_unified.recipe import Recipe
+
+    return Recipe.load(name).sampler.solver
 
 
 def _among(found: Any, named: Sequence[Any]) -> bool:

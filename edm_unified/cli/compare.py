@@ -90,6 +90,7 @@ def compare(
     from edm_unified.cli.tables import print_tables
     from edm_unified.compare import loading
     from edm_unified.compare.view import recipe_files, remember, write_report
+    from edm_unified.tuning.of_recipe import other_models
 
     with options.old_forms_noted():
         comparison, loaded = loading.load(recipes, overrides, own.amend())
@@ -106,6 +107,8 @@ def compare(
         with options.progress(not (quiet or as_json)) as bar:
             problems = comparing.Problems(settings)
             comparing.prepare(plan, problems, bar.say)
+            for line in other_models(plan, problems):
+                warn(line)
             tasks = [problems.of(method.recipe) for method in plan.methods]
             largest = max(math.inf if problem.learnt else math.prod(problem.shape) for problem in tasks)
             with options.few_threads(largest, threads):

@@ -79,6 +79,7 @@ def sample(
     edm-unified sample flow_matching --solver midpoint --class 7 --n 16
     """
     from edm_unified.recipe.suitability import notes_on_sampling
+    from edm_unified.tuning.of_recipe import other_model
 
     resolved = options.load(recipe, overrides, **swaps)
     where, precision = options.torch_device(device), options.torch_dtype(dtype)
@@ -92,6 +93,8 @@ def sample(
             prepared.compile()
         for note in [] if quiet else notes_on_sampling(resolved, prepared.dataset):
             click.echo(f"note: {note}", err=True)
+        if (other := other_model(prepared)) is not None:
+            click.echo(f"warning: {other}", err=True)
         samples, labels, seconds = _draw(recipe, prepared, n, seed, batch, compiled, threads, precision, bar)
         nfe = prepared.nfe // -(-n // batch)
         run = {"nfe": nfe, "seconds": round(seconds, 3), "seed": seed, "class": resolved.sampler.label}

@@ -96,6 +96,10 @@ class Problem:
         return denoiser.to(self._settings.device) if hasattr(denoiser, "to") else denoiser
 
     @property
+    def device(self) -> torch.device:
+        return self._settings.device
+
+    @property
     def learnt(self) -> bool:
         """Whether the denoiser is a network, so that nothing is known of its distribution but its samples."""
         return isinstance(self.denoiser, TrainedDenoiser)

@@ -42,6 +42,7 @@ def solver_set(name: SetName) -> tuple[AnySolver, ...]:
         solver
         for solver in found
         if not getattr(solver, "adaptive", False)
+        and not hasattr(solver, "walks")  # fitted to one model, and no stock method
         and getattr(solver, "order", None) != 0
         and not (name == "deterministic" and solver.stochastic)
     )

@@ -7,15 +7,16 @@ from typing import Any
 
 
 def label(component: Any) -> str:
-    """A component in a few words: its kind, and what differs from the defaults, without the number of steps.
+    """A component in a few words: its kind, and what differs from the defaults, without the number of steps and what
+    its class leaves ``untold``.
 
     >>> label(Karras(n=5, rho=5.0))
     'karras(rho=5)'
     """
-    changed = []
+    changed, untold = [], getattr(component, "untold", ())
     for field in dataclasses.fields(component):
         value = getattr(component, field.name)
-        if field.name in ("kind", "n") or value == field.default or value is None:
+        if field.name in ("kind", "n", *untold) or value == field.default or value is None:
             continue
         changed.append(f"{field.name}={words_of(value)}")
     return f"{component.kind}({', '.join(changed)})" if changed else component.kind
@@ -35,6 +36,7 @@ def words_of(value: Any) -> str:
 def describe(component: Any) -> str:
     """``karras  n 18, sigma_min 0.002, sigma_max 80, rho 7``: the kind and every parameter that is set."""
     fields = [(f.name, getattr(component, f.name)) for f in dataclasses.fields(component) if f.name != "kind"]
+    fields = [(name, value) for name, value in fields if name not in getattr(component, "untold", ())]
     given = ", ".join(f"{name} {_value(value)}" for name, value in fields if value is not None)
     return f"{component.kind}  {given}".rstrip()
 

@@ -23,6 +23,7 @@ FLOORS = (
     {"metrics", "interop"},
     {"recipe"},
     {"compare", "report", "certify"},
+    {"tuning"},
     {"cli", "__main__"},
 )
 """From the ground up. A part of a package that stands on a floor of its own is named beside the package."""

@@ -19,11 +19,13 @@ rule                             the levels
 :class:`AlignYourSteps`          the published tables of Align Your Steps
 :class:`DensitySpaced`           equal shares of a given density over ln σ
 :class:`Explicit`                as listed
+:class:`FittedLevels`            as fitted to one model, a list for each number of steps
 ===============================  ====================================================================
 """
 
 from edm_unified.sampling.levels.base import Steps
 from edm_unified.sampling.levels.density import DensitySpaced
+from edm_unified.sampling.levels.fitted import FittedLevels
 from edm_unified.sampling.levels.in_sigma import Explicit, Karras, LogLinear, PolynomialExponential
 from edm_unified.sampling.levels.in_time import BetaQuantiles, ResolutionShift, Tan, UniformTime, VPTime
 from edm_unified.sampling.levels.measured import DENSITIES, mean_squared_errors, measured_density
@@ -42,6 +44,7 @@ AnySteps = (
     | AlignYourSteps
     | DensitySpaced
     | Explicit
+    | FittedLevels
 )
 
 __all__ = [
@@ -51,6 +54,7 @@ __all__ = [
     "BetaQuantiles",
     "DensitySpaced",
     "Explicit",
+    "FittedLevels",
     "Karras",
     "LogLinear",
     "PolynomialExponential",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 import torch
@@ -110,6 +111,7 @@ class Tan:
     """σ_i = c tan θ_i, θ equally spaced, σ_N = 0: the optimum of AYS's bound for Gaussian data of std c.
 
     With c = σ_data = 1 it is the uniform grid of v-prediction (Sabour et al. 2024, section 3; Salimans & Ho 2022).
+    :meth:`of` takes c from the variances of data that are not the same in all directions.
     """
 
     n: Count = 18
@@ -126,6 +128,23 @@ class Tan:
         top, bottom = math.atan(self.sigma_max / self.sigma_data), math.atan(self.sigma_min / self.sigma_data)
         sigmas = [self.sigma_data * math.tan(top + r * (bottom - top)) for r in ramp(self.n)]
         return then_zero(sigmas, self.sigma_max, self.sigma_min)
+
+    @classmethod
+    def of(cls, variances: Iterable[float], n: int = 18, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Tan:
+        """The tangent law of data with these ``variances``, the eigenvalues λ_k of their covariance:
+        c⁴ = Σ_k λ_k / Σ_k 1/λ_k.
+
+        Of a Gaussian, N steps of DDIM leave in ln std along λ an error ∝ (1/N) ∫ λ (λ + σ²)⁻² σ'(u)² du. With σ =
+        c tan θ, θ even in u, that is √λ/c + c/√λ times a constant; the KL divergence, the sum of the squares, is least
+        at this c. That a tangent law is best is Sun, Poor & Zhang 2026 (arXiv:2601.13602).
+        """
+        values = [float(value) for value in variances]
+        for value in values:
+            positive("variances", value)
+        if not values:
+            raise ValueError("variances: needs one at least")
+        c = (math.fsum(values) / math.fsum(1 / value for value in values)) ** 0.25
+        return cls(n=n, sigma_min=sigma_min, sigma_max=sigma_max, sigma_data=c)
 
 
 @component

@@ -59,6 +59,7 @@ from edm_unified.sampling.solvers.exponential_single_step import (
     HochbruckOstermann4,
     Krogstad4,
 )
+from edm_unified.sampling.solvers.fitted import Fitted
 from edm_unified.sampling.solvers.ledger import Ledger
 from edm_unified.sampling.solvers.none import NoPredictor
 from edm_unified.sampling.solvers.one_evaluation import DDIM, DDPM, EulerMaruyama, ReverseDiffusion
@@ -122,6 +123,7 @@ AnySolver = (
     | VelocityAdams
     | TrigonometricAdams
     | AsPublished
+    | Fitted
     | NoPredictor
 )
 
@@ -161,6 +163,7 @@ __all__ = [
     "EulerMaruyama",
     "ExponentialAdams",
     "ExponentialAdamsNoise",
+    "Fitted",
     "Form",
     "Heun",
     "HochbruckOstermann4",
