@@ -92,7 +92,6 @@ def test_it_continues(tuned: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) 
         (6, 7, 6),
     ]
     assert file.read_bytes() == before
-    assert run("tune", "toy/mixture_16d", "--nfe", 4, "--samples", 4, "--out", file)[0] == 2  # few numbers, told below
 
 
 @pytest.mark.parametrize(
