@@ -110,7 +110,7 @@ def _alone(solver: Any) -> str:
 def _evaluations(solver: Any) -> str:
     if is_adaptive(solver):
         return ""
-    levels = [*graded(5, 80.0, 0.002), 0.0]
+    levels = list(own_walk(solver)) or [*graded(5, 80.0, 0.002), 0.0]
     none, some = evaluations(solver, levels), evaluations(solver, levels, Random(), *Random.shape)
     return "" if none == some else f"asks a D that is 0 {none} times and another {some} times: say adaptive = True"
 
