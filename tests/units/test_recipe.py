@@ -29,6 +29,7 @@ from edm_unified.recipe import (
 )
 from edm_unified.recipe.catalogue import FAMILIES, summary
 from edm_unified.sampling.solvers import AnySolver
+from edm_unified.schedules import AnySchedule
 from edm_unified.training.optimization import optimizers
 from edm_unified.training.optimization.ema import HalfLife
 
@@ -67,8 +68,7 @@ FAULTS: list[tuple[str, Any, str]] = [
         f"sampler.solver.kind: unknown 3; `edm-unified list` names all {len(codec.components(AnySolver))}"
     )),
     ("schedule.kind", 3, (
-        "schedule.kind: unknown 3; choose from edm, ve, geometric_ve, exponential_ve, vp, subvp, cosine, trigonometric, "
-        "flow_matching, beta_table"
+        f"schedule.kind: unknown 3; `edm-unified list` names all {len(codec.components(AnySchedule))}"
     )),
     ("sampler.solver", "heun", "sampler.solver: must be a mapping such as {kind: heun}, got 'heun'"),
     ("sampler.solver", None, "sampler.solver: must be a mapping such as {kind: euler}, got null"),
@@ -92,7 +92,7 @@ FAULTS: list[tuple[str, Any, str]] = [
     ("title", 7, "title: must be text, got 7"),
     ("tilte", "x", (
         "tilte: unknown key; did you mean 'title'? "
-        "(recipe takes title, source, schedule, sampler, denoiser, data, preconditioning, objective, network, training)"
+        "(recipe takes title, source, schedule, sampler, denoiser, data, preconditioning, objective, network, training, plugins)"
     )),
     ("objective.noise.kind", "log_norml", "objective.noise.kind: unknown 'log_norml'; did you mean 'log_normal'?"),
     ("denoiser.covariance", "ful", "denoiser.covariance: unknown 'ful'; did you mean 'full'?"),
@@ -138,7 +138,7 @@ def test_a_missing_key_is_named_with_what_belongs_there() -> None:
     assert (
         refusal(without("sampler.solver")) == "r.yaml: sampler.solver: missing; must be a mapping such as {kind: euler}"
     )
-    assert refusal(without("schedule.kind")).startswith("r.yaml: schedule.kind: missing; choose from edm, ve, ")
+    assert refusal(without("schedule.kind")).startswith("r.yaml: schedule.kind: missing; `edm-unified list` names all ")
 
 
 def test_of_several_faults_the_first_is_told_and_the_others_are_counted() -> None:
@@ -282,7 +282,7 @@ OVERRIDES = [
     ("sampler.solver.kind=hein", "--set sampler.solver.kind=hein: sampler.solver.kind: unknown 'hein'; did you mean 'heun'?"),
     ("sampler.solver.alpha=0.5", "--set sampler.solver.alpha=0.5: sampler.solver.alpha: unknown key; heun takes nothing"),
     ("smapler.solver=heun", "--set smapler.solver=heun: smapler: unknown key; did you mean 'sampler'? "
-     "(recipe takes title, source, schedule, sampler, denoiser, data, preconditioning, objective, network, training)"),
+     "(recipe takes title, source, schedule, sampler, denoiser, data, preconditioning, objective, network, training, plugins)"),
     ("sampler.steps.n", "--set sampler.steps.n: must be path=value, such as sampler.solver.kind=heun"),
     ("=3", "--set =3: must be path=value, such as sampler.solver.kind=heun"),
     ("sampler.steps.n.x=3", "--set sampler.steps.n.x=3: sampler.steps.n: has no parts of its own; set the whole value, sampler.steps.n=..."),
