@@ -71,6 +71,11 @@ def _levels(
     times = _times(schedule, sigmas) if times is None else times
     t = float64(times)
     s, f, l = (of(t).tolist() for of in (schedule.s, schedule.log_s_rate, schedule.log_sigma_rate))
+    if 0 in s:
+        raise ValueError(
+            f"sigma: {sigmas[s.index(0)]:.6g} is so high under {type(schedule).__name__} that nothing is left of the "
+            "data, s = 0; start lower, or give the schedule more noise"
+        )
     return tuple(map(Level, sigmas, times, s, f, l, float64(sigmas).to(device).unbind()))
 
 

@@ -224,7 +224,7 @@ class GOUBridge(Bridge):
     penalty γ in the place of the end, and is this for γ → ∞ (Zhu et al. 2025).
     """
 
-    theta: Annotated[float, interval(0, 100, "(]")] = 2.0
+    theta: Annotated[float, interval(1e-3, 100)] = 2.0
     lam: Positive = 0.3
     kind: Literal["gou_bridge"] = "gou_bridge"
     formulas: ClassVar[dict[str, str]] = {**_BRIDGE, "v": "λ² (e^{2θt} − 1)", "b": "e^{−θt}"}

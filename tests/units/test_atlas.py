@@ -22,7 +22,7 @@ from edm_unified.recipe import Comparison, Recipe
 from edm_unified.recipe.denoisers import GaussianMixture
 from edm_unified.report import Key, MethodView, ReportData, build, figures, heat, tabulate
 from edm_unified.report.ranking import problems
-from edm_unified.sampling.solvers import AnySolver, NoPredictor
+from edm_unified.sampling.solvers import AnySolver, Fitted, NoPredictor
 
 RECIPE = """
 title: made for a test
@@ -50,11 +50,11 @@ def _cli(*args: object) -> Result:
 # -- sets of solvers --------------------------------------------------------------------------------------------------
 
 
-def test_all_is_every_solver_but_the_adaptive_ones() -> None:
+def test_all_is_every_solver_that_takes_any_fixed_walk() -> None:
     registry = get_args(AnySolver)
     adaptive = {cls for cls in registry if getattr(cls, "adaptive", False)}
     assert len(adaptive) >= 3
-    assert {type(solver) for solver in solver_set("all")} == set(registry) - adaptive - {NoPredictor}
+    assert {type(solver) for solver in solver_set("all")} == set(registry) - adaptive - {NoPredictor, Fitted}
 
 
 def test_deterministic_are_those_of_all_that_draw_no_noise() -> None:

@@ -72,7 +72,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("sample edm --class 12 --set denoiser=empirical -q", "--class 12: must be from 0 to 9, got 12"),
         ("sample edm --set data=null", "edm: data: missing; gaussian_mixture is made from data, such as data: {kind: digits}"),
         ("sample edm --set data={kind:image_folder}", "edm: data.kind: missing; `edm-unified list` names "
-         "all 19 (with --set data={kind:image_folder})"),
+         "all 20 (with --set data={kind:image_folder})"),
         ("sample edm --out /dev/null/x", "/dev/null/x: Not a directory; name a directory to write in with --out"),
         ("sample edm --out /dev/null", "/dev/null: is a file; name a directory with --out"),
         ("sample edm --out /proc/nowhere", "/proc/nowhere: No such file or directory; name a directory to write in with --out"),

@@ -49,7 +49,8 @@ def least(cls: type) -> dict[str, Any]:
         if dataclasses.MISSING is field.default and dataclasses.MISSING is field.default_factory:
             hint = codec.parameters(cls)[field.name]
             first = next(iter(codec.components(hint).values()), None)
-            trials = ["x", 8, 0.5, ["edm"], [2.0, 1.0], [10.0, 0.0], "MNIST", *([least(first)] if first else [])]
+            trials = ["x", 8, 0.5, ["edm"], [2.0, 1.0], [10.0, 0.0], [[10.0, 0.0]], "MNIST"]
+            trials += [least(first)] if first else []
             tree[field.name] = next(value for value in trials if not faults_of(hint, value))
     return tree
 
