@@ -39,6 +39,11 @@ def check_recipe(recipe: Recipe) -> None:
             "sampler.analytic_start: a fitted solver begins at the highest level itself; leave it out with "
             "--analytic-start none"
         )
+    if sampler.anchor is not None:
+        raise ValueError(
+            f"sampler.anchor: the walk begins at {sampler.anchor}, another one for each sample, and a solver is fitted "
+            "to walks from noise alone; take a recipe without an anchor"
+        )
     if sampler.last == "stop":
         raise ValueError(
             "sampler.last: stop leaves noise in the samples, where a fit goes to the end; take --last solver"

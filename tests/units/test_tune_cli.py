@@ -104,6 +104,7 @@ def test_it_continues(tuned: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) 
         (("ddpm",), "ddpm: sampler.solver: ddpm is stochastic"),
         ((RECIPE, "--solver", "dopri5"), "sampler.solver: dopri5 is adaptive"),
         ((RECIPE, "--last", "stop"), "sampler.last: stop leaves noise"),
+        ((RECIPE, "--anchor", "image"), "sampler.anchor: the walk begins at image"),
         ((RECIPE, "--analytic-start", "gaussian_jump"), "sampler.analytic_start: a fitted solver begins"),
         ((RECIPE, "--out", "x.txt"), "--out x.txt: must end in .yaml"),
         ((RECIPE, "--out", "mine.yaml"), "--out mine.yaml: is there already and was not written by tune"),
