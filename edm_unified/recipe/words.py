@@ -98,9 +98,10 @@ def spelled(hint: Any, value: Any, label: str) -> Any:
             return codec.encode(parse_data(value), True)
         except RecipeError as error:
             raise RecipeError(f"{label}: {str(error).removeprefix(f'{label}: ')}") from None
-    cls = codec.components(hint).get(value.get("kind", "")) if isinstance(value, dict) else None
+    kind = value.get("kind") if isinstance(value, dict) else None
+    cls = codec.components(hint).get(kind) if isinstance(kind, str) else None
     if cls is None:
-        return value
+        return value  # not data; the codec says what is wrong
     inner = codec.parameters(cls)
     return {k: spelled(inner[k], v, f"{label}: {k}") if k in inner else v for k, v in value.items()}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from edm_unified import discretization, renoising, schedules, solvers
+from edm_unified import data, discretization, renoising, schedules, solvers
 from edm_unified.components import shipped
 from edm_unified.recipe import (
     Comparison,
@@ -370,10 +370,11 @@ def test_every_component_survives_the_codec_and_is_named_in_the_schema() -> None
                 "hugging_face": {"path": "x"}, "image_zip": {"path": "x"}, "webdataset": {"path": "x"},
                 "parquet": {"path": "x"}, "cifar": {"path": "x"}, "svhn": {"path": "x"}, "stl10": {"path": "x"},
                 "idx": {"path": "x"}, "checkpoint": {"path": "x"}, "classifier_free": {"w": 2.0},
-                "autoguidance": {"guide": "x", "w": 2.0}}  # fmt: skip
+                "autoguidance": {"guide": "x", "w": 2.0}, "pairs": {"samples": data.Arrays("x"), "condition": data.Arrays("y")},
+                "steps.fitted": {"sigmas": ((3.0, 0.0),)}}  # fmt: skip
     for family, union in FAMILIES.items():
         for kind, cls in codec.components(union).items():
-            value = cls(**required.get(kind, {}))
+            value = cls(**required.get(f"{family}.{kind}", required.get(kind, {})))
             faults: list[codec.Fault] = []
             assert codec.decode(union, codec.encode(value), "", faults) == value
             assert faults == [], kind
