@@ -50,6 +50,14 @@ class Shaken:
         return x + (b.sigma - a.sigma) * dynamics.velocity(x, a) + 0 * b.sigma + b.sigma * randn(), state
 
 
+class Quiet:
+    def init(self, axis, walk):
+        return None
+
+    def step(self, dynamics, x, a, b, state, randn):
+        return x + (b.sigma - a.sigma) * dynamics.velocity(x, a), state
+
+
 @edm.component
 class Halving:
     """Levels that are halved."""
@@ -179,11 +187,11 @@ def test_a_run_with_a_network_of_a_plugin_asks_for_it(here: Path) -> None:
 
 
 def test_a_class_that_is_named_needs_no_kind_and_whether_it_draws_noise_is_found(here: Path) -> None:
-    with edm.plugin("mylab.mine:Shaken"), edm.plugin("mylab.mine:ByHand"):
+    with edm.plugin("mylab.mine:Shaken"), edm.plugin("mylab.mine:Quiet"), edm.plugin("mylab.mine:ByHand"):
         kinds = {cls.kind: cls.stochastic for plugin in plugins.ACTIVE for _, cls in plugin.members}
-    assert kinds == {"shaken": True, "by_hand": False}
-    result = run("certify", "--plugin", "mylab.mine:Shaken", "--json")
-    assert json.loads(result.stdout)["solver"] == "Shaken"
+    assert kinds == {"shaken": True, "quiet": False, "by_hand": False}
+    result = run("certify", "--plugin", "mylab.mine:Quiet", "--json")
+    assert json.loads(result.stdout)["solver"] == "Quiet"
 
 
 @pytest.mark.parametrize(
