@@ -88,7 +88,7 @@ class ImageFolder:
         names: list[str] = []
         titles: list[str] = []
         for top in tops:
-            own = sorted(images_in("path", top))
+            own = sorted(images_in("path", top), key=lambda file: file.parts)  # as paths sort, in less time
             if own:
                 files, inside = files + own, [file.relative_to(top).as_posix() for file in own]
                 names += inside
@@ -284,7 +284,9 @@ def images_in(field: str, root: Path) -> Iterator[Path]:
                 target = os.path.realpath(entry.path) if link else os.path.join(real, entry.name)
                 if target not in above:
                     todo.append((entry.path, target, above | {target}))
-            elif Path(entry.name).suffix.lower() in SUFFIXES and os.path.isfile(entry.path):
+            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and (
+                os.path.isfile(entry.path) if link else entry.is_file()
+            ):
                 yield Path(entry.path)
 
 

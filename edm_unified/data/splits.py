@@ -9,6 +9,7 @@ other.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,7 +82,8 @@ def folders(root: Path) -> dict[str, Path]:
 
     They are splits where there are two, one of them for training, or where there is nothing else.
     """
-    inside = [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    with os.scandir(root) as entries:  # of many thousand files, which have not to be asked one by one
+        inside = [root / entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
     found = {entry.name: entry for entry in sorted(inside) if entry.name.lower() in FOLDERS}
     if len(found) == len(inside) or (len(found) > 1 and any(name.lower() in _TRAINING for name in found)):
         return found
