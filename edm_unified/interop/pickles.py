@@ -19,7 +19,7 @@ import pickletools
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+COPIES = 8
+"""How many times its own size a file may have copied; NVIDIA's have each storage copied twice."""
 _FORBIDDEN = {"BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER", "EXT1", "EXT2", "EXT4", "INST", "OBJ", "PERSID"}
 """Instructions that no pickle here has: they allocate what they only announce, or reach outside the file."""
 
@@ -163,14 +165,32 @@ def _look_through(stream: io.BytesIO) -> None:
 
 
 class _Machine(pickle.Unpickler):
-    """pickle's, with the names of :func:`_named` alone."""
+    """pickle's, with the names of :func:`_named` alone.
+
+    A program may have one value copied again and again. What copies is therefore metered, and all copies together are
+    at most :data:`COPIES` times the file.
+    """
 
     def __init__(self, stream: io.BytesIO, storage: Callable[[Any], Tensor]) -> None:
         super().__init__(stream, encoding="latin1")
         self._storage = storage
+        self._left = COPIES * len(stream.getbuffer()) + 2**16
 
     def find_class(self, module: str, name: str) -> Any:
-        return _named(module, name)
+        found = _named(module, name)
+        if found is _Array:
+            return partial(_Array, self.meter)
+        return partial(self._metered, found) if found in _COPYING else found
+
+    def meter(self, size: int) -> None:
+        """Have ``size`` bytes or entries more copied. Raises :class:`DamagedError` where that is too much."""
+        self._left -= size
+        if self._left < 0:
+            raise DamagedError("has its own contents copied again and again")
+
+    def _metered(self, function: Callable[..., Any], *values: Any) -> Any:
+        self.meter(sum(len(value) for value in values if hasattr(value, "__len__")))
+        return function(*values)
 
     def persistent_load(self, key: Any) -> Tensor:
         return self._storage(key)
@@ -271,14 +291,16 @@ def _scalar(dtype: Any, content: Any = b"") -> float | int | bool:
 class _Array:
     """An array of NumPy: :meth:`__setstate__` gets its shape, type and bytes. What is kept is ``value``, a tensor."""
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, meter: Callable[[int], None], *args: Any) -> None:
         self.value: Tensor | None = None
+        self._meter = meter
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, content = state
         kind = dtype.numpy()
         if not isinstance(content, bytes) or math.prod(shape) * kind.itemsize != len(content):
             raise DamagedError("an array of NumPy")
+        self._meter(2 * len(content))
         array = np.frombuffer(content, kind).astype(kind.newbyteorder("="))
         self.value = torch.from_numpy(array.reshape(shape, order="F" if fortran else "C").copy())
 
@@ -300,7 +322,7 @@ def _device(*words: Any) -> str:
 
 
 _NAMES: dict[str, Any] = {
-    "collections.OrderedDict": OrderedDict,
+    "collections.OrderedDict": _ordered,
     "builtins.set": _set,
     "__builtin__.set": _set,
     "_codecs.encode": _encoded,
@@ -323,6 +345,8 @@ _NAMES: dict[str, Any] = {
     "argparse.Namespace": _record("argparse.Namespace"),
 }
 """Every name that a file may use, but for storages, dtypes and the layers of torch.nn."""
+_COPYING = (_encoded, _inner, _set, _ordered, _size)
+"""Those that copy what they are given."""
 
 
 # -- containers ------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import collections
 import io
 import pickle
@@ -84,6 +85,27 @@ def test_nothing_in_a_pickle_is_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds Anything, which is no network of EDM or EDM2; known are VPPrecond, "):
         edm.load(file)
     assert not mark.exists()
+
+
+class Copied:
+    """Bytes that a file holds once, as text, and has made anew for every one of these."""
+
+    text = "x" * 10_000
+
+    def __reduce__(self) -> Any:
+        return codecs.encode, (self.text, "latin1")
+
+
+@pytest.mark.parametrize(("times", "fits"), [(4, True), (200, False)])
+def test_a_file_has_its_contents_copied_a_few_times_at_most(times: int, fits: bool, tmp_path: Path) -> None:
+    file = tmp_path / "a.pkl"
+    file.write_bytes(pickle.dumps([Copied() for _ in range(times)], 2))
+    assert file.stat().st_size < 20_000
+    if fits:
+        assert pickles.read(file) == [b"x" * 10_000] * times
+        return
+    with pytest.raises(ValueError, match=r"^[^\n]*not a readable file .*its own contents copied again and again"):
+        pickles.read(file)
 
 
 def with_length(file: Path, announced: int) -> None:
