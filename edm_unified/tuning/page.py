@@ -13,6 +13,7 @@ from edm_unified.data.units import for_pictures
 from edm_unified.recipe import Recipe
 from edm_unified.report import pictured, samples_png
 from edm_unified.report.draw import Palette, dress, legend_below, margins, svg
+from edm_unified.report.plots import power_of_ten, value_ticks
 from edm_unified.report.ranking import number
 from edm_unified.report.templates import data_uri, document, part
 from edm_unified.sampling.loop import sample
@@ -90,10 +91,11 @@ def _errors(tuning: Tuning) -> tuple[Markup, str]:
             shown = [(fit.nfe, value) for fit in tuning.fits if (value := of(fit)) is not None]
             ax.plot(*zip(*sorted(shown), strict=True), color=palette.line(i), marker="o", markersize=4, label=name)
         ax.set_yscale("log")
+        value_ticks(ax, *ax.get_ylim())
         ax.set_xticks([fit.nfe for fit in tuning.fits])
         legend_below(ax, palette, 2)
 
-    return _drawn(draw, "errors", "Error of the fits and of stock methods"), (
+    return _drawn(draw, "errors", "Error of the fits and of stock methods", bottom=0.8), (
         "The fit, the best stock method, and (crosses) its nearest rivals, all on the held-out noises."
     )
 
@@ -114,6 +116,7 @@ def _levels(tuning: Tuning) -> tuple[Markup, str]:
             ):
                 ax.plot(sigmas[:-1], [i] * (len(sigmas) - 1), mark, color=colour, markersize=7 if mark == "|" else 4)
         ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(power_of_ten)
         ax.set_yticks(range(len(tuning.fits)), [str(fit.nfe) for fit in tuning.fits])
 
     return _drawn(draw, "levels", "Noise levels of each fit"), (
@@ -121,8 +124,8 @@ def _levels(tuning: Tuning) -> tuple[Markup, str]:
     )
 
 
-def _drawn(draw: Callable[[Any, Palette], None], name: str, alt: str) -> Markup:
-    return svg(lambda canvas, palette: draw(margins(canvas, 0.62), palette), name, alt)
+def _drawn(draw: Callable[[Any, Palette], None], name: str, alt: str, bottom: float = 0.5) -> Markup:
+    return svg(lambda canvas, palette: draw(margins(canvas, 0.7, bottom=bottom), palette), name, alt)
 
 
 def _weights(fit: Fit) -> tuple[Sequence[str], list[list[str]], str]:
