@@ -108,6 +108,8 @@ _LINES: dict[str, Callable[[Fit], float | None]] = {
 
 def _levels(tuning: Tuning) -> tuple[Markup, str]:
     def draw(ax: Axes, palette: Palette) -> None:
+        from matplotlib.ticker import FuncFormatter
+
         dress(ax, palette, "", "σ", "evaluations")
         for i, fit in enumerate(tuning.fits):
             for sigmas, mark, colour in (
@@ -116,7 +118,7 @@ def _levels(tuning: Tuning) -> tuple[Markup, str]:
             ):
                 ax.plot(sigmas[:-1], [i] * (len(sigmas) - 1), mark, color=colour, markersize=7 if mark == "|" else 4)
         ax.set_xscale("log")
-        ax.xaxis.set_major_formatter(power_of_ten)
+        ax.xaxis.set_major_formatter(FuncFormatter(power_of_ten))
         ax.set_yticks(range(len(tuning.fits)), [str(fit.nfe) for fit in tuning.fits])
 
     return _drawn(draw, "levels", "Noise levels of each fit"), (

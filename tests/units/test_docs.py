@@ -41,6 +41,7 @@ FILES = {code.splitlines()[0].removeprefix("# "): code for _, code in PYTHON if 
 SHORT = {
     "train": ["--set", "training.images=2560", "--set", "training.batch=256", "--set", "training.save_every=2560"],
     "compare": ["--samples", "16", "--set", "reference_tolerance=1e-4"],
+    "tune": ["--samples", "8", "--held-out", "16"],
 }
 """Added to a command that is printed: its paths are the same, and it takes ten steps, or draws few samples."""
 
@@ -68,6 +69,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ``fitted.yaml`` that a page fits in one command and uses in others, only from fewer noises."""
+    path = tmp_path_factory.mktemp("fitted") / "fitted.yaml"
+    words = ["tune", "toy/mixture_64d", "--nfe", "5,6", "--out", str(path), *SHORT["tune"], "--quiet"]
+    assert CliRunner().invoke(cli.main, words).exit_code == 0
+    return path
+
+
 @pytest.fixture(autouse=True)
 def _untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A number in the place of a second of training, by which a dry run says how long the rest would take."""
@@ -83,6 +93,8 @@ def test_every_command_runs(
     program, *args = shlex.split(command)
     if "run" in args[1:] and (args[0] != "train" or "--init" in args):
         shutil.copytree(request.getfixturevalue("trained"), "run")
+    if "fitted.yaml" in args and args[0] != "tune":
+        shutil.copy(request.getfixturevalue("fitted"), "fitted.yaml")
     for name, code in FILES.items():
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(code, "utf-8")
