@@ -185,16 +185,11 @@ def _check_options(bound: bool, check: bool) -> None:
 
 
 def _check_deterministic(name: str, recipe: Recipe) -> None:
-    sampler = recipe.sampler
-    parts: dict[str, Any] = {"sampler.renoising": sampler.renoising, "sampler.corrector": sampler.corrector}
-    if sampler.solver.stochastic:
-        parts = {"sampler.solver": sampler.solver, **parts}
-    for path, part in parts.items():
-        if part is not None:
-            raise ValueError(
-                f"{name}: {path}: {part.kind} is stochastic, and what it draws has no density that could be followed;"
-                " take the ODE of its denoiser with --ode, or the variational bound with --bound"
-            )
+    for part_name, part in recipe.sampler.stochastic_parts().items():
+        raise ValueError(
+            f"{name}: sampler.{part_name}: {part.kind} is stochastic, and what it draws has no density that could be "
+            "followed; take the ODE of its denoiser with --ode, or the variational bound with --bound"
+        )
 
 
 def _classes(

@@ -16,7 +16,7 @@ from .fractal import Fractal
 from .image_zip import ImageZip
 from .libraries import HuggingFace, TorchVision
 from .packaged import Digits, PhotoPatches
-from .pairs import Pairs
+from .pairs import AnyPart, Pairs
 from .prefetch import prefetch
 from .published import Cifar, Idx, Stl10, Svhn
 from .recognise import recognised
@@ -24,28 +24,7 @@ from .synthetic import RandomMixture, Signals, TwoDimensional
 from .tables import Parquet
 from .webdataset import WebDataset
 
-AnyData = (
-    Digits
-    | PhotoPatches
-    | TwoDimensional
-    | Fractal
-    | RandomMixture
-    | Signals
-    | ImageFolder
-    | Arrays
-    | TorchVision
-    | CelebA
-    | ImageNet
-    | HuggingFace
-    | ImageZip
-    | WebDataset
-    | Parquet
-    | Cifar
-    | Svhn
-    | Stl10
-    | Idx
-    | Pairs
-)
+AnyData = Digits | PhotoPatches | TwoDimensional | Fractal | RandomMixture | Signals | AnyPart | Pairs
 
 __all__ = [
     "BYTES",

@@ -26,6 +26,7 @@ from edm_unified.interop.moving import LARGEST, Moving, matrix, means, ordered, 
 from edm_unified.interop.source import Asked, Source
 from edm_unified.interop.state_dicts import Content
 from edm_unified.networks import EDM2, UNet
+from edm_unified.networks.published import ADM_IMAGENET64
 from edm_unified.sampling.levels import Karras
 
 
@@ -177,22 +178,14 @@ def _song(arguments: Mapping[str, Any]) -> tuple[Network, int, int]:
 
 
 def _dhariwal(arguments: Mapping[str, Any]) -> tuple[Network, int, int]:
-    component = UNet(
+    component = dataclasses.replace(
+        ADM_IMAGENET64,
         channels=_whole(arguments, "model_channels", 192),
         multipliers=_wholes(arguments, "channel_mult", (1, 2, 3, 4)),
         blocks=_whole(arguments, "num_blocks", 3),
         attention_resolutions=_wholes(arguments, "attn_resolutions", (32, 16, 8)),
         embedding_multiplier=_whole(arguments, "channel_mult_emb", 4),
-        decoder_attention="all",
-        head_channels=64,
-        endpoint=False,
-        label_at="embedding",
-        adaptive_scale=True,
-        resample_projection=False,
-        rescale=False,
         dropout=_number(arguments, "dropout", 0.1),
-        norm_eps=1e-5,
-        init="fan_in",
     )
     return _sized(component, arguments)
 

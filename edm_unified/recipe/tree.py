@@ -205,6 +205,12 @@ class Sampler:
             None if self.guidance is None else self.guidance.counting,
         )
 
+    def stochastic_parts(self) -> dict[str, Any]:
+        """The parts that draw noise, by their names."""
+        solver = self.solver if self.solver.stochastic else None
+        parts = {"solver": solver, "renoising": self.renoising, "corrector": self.corrector}
+        return {name: part for name, part in parts.items() if part is not None}
+
     def shortfall(self, schedule: AnySchedule) -> str | None:
         """A sentence where the walk is too short for the solver's order
         (:mod:`~edm_unified.sampling.solvers.reach`)."""

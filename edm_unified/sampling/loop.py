@@ -191,15 +191,14 @@ def sample(
             "solver: no gradient goes through an adaptive solver, whose result jumps wherever a small change of the "
             "noise changes its steps; take one of fixed steps, such as solvers.RK4(), or pass noise.detach()"
         )
-    if graphs is not None and (recorded or callback is not None or getattr(solver, "adaptive", False)):
-        why = (
-            "gradients are recorded"
-            if recorded
-            else "there is a callback"
-            if callback is not None
-            else ("an adaptive solver chooses its steps on the way")
-        )
-        raise ValueError(f"graphs: {why}, and a CUDA graph replays what was recorded; leave graphs out")
+    if graphs is not None:
+        for hinders, why in (
+            (recorded, "gradients are recorded"),
+            (callback is not None, "there is a callback"),
+            (getattr(solver, "adaptive", False), "an adaptive solver chooses its steps on the way"),
+        ):
+            if hinders:
+                raise ValueError(f"graphs: {why}, and a CUDA graph replays what was recorded; leave graphs out")
     with torch.set_grad_enabled(recorded):
         axis = Axis(schedule, noise.device)
         path = axis.walk(levels)

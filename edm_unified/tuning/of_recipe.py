@@ -20,15 +20,11 @@ from edm_unified.tuning.teacher import Teacher
 def check_recipe(recipe: Recipe) -> None:
     """Raise ``ValueError`` where the sampler has parts that a fitted solver cannot stand beside."""
     sampler = recipe.sampler
-    parts: dict[str, Any] = {"renoising": sampler.renoising, "corrector": sampler.corrector}
-    if sampler.solver.stochastic:
-        parts = {"solver": sampler.solver, **parts}
-    for name, part in parts.items():
-        if part is not None:
-            raise ValueError(
-                f"sampler.{name}: {part.kind} is stochastic, and a solver is fitted to where the ODE ends; take a "
-                f"deterministic sampler, as with {'--solver heun' if name == 'solver' else f'--{name} none'}"
-            )
+    for name, part in sampler.stochastic_parts().items():
+        raise ValueError(
+            f"sampler.{name}: {part.kind} is stochastic, and a solver is fitted to where the ODE ends; take a "
+            f"deterministic sampler, as with {'--solver heun' if name == 'solver' else f'--{name} none'}"
+        )
     if getattr(sampler.solver, "adaptive", False):
         raise ValueError(
             f"sampler.solver: {sampler.solver.kind} is adaptive and has no budget to compare with; take a solver of "
